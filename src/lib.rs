@@ -1,9 +1,23 @@
 //! unimlx: MLX for every GPU.
 
+mod array;
 mod dtype;
 mod error;
+mod formula;
+mod gpu;
 mod layout;
+mod memory;
+mod op;
+mod plan;
+mod prim;
+mod reference;
+mod wgsl;
 
+pub use array::{Device, MLXArray};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
+pub use gpu::{Caps, Tier};
 pub use layout::ArrayShape;
+pub use memory::MemoryPool;
+pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
+pub use wgsl::File;
