@@ -5,6 +5,7 @@ mod dtype;
 mod error;
 mod formula;
 mod gpu;
+mod io;
 mod layout;
 mod memory;
 mod op;
@@ -17,6 +18,10 @@ pub use array::{Device, MLXArray};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gpu::{Caps, Tier};
+pub use io::{
+    Checkpoint, GenerationConfig, LayerType, ModelConfig, Quantization, QuantizationMode, Rope, RopeScaling,
+    TensorView,
+};
 pub use layout::ArrayShape;
 pub use memory::MemoryPool;
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
