@@ -20,4 +20,5 @@ pub use gpu::{Caps, Tier};
 pub use layout::ArrayShape;
 pub use memory::MemoryPool;
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
+pub use plan::{eval, set_fusion};
 pub use wgsl::File;

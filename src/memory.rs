@@ -118,7 +118,7 @@ impl Buffer {
             Self::Mapped(shared, range) => {
                 out.copy_from_slice(&(**shared).as_ref()[range.clone()][..out.len()])
             }
-            Self::Gpu(buffer) => buffer.read(0, out)?,
+            Self::Gpu(buffer) => buffer.gpu().read(buffer, 0, out)?,
         }
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Buffer {
                 bytemuck::cast_slice_mut(&mut host.write())[..data.len()].copy_from_slice(data)
             }
             Self::Mapped(..) => return Err(crate::Error::input("a mapped file cannot be written")),
-            Self::Gpu(buffer) => buffer.write(0, data)?,
+            Self::Gpu(buffer) => buffer.gpu().write(buffer, 0, data)?,
         }
         Ok(())
     }
