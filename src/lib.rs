@@ -3,14 +3,10 @@
 mod array;
 mod dtype;
 mod error;
-mod formula;
+#[allow(dead_code, unreachable_pub, reason = "the floors above are still being built")]
 mod gpu;
 mod layout;
-mod memory;
-mod op;
-mod plan;
-mod prim;
-mod reference;
+#[allow(dead_code, unreachable_pub, reason = "the floors above are still being built")]
 mod wgsl;
 
 pub use array::{Device, MLXArray};
