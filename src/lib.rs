@@ -8,7 +8,7 @@ mod layout;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use io::{
-    Checkpoint, GenerationConfig, LayerType, ModelConfig, Quantization, QuantizationMode, Rope, RopeScaling,
-    TensorView,
+    Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,
+    Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenStream, Tokenizer, load_mlx_model,
 };
 pub use layout::ArrayShape;
