@@ -7,6 +7,7 @@ mod dtype;
 mod error;
 mod formula;
 mod gpu;
+mod io;
 mod layout;
 mod memory;
 mod op;
@@ -19,6 +20,10 @@ pub use array::{Device, MLXArray};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gpu::{Caps, Tier};
+pub use io::{
+    Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,
+    Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenStream, Tokenizer, load_mlx_model,
+};
 pub use layout::ArrayShape;
 pub use memory::MemoryPool;
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
