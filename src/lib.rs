@@ -9,7 +9,7 @@ mod formula;
 mod gpu;
 mod io;
 mod layout;
-mod memory;
+pub mod memory;
 mod op;
 mod plan;
 mod prim;
