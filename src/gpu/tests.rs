@@ -314,8 +314,22 @@ fn impossible_recordings_name_the_kernel() {
     assert!(refuse(&|d| d.binds[0].write = true).to_string().contains("read_write"));
     assert!(refuse(&|d| d.binds.truncate(1)).to_string().contains("uniform"));
     assert!(refuse(&|d| d.params.clear()).to_string().contains("@binding(2)"));
-    assert!(refuse(&|d| d.constants = vec![("WG", 4096.0)]).is_device());
-    assert!(refuse(&|d| d.constants = vec![("NONE", 1.0)]).is_device());
+    assert!(refuse(&|d| d.constants = vec![("WG", 4096.0)]).is_unsupported());
+    assert!(refuse(&|d| d.constants = vec![("NONE", 1.0)]).to_string().contains("NONE"));
+    let most = gpu.caps().workgroup_memory;
+    let shared = File {
+        name: "test/shared.wgsl",
+        text: "override N: u32 = 4;
+var<workgroup> s: array<u32, N>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1) fn main() { s[0] = 1u; workgroupBarrier(); y[0] = s[0]; }
+",
+    };
+    let e = refuse(&|d| {
+        d.source = link(&[&shared], "");
+        d.constants = vec![("N", f64::from(most / 4 + 1))];
+    });
+    assert!(e.is_unsupported() && e.to_string().contains("workgroup memory"), "{e}");
     // Nothing of this stays behind.
     let recording =
         Recording { buffers: vec![4096, 4096], steps: vec![Step::Dispatch(scale(4, 1, 0, 0, 1))] };
