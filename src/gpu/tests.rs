@@ -426,6 +426,45 @@ fn a_missing_adapter_is_an_error() {
 }
 
 #[test]
+fn a_wait_ends_and_work_goes_on() {
+    if open(&[]).is_none() {
+        return;
+    }
+    let timeout = std::time::Duration::from_millis(2);
+    let gpu = Gpu::open(&Options { timeout, ..Options::from_env() }).unwrap();
+    let slow = File {
+        name: "test/slow.wgsl",
+        text: "@group(0) @binding(0) var<storage, read_write> y: array<u32>;
+@group(0) @binding(1) var<uniform> rounds: u32;
+@compute @workgroup_size(1)
+fn main() {
+    var x = rounds;
+    for (var i = 0u; i < rounds; i++) { x = (x ^ (x >> 7u)) * 747796405u + i; }
+    y[0] = x | 1u;
+}
+",
+    };
+    let dispatch = Dispatch {
+        name: "slow".into(),
+        source: link(&[&slow], ""),
+        constants: vec![],
+        binds: vec![Bind { slot: 0, offset: 0, bytes: 4, write: true }],
+        params: vec![1 << 26],
+        grid: [1, 1, 1],
+    };
+    let buffer = gpu.alloc(4).unwrap();
+    let recording = Recording { buffers: vec![4], steps: vec![Step::Dispatch(dispatch)] };
+    gpu.run(&gpu.prepare(&recording, std::slice::from_ref(&buffer)).unwrap()).unwrap();
+    let e = gpu.wait().unwrap_err();
+    assert!(e.is_device() && e.to_string().contains("within 2ms"), "{e}");
+    let start = std::time::Instant::now();
+    while gpu.wait().is_err() {
+        assert!(start.elapsed().as_secs() < 60);
+    }
+    assert!(words(&gpu, &buffer)[0] > 0);
+}
+
+#[test]
 fn a_lost_device_is_an_error_from_then_on() {
     let Some(gpu) = open(&[]) else { return };
     let buffer = upload(&gpu, &[1, 2, 3]);
