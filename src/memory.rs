@@ -11,6 +11,51 @@ use crate::layout::ArrayShape;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+/// Bytes in live buffers of arrays, models and caches, on the host and on the GPU.
+pub fn active_memory() -> u64 {
+    gpu::counters().active()
+}
+
+/// The most that [`active_memory`] has been since the start, or since [`reset_peak_memory`].
+pub fn peak_memory() -> u64 {
+    gpu::counters().peak()
+}
+
+/// Bytes of freed GPU buffers that are kept for reuse.
+pub fn cache_memory() -> u64 {
+    gpu::counters().cache()
+}
+
+/// Starts a new peak at what is active now.
+pub fn reset_peak_memory() {
+    gpu::counters().reset_peak();
+}
+
+/// Keeps at most this many bytes of freed GPU buffers; returns the limit before. Without a GPU, nothing.
+pub fn set_cache_limit(bytes: u64) -> u64 {
+    Gpu::shared().map_or(0, |gpu| gpu.set_cache_limit(bytes))
+}
+
+/// Gives all freed GPU buffers back to the driver.
+pub fn clear_cache() {
+    if let Ok(gpu) = Gpu::shared() {
+        gpu.clear_cache();
+    }
+}
+
+/// `"unified"` where the CPU maps tensor buffers, `"discrete"` where copies are staged.
+///
+/// # Errors
+/// No adapter.
+pub fn kind() -> Result<&'static str> {
+    Ok(Gpu::shared()?.memory_kind())
+}
+
+/// Copies to or from staging buffers so far; none on a unified adapter.
+pub fn staged_copies() -> u64 {
+    Gpu::shared().map_or(0, |gpu| gpu.staged_copies())
+}
+
 /// Bytes that somebody else keeps alive: a mapped file, an embedded model.
 pub(crate) type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -118,7 +163,7 @@ impl Buffer {
             Self::Mapped(shared, range) => {
                 out.copy_from_slice(&(**shared).as_ref()[range.clone()][..out.len()])
             }
-            Self::Gpu(buffer) => buffer.read(0, out)?,
+            Self::Gpu(buffer) => buffer.gpu().read(buffer, 0, out)?,
         }
         Ok(())
     }
@@ -133,7 +178,7 @@ impl Buffer {
                 bytemuck::cast_slice_mut(&mut host.write())[..data.len()].copy_from_slice(data)
             }
             Self::Mapped(..) => return Err(crate::Error::input("a mapped file cannot be written")),
-            Self::Gpu(buffer) => buffer.write(0, data)?,
+            Self::Gpu(buffer) => buffer.gpu().write(buffer, 0, data)?,
         }
         Ok(())
     }

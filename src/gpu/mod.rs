@@ -1,39 +1,28 @@
-//! placeholder until the gpu branch lands
+//! Everything that touches wgpu, and nothing that knows an array.
+//!
+//! - [`Gpu`] is an open device. [`Caps`] says what it can do.
+//! - [`Buffer`] is a piece of its memory, written and read through the same calls whether the CPU maps
+//!   it or a copy goes through staging.
+//! - [`Recording`] is work as plain data; [`Gpu::prepare`] makes it ready once ([`Prepared`]) and
+//!   [`Gpu::run`] submits it as often as wanted, without waiting.
+//!
+//! Nothing here panics because of a device: loss, lack of memory, hangs and refused kernels are errors,
+//! and every wait ends.
+
 mod caps;
+mod counters;
+mod device;
+mod encode;
+mod memory;
+mod pipeline;
 mod recording;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
 pub use caps::{Caps, Tier};
-pub(crate) use recording::*;
-pub(crate) struct Counters;
-impl Counters {
-    pub(crate) fn allocated(&self, _n: u64) {}
-    pub(crate) fn freed(&self, _n: u64) {}
-}
-pub(crate) fn counters() -> &'static Counters {
-    &Counters
-}
-#[derive(Clone)]
-pub(crate) struct Buffer;
-impl Buffer {
-    pub(crate) fn read(&self, _o: u64, _b: &mut [u8]) -> crate::Result<()> {
-        Ok(())
-    }
-    pub(crate) fn write(&self, _o: u64, _b: &[u8]) -> crate::Result<()> {
-        Ok(())
-    }
-    pub(crate) fn bytes(&self) -> u64 {
-        0
-    }
-}
-#[derive(Debug)]
-pub struct Gpu;
-impl Gpu {
-    pub(crate) fn shared() -> crate::Result<std::sync::Arc<Gpu>> {
-        Err(crate::Error::device("none"))
-    }
-    pub(crate) fn alloc(&self, _n: u64) -> crate::Result<Buffer> {
-        Ok(Buffer)
-    }
-    pub(crate) fn alloc_zeroed(&self, _n: u64) -> crate::Result<Buffer> {
-        Ok(Buffer)
-    }
-}
+pub use counters::{Counters, counters};
+pub use device::{Gpu, Options};
+pub use encode::Prepared;
+pub use memory::Buffer;
+pub use recording::{Bind, Dispatch, Recording, Step};

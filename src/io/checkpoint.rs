@@ -4,12 +4,14 @@
 //! (`model.safetensors.index.json`) is held to its word: each shard must exist and hold what the index
 //! says. After that a tensor is a slice of a mapped file, and weights stay as packed as they are stored.
 
+use super::chat_template::ChatTemplate;
 use super::config::ModelConfig;
 use super::files::{Files, is_plain_name};
 use super::generation_config::GenerationConfig;
 use super::json::{self, Fields};
 use super::quantized::{self, Quantization, QuantizationMode};
 use super::safetensors::{SafetensorsFile, TensorView};
+use super::tokenizer::Tokenizer;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use std::borrow::Cow;
@@ -81,8 +83,25 @@ impl Checkpoint {
         &self.generation_config
     }
 
-    pub(crate) fn files(&self) -> &Files {
-        &self.files
+    /// How errors call the configuration file.
+    pub(crate) fn config_name(&self) -> String {
+        self.files.describe(CONFIG)
+    }
+
+    /// The tokenizer that belongs to the model.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::from_files(&self.files)
+    }
+
+    /// The model's chat template, if it has one.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::open`].
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::from_files(&self.files)
     }
 
     /// Whether there is a tensor of this name.

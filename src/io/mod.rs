@@ -8,18 +8,25 @@
 //!
 //! Nothing here panics on a bad file: every error names the file and the tensor or field at fault.
 
-pub(crate) mod checkpoint;
-pub(crate) mod config;
+mod chat_template;
+mod checkpoint;
+mod config;
 mod files;
-pub(crate) mod generation_config;
-pub(crate) mod json;
+mod generation_config;
+mod json;
+mod mlx_model;
+mod python;
 pub(crate) mod quantized;
-pub(crate) mod rope_config;
+mod rope_config;
 pub(crate) mod safetensors;
+mod tokenizer;
 
+pub use chat_template::{Chat, ChatTemplate};
 pub use checkpoint::Checkpoint;
 pub use config::{LayerType, ModelConfig};
 pub use generation_config::GenerationConfig;
+pub use mlx_model::{MlxLayer, MlxModel, load_mlx_model};
 pub use quantized::{Quantization, QuantizationMode};
 pub use rope_config::{Rope, RopeScaling};
 pub use safetensors::TensorView;
+pub use tokenizer::{TokenStream, Tokenizer};

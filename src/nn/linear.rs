@@ -30,7 +30,7 @@ impl Matrix {
         let words = weights.packed(&name, &[n, k * bits / 32])?; // [n, k * bits / 32]
         let scales = weights.float(&format!("{path}.scales"), &[n, k / group])?; // [n, k / group]
         let biases = weights.float(&format!("{path}.biases"), &[n, k / group])?; // [n, k / group]
-        Ok(Self { format: Format::Affine { bits, group }, parts: vec![words, scales, biases] })
+        Ok(Self { format: Format::Affine { bits: bits as u32, group }, parts: vec![words, scales, biases] })
     }
 }
 

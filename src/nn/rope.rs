@@ -35,7 +35,9 @@ impl Rope {
         let (inv_freq, scale) = table(rope, rotated)?;
         let finite = inv_freq.iter().all(|x| x.is_finite()) && scale.is_finite();
         if !finite {
-            return Err(Error::format(format!("config.json: {rope:?} gives frequencies that are not finite")));
+            return Err(Error::format(format!(
+                "config.json: {rope:?} gives frequencies that are not finite"
+            )));
         }
         let inv_freq: Vec<f32> = inv_freq.iter().map(|&x| x as f32).collect();
         let bytes = bytemuck::cast_slice(&inv_freq);
@@ -47,6 +49,21 @@ impl Rope {
     pub(crate) fn forward(&self, x: &MLXArray, positions: &MLXArray) -> MLXArray {
         let op = ops::Rope { rotated: self.rotated, scale: self.scale, interleaved: false };
         MLXArray::apply(op, &[x, positions, &self.inv_freq])
+    }
+
+    /// Positions that the rope of a configuration was made for, given what the file claims.
+    pub(crate) fn context_length(rope: &io::Rope, claimed: Option<usize>) -> Option<usize> {
+        let stretched = match rope.scaling {
+            RopeScaling::Dynamic { original_max_position_embeddings, .. } => {
+                return Some(original_max_position_embeddings);
+            }
+            RopeScaling::Llama3 { factor, original_max_position_embeddings, .. }
+            | RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+                Some((factor * original_max_position_embeddings as f64) as usize)
+            }
+            _ => None,
+        };
+        claimed.max(stretched)
     }
 }
 
@@ -106,8 +123,7 @@ fn table(rope: &io::Rope, dim: usize) -> Result<(Vec<f64>, f64)> {
                 let interpolated = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
                 f / factor * interpolated + f * (1.0 - interpolated)
             };
-            let temperature =
-                |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+            let temperature = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
             let scale = match (attention_factor, mscale, mscale_all_dim) {
                 (Some(scale), ..) => scale,
                 (None, Some(m), Some(all)) if m != 0.0 && all != 0.0 => temperature(m) / temperature(all),
@@ -117,21 +133,6 @@ fn table(rope: &io::Rope, dim: usize) -> Result<(Vec<f64>, f64)> {
         }
         other => return Err(Error::unsupported(format!("config.json: rope scaling {other:?}"))),
     })
-}
-
-/// Positions that the rope of a configuration was made for, given what the file claims.
-pub(crate) fn context_length(rope: &io::Rope, claimed: Option<usize>) -> Option<usize> {
-    let stretched = match rope.scaling {
-        RopeScaling::Dynamic { original_max_position_embeddings, .. } => {
-            return Some(original_max_position_embeddings);
-        }
-        RopeScaling::Llama3 { factor, original_max_position_embeddings, .. }
-        | RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
-            Some((factor * original_max_position_embeddings as f64) as usize)
-        }
-        _ => None,
-    };
-    claimed.max(stretched)
 }
 
 #[cfg(test)]
@@ -199,10 +200,10 @@ mod tests {
     #[test]
     fn context_is_the_longer_claim() {
         let linear = rope(10_000.0, RopeScaling::Linear { factor: 2.0 });
-        assert_eq!(context_length(&linear, Some(4096)), Some(4096));
-        assert_eq!(context_length(&linear, None), None);
+        assert_eq!(Rope::context_length(&linear, Some(4096)), Some(4096));
+        assert_eq!(Rope::context_length(&linear, None), None);
         let dynamic =
             rope(10_000.0, RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 2048 });
-        assert_eq!(context_length(&dynamic, Some(4096)), Some(2048));
+        assert_eq!(Rope::context_length(&dynamic, Some(4096)), Some(2048));
     }
 }

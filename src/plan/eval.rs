@@ -197,15 +197,10 @@ impl MLXArray {
         self.evaluated().map(|_| ())
     }
 
-    fn evaluated(&self) -> Result<Buffer> {
-        if let Some(buffer) = self.buffer() {
-            return Ok(buffer);
+    pub(crate) fn evaluated(&self) -> Result<Buffer> {
+        if self.buffer().is_none() {
+            super::eval(&[self])?;
         }
-        let values = crate::reference::eval(self)?;
-        let mut bytes = vec![0; self.nbytes()];
-        values.to_bytes(self.dtype(), &mut bytes);
-        let buffer = Buffer::from_bytes(&bytes, self.device())?;
-        self.set_ready(buffer.clone());
-        Ok(buffer)
+        self.buffer().ok_or_else(|| Error::device(format!("{self:?} has no buffer after evaluation")))
     }
 }

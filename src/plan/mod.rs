@@ -1,8 +1,19 @@
 //! From a lazy graph to work that runs.
 //!
-//! [`schedule`] walks the graph once and decides what becomes a step; [`cpu`] runs the steps with native
-//! kernels. A plan depends on ops, shapes and dtypes alone, so it is kept by that structure
-//! ([`cache`]) and bound to buffers as often as wanted: a [`Program`] is a plan with its buffers, replayed
-//! for every token.
+//! [`graph`] flattens the graph and picks a kernel for each op, or its meaning; [`host`] and [`gpu`] turn
+//! the list into steps over buffers ([`slots`]) for native kernels or a [`Recording`](crate::gpu::Recording);
+//! [`expr`] prints the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
+//! binds them to buffers; [`eval`] is everything that looks at elements.
 
 mod eval;
+mod expr;
+mod gpu;
+mod graph;
+mod host;
+mod program;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use program::Program;
+pub use program::{eval, set_fusion};

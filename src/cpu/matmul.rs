@@ -1,0 +1,514 @@
+//! `y = x . W^T`: weights as the file stores them, activations in `f32`.
+//!
+//! Few activation rows: the weights stream through registers once, widened or unpacked on the way, and
+//! memory bandwidth is the limit. Many: a panel of weight rows is widened into scratch that stays in the
+//! second-level cache, and register tiles run over it, so that widening is paid once per panel.
+
+use super::floats::{BF16, Element, F16, F32, Floats};
+use super::simd::{Kernel, LANES, Level, SLACK, Simd};
+use super::threads::{Out, parallel, scratch};
+use super::tile::{affine_dots, affine_widen, dots_upto6, packed, widen};
+use std::ops::Range;
+
+/// A weight matrix `[n, k]`, row-major, as the file stores it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weight<'a> {
+    /// Plain values.
+    Dense(Floats<'a>),
+    /// Codes of 2, 3, 4, 5, 6 or 8 bits, each row a little-endian bit stream, with one scale and one bias
+    /// per group of 32, 64 or 128: `w = scale * code + bias`.
+    Affine { bits: u32, group: usize, words: &'a [u32], scales: Floats<'a>, biases: Floats<'a> },
+}
+
+/// Multiply-adds that a piece of work should hold at least.
+const GRAIN: usize = 1 << 16;
+/// Columns of a panel: four rows of it and a tile of activations fit the first-level cache.
+const PANEL_K: usize = 1024;
+/// Rows of a panel.
+const PANEL_N: usize = 64;
+
+/// `y[m, n] = x[m, k] . W[n, k]^T (+ bias[n])`.
+pub(crate) fn matmul(
+    x: &[f32],
+    w: &Weight<'_>,
+    bias: Option<Floats<'_>>,
+    m: usize,
+    n: usize,
+    k: usize,
+    y: &mut [f32],
+) {
+    matmul_at(Level::best(), x, w, bias, m, n, k, y);
+}
+
+#[allow(clippy::too_many_arguments, reason = "the product's operands and sizes")]
+pub(super) fn matmul_at(
+    level: Level,
+    x: &[f32],
+    w: &Weight<'_>,
+    bias: Option<Floats<'_>>,
+    m: usize,
+    n: usize,
+    k: usize,
+    y: &mut [f32],
+) {
+    debug_assert_eq!((x.len(), y.len()), (m * k, m * n));
+    if m == 0 || n == 0 {
+        return;
+    }
+    let job = Job { level, x, bias, m, n, k, y: Out::new(y) };
+    match *w {
+        Weight::Dense(Floats::F32(w)) => job.dense::<F32>(w),
+        Weight::Dense(Floats::F16(w)) => job.dense::<F16>(w),
+        Weight::Dense(Floats::BF16(w)) => job.dense::<BF16>(w),
+        Weight::Affine { bits, group, words, scales, biases } => {
+            debug_assert_eq!(words.len(), n * k * bits as usize / 32);
+            debug_assert_eq!((scales.len(), biases.len()), (n * k / group, n * k / group));
+            let w = Affine { words: bytemuck::cast_slice(words), scales, biases, group };
+            match bits {
+                2 => job.affine::<2>(w),
+                3 => job.affine::<3>(w),
+                4 => job.affine::<4>(w),
+                5 => job.affine::<5>(w),
+                6 => job.affine::<6>(w),
+                8 => job.affine::<8>(w),
+                _ => debug_assert!(false, "{bits} bits"),
+            }
+        }
+    }
+}
+
+/// `y[i, :] = W[ids[i], :]`; an id outside the table gives zeros.
+pub(crate) fn embedding(ids: &[u32], w: &Weight<'_>, n: usize, k: usize, y: &mut [f32]) {
+    debug_assert_eq!(y.len(), ids.len() * k);
+    for (&id, y) in ids.iter().zip(y.chunks_exact_mut(k.max(1))) {
+        let row = id as usize;
+        if row >= n {
+            y.fill(0.0);
+            continue;
+        }
+        match *w {
+            Weight::Dense(w) => w.slice(row * k..(row + 1) * k).widen_into(y),
+            Weight::Affine { bits, group, words, scales, biases } => {
+                let bits = bits as usize;
+                let words = &words[row * k * bits / 32..(row + 1) * k * bits / 32];
+                for (i, y) in y.iter_mut().enumerate() {
+                    let (at, g) = (i * bits, (row * k + i) / group);
+                    let next = words.get(at / 32 + 1).copied().unwrap_or(0);
+                    let window = u64::from(next) << 32 | u64::from(words[at / 32]);
+                    let code = (window >> (at % 32)) as u32 & ((1 << bits) - 1);
+                    *y = (code as f32).mul_add(scales.get(g), biases.get(g));
+                }
+            }
+        }
+    }
+}
+
+/// A quantized matrix whose packed rows are seen as bytes.
+#[derive(Clone, Copy)]
+struct Affine<'a> {
+    words: &'a [u8],
+    scales: Floats<'a>,
+    biases: Floats<'a>,
+    group: usize,
+}
+
+/// The operands that all kinds of weights share.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    level: Level,
+    x: &'a [f32],
+    bias: Option<Floats<'a>>,
+    m: usize,
+    n: usize,
+    k: usize,
+    y: Out,
+}
+
+impl Job<'_> {
+    /// Distance of rows in scratch: whole vectors, and an odd number of cache lines so that equal columns
+    /// of neighbouring rows do not compete for one cache set.
+    fn stride(&self) -> usize {
+        (self.k.div_ceil(LANES) | 1) * LANES
+    }
+
+    fn grain(&self) -> usize {
+        (GRAIN / (self.k * self.m).max(1)).next_multiple_of(4)
+    }
+
+    fn dense<E: Element>(self, w: &[E::Raw]) {
+        debug_assert_eq!(w.len(), self.n * self.k);
+        let stride = self.stride();
+        scratch(self.m * stride, |x| {
+            self.pack(x, stride, 0);
+            let x = &*x;
+            if self.m <= 4 {
+                parallel(self.n, 4, self.grain(), |rows| {
+                    self.level.run(StreamDense::<E> { job: self, w, x, stride, rows });
+                });
+            } else {
+                self.panels(DenseRows::<E>(w), x, stride);
+            }
+        });
+    }
+
+    fn affine<const BITS: usize>(self, w: Affine<'_>) {
+        let stride = self.stride();
+        let groups = (self.k / w.group).next_multiple_of(LANES);
+        scratch(self.m * stride + groups, |buffer| {
+            let (x, sums) = buffer.split_at_mut(self.m * stride);
+            self.pack(x, stride, BITS);
+            let x = &*x;
+            if self.m == 1 {
+                sums.fill(0.0);
+                for (sum, x) in sums.iter_mut().zip(self.x.chunks_exact(w.group)) {
+                    *sum = x.iter().sum();
+                }
+                let sums = &*sums;
+                parallel(self.n, 4, self.grain(), |rows| {
+                    scratch(8 * groups + 4 * spare(self.k, BITS), |buffer| {
+                        let (table, spare) = buffer.split_at_mut(8 * groups);
+                        self.level.run(StreamAffine::<BITS> { job: self, w, x, sums, table, spare, rows });
+                    });
+                });
+            } else {
+                self.panels(AffineRows::<BITS>(w), x, stride);
+            }
+        });
+    }
+
+    fn panels<W: Rows>(&self, w: W, x: &[f32], stride: usize) {
+        let panel_stride = PANEL_K.min(self.k.next_multiple_of(LANES)) + LANES;
+        parallel(self.n, 4, PANEL_N, |rows| {
+            scratch(PANEL_N * panel_stride + w.spare(self.k), |buffer| {
+                for start in rows.clone().step_by(PANEL_N) {
+                    let rows = start..rows.end.min(start + PANEL_N);
+                    let (panel, spare) = buffer.split_at_mut(PANEL_N * panel_stride);
+                    self.level.run(Panel { job: *self, w, x, stride, panel, panel_stride, spare, rows });
+                }
+            });
+        });
+    }
+
+    /// Copies the activations into scratch rows padded with zeros, in the lane order of `bits`-bit codes.
+    fn pack(&self, out: &mut [f32], stride: usize, bits: usize) {
+        let out = Out::new(out);
+        parallel(self.m, 1, (GRAIN / self.k.max(1)).max(1), |rows| {
+            for row in rows {
+                // SAFETY: pieces of `parallel` are disjoint rows.
+                let out = unsafe { out.slice(row * stride, stride) };
+                self.level.run(Pack { x: &self.x[row * self.k..][..self.k], out, bits });
+            }
+        });
+    }
+
+    /// # Safety
+    /// Column `col` on of row `row` belongs to the caller.
+    #[inline(always)]
+    unsafe fn write(&self, row: usize, col: usize, values: &[f32], first: bool) {
+        // SAFETY: the caller's promise.
+        let y = unsafe { self.y.slice(row * self.n + col, values.len()) };
+        for (i, (y, &value)) in y.iter_mut().zip(values).enumerate() {
+            *y = match self.bias {
+                _ if !first => *y + value,
+                Some(bias) => value + bias.get(col + i),
+                None => value,
+            };
+        }
+    }
+}
+
+/// Four rows from `row` on; past the end the last one again, whose result is dropped.
+#[inline(always)]
+fn four(row: usize, end: usize) -> [usize; 4] {
+    let last = end - 1;
+    [row, (row + 1).min(last), (row + 2).min(last), (row + 3).min(last)]
+}
+
+struct Pack<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+    bits: usize,
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let (body, rest) = self.out.split_at_mut(self.x.len());
+        rest.fill(0.0);
+        if S::lane(self.bits, 1) == 1 {
+            body.copy_from_slice(self.x);
+            return;
+        }
+        // A packed row is whole groups, so whole vectors.
+        for (x, out) in self.x.chunks_exact(LANES).zip(body.chunks_exact_mut(LANES)) {
+            for l in 0..LANES {
+                out[l] = x[S::lane(self.bits, l)];
+            }
+        }
+    }
+}
+
+struct StreamDense<'a, E: Element> {
+    job: Job<'a>,
+    w: &'a [E::Raw],
+    x: &'a [f32],
+    stride: usize,
+    rows: Range<usize>,
+}
+
+impl<E: Element> Kernel for StreamDense<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Job { m, k, .. } = self.job;
+        let w = self.w.as_ptr();
+        let mut out = [[0.0; 4]; 6];
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let r = four(row, self.rows.end);
+            let mut i = 0;
+            while i < m {
+                let count = (m - i).min(S::TILE);
+                // SAFETY: rows are inside the matrix, `x` was packed with this stride, and columns of `y`
+                // from `row` on are this piece's.
+                unsafe {
+                    let w = [w.add(r[0] * k), w.add(r[1] * k), w.add(r[2] * k), w.add(r[3] * k)];
+                    let x = self.x.as_ptr().add(i * self.stride);
+                    dots_upto6::<S, E>(s, w, x, self.stride, k, count, &mut out);
+                    for c in 0..count {
+                        self.job.write(i + c, row, &out[c][..4.min(self.rows.end - row)], true);
+                    }
+                }
+                i += count;
+            }
+            row += 4;
+        }
+    }
+}
+
+/// Floats of scratch that hold a packed row and the bytes that may be read past it.
+const fn spare(k: usize, bits: usize) -> usize {
+    (packed(k, bits) + SLACK).div_ceil(4)
+}
+
+impl<'a> Affine<'a> {
+    /// The packed row, or a copy of it in `spare` if it is so near the end that there is no slack after it.
+    #[inline(always)]
+    fn row<const BITS: usize>(&self, row: usize, k: usize, spare: &'a mut [f32]) -> *const u8 {
+        let bytes = packed(k, BITS);
+        let rest = &self.words[row * bytes..];
+        if rest.len() >= bytes + SLACK {
+            return rest.as_ptr();
+        }
+        let spare: &mut [u8] = bytemuck::cast_slice_mut(spare);
+        spare[..bytes].copy_from_slice(&rest[..bytes]);
+        spare.as_ptr()
+    }
+}
+
+/// Widens `len` values from `at` on, and zeros up to `padded`.
+///
+/// # Safety
+/// `padded` values are writable at `out`.
+#[inline(always)]
+unsafe fn widen_floats<S: Simd>(s: S, v: Floats<'_>, at: usize, len: usize, padded: usize, out: *mut f32) {
+    // SAFETY: the slices are as long as what is read from them.
+    unsafe {
+        match v.slice(at..at + len) {
+            Floats::F32(v) => widen::<S, F32>(s, v.as_ptr(), len, padded, out),
+            Floats::F16(v) => widen::<S, F16>(s, v.as_ptr(), len, padded, out),
+            Floats::BF16(v) => widen::<S, BF16>(s, v.as_ptr(), len, padded, out),
+        }
+    }
+}
+
+struct StreamAffine<'a, const BITS: usize> {
+    job: Job<'a>,
+    w: Affine<'a>,
+    x: &'a [f32],
+    sums: &'a [f32],
+    /// Scales of four rows, then their biases; each row as long as `sums`.
+    table: &'a mut [f32],
+    spare: &'a mut [f32],
+    rows: Range<usize>,
+}
+
+impl<const BITS: usize> Kernel for StreamAffine<'_, BITS> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Job { k, .. } = self.job;
+        let (group, padded) = (self.w.group, self.sums.len());
+        let groups = k / group;
+        let (table, slot) = (self.table.as_mut_ptr(), self.spare.len() / 4);
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let mut w = [std::ptr::null(); 4];
+            let mut scales = [table.cast_const(); 4];
+            let mut biases = scales;
+            let four = four(row, self.rows.end);
+            for r in 0..4 {
+                w[r] = self.w.row::<BITS>(four[r], k, &mut self.spare[r * slot..(r + 1) * slot]);
+                // SAFETY: `table` holds eight rows of `padded`.
+                unsafe {
+                    let (scale, bias) = (table.add(r * padded), table.add((4 + r) * padded));
+                    widen_floats(s, self.w.scales, four[r] * groups, groups, padded, scale);
+                    widen_floats(s, self.w.biases, four[r] * groups, groups, padded, bias);
+                    (scales[r], biases[r]) = (scale, bias);
+                }
+            }
+            // SAFETY: `row` leaves slack after each packed row; the rest was packed for this; columns of `y`
+            // from `row` on are this piece's.
+            unsafe {
+                let sums = self.sums.as_ptr();
+                let out = affine_dots::<S, BITS>(s, w, scales, biases, self.x.as_ptr(), sums, k, group);
+                self.job.write(0, row, &out[..4.min(self.rows.end - row)], true);
+            }
+            row += 4;
+        }
+    }
+}
+
+/// Weights that can be widened row by row.
+trait Rows: Copy + Sync {
+    /// Scratch that `widen` wants for rows of `k`.
+    fn spare(&self, k: usize) -> usize;
+
+    /// Columns of one row as `f32`, padded with zeros to whole vectors.
+    ///
+    /// # Safety
+    /// As many values are writable at `out`.
+    unsafe fn widen<S: Simd>(
+        &self,
+        s: S,
+        row: usize,
+        k: usize,
+        cols: Range<usize>,
+        spare: &mut [f32],
+        out: *mut f32,
+    );
+}
+
+struct DenseRows<'a, E: Element>(&'a [E::Raw]);
+
+impl<E: Element> Clone for DenseRows<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<E: Element> Copy for DenseRows<'_, E> {}
+
+impl<E: Element> Rows for DenseRows<'_, E> {
+    fn spare(&self, _: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(
+        &self,
+        s: S,
+        row: usize,
+        k: usize,
+        cols: Range<usize>,
+        _: &mut [f32],
+        out: *mut f32,
+    ) {
+        let w = &self.0[row * k..][cols];
+        // SAFETY: the caller's promise.
+        unsafe { widen::<S, E>(s, w.as_ptr(), w.len(), w.len().next_multiple_of(LANES), out) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct AffineRows<'a, const BITS: usize>(Affine<'a>);
+
+impl<const BITS: usize> Rows for AffineRows<'_, BITS> {
+    fn spare(&self, k: usize) -> usize {
+        spare(k, BITS).next_multiple_of(LANES) + 2 * (k / self.0.group).next_multiple_of(LANES)
+    }
+
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(
+        &self,
+        s: S,
+        row: usize,
+        k: usize,
+        cols: Range<usize>,
+        buffer: &mut [f32],
+        out: *mut f32,
+    ) {
+        let group = self.0.group;
+        let padded = (k / group).next_multiple_of(LANES);
+        let (table, spare) = buffer.split_at_mut(2 * padded);
+        let (scales, biases) = table.split_at_mut(padded);
+        let (first, count) = (row * (k / group) + cols.start / group, cols.len() / group);
+        // SAFETY: the tables hold all groups of a row, `row` leaves slack after it, the caller gave `out`.
+        unsafe {
+            let padded = count.next_multiple_of(LANES);
+            widen_floats(s, self.0.scales, first, count, padded, scales.as_mut_ptr());
+            widen_floats(s, self.0.biases, first, count, padded, biases.as_mut_ptr());
+            let w = self.0.row::<BITS>(row, k, spare).add(packed(cols.start, BITS));
+            affine_widen::<S, BITS>(s, w, scales.as_ptr(), biases.as_ptr(), cols.len(), group, out);
+        }
+    }
+}
+
+struct Panel<'a, W> {
+    job: Job<'a>,
+    w: W,
+    x: &'a [f32],
+    stride: usize,
+    panel: &'a mut [f32],
+    panel_stride: usize,
+    spare: &'a mut [f32],
+    rows: Range<usize>,
+}
+
+impl<W: Rows> Kernel for Panel<'_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Job { m, k, .. } = self.job;
+        let panel = self.panel.as_mut_ptr();
+        let count = self.rows.len();
+        let mut out = [[0.0; 4]; 6];
+        let mut col = 0;
+        while col < k {
+            let cols = col..k.min(col + PANEL_K);
+            let len = cols.len().next_multiple_of(LANES);
+            for r in 0..count {
+                // SAFETY: the panel holds `PANEL_N` rows of this stride.
+                unsafe {
+                    let out = panel.add(r * self.panel_stride);
+                    self.w.widen(s, self.rows.start + r, k, cols.clone(), self.spare, out);
+                }
+            }
+            let mut i = 0;
+            while i < m {
+                let tile = (m - i).min(S::TILE);
+                let mut r = 0;
+                while r < count {
+                    let four = four(r, count);
+                    // SAFETY: panel and activations are padded to `len`; columns of `y` from `rows.start`
+                    // on are this piece's.
+                    unsafe {
+                        let mut w = [panel.cast_const(); 4];
+                        for (w, r) in w.iter_mut().zip(four) {
+                            *w = panel.add(r * self.panel_stride);
+                        }
+                        let x = self.x.as_ptr().add(i * self.stride + col);
+                        dots_upto6::<S, F32>(s, w, x, self.stride, len, tile, &mut out);
+                        for c in 0..tile {
+                            let values = &out[c][..4.min(count - r)];
+                            self.job.write(i + c, self.rows.start + r, values, col == 0);
+                        }
+                    }
+                    r += 4;
+                }
+                i += tile;
+            }
+            col = cols.end;
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Native kernels: pure functions over slices, for machines without a GPU.
+//!
+//! Activations are `f32`; weights and caches stay as stored and are widened in registers. Kernels are
+//! written once over a small vector vocabulary (`simd`) and compiled per instruction set, chosen at run
+//! time; work is split over the current `rayon` pool (`threads`), whose threads keep their scratch memory,
+//! so that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
+//!
+//! `matmul` over `tile` is where the time goes; `attention`, `rope` and `math` are the rest of a layer.
+
+mod attention;
+mod floats;
+mod math;
+mod matmul;
+mod rope;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use attention::attention;
+pub(crate) use floats::{Floats, FloatsMut};
+pub(crate) use math::{Binary, Gate, argmax, binary, gate, rms_norm, softmax};
+pub(crate) use matmul::{Weight, embedding, matmul};
+pub(crate) use rope::{kv_write, rope};
+
+/// The instruction set in use: `avx512`, `avx2`, `neon` or `portable`.
+pub(crate) fn simd_name() -> &'static str {
+    simd::Level::best().name()
+}

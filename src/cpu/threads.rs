@@ -1,0 +1,80 @@
+//! Threads and their scratch memory.
+
+use super::simd::LANES;
+use bytemuck::{Pod, Zeroable};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Calls `body` on pieces that cover `0..n`, in parallel. Pieces start at multiples of `step` and are not
+/// split below `grain`.
+pub(super) fn parallel<F: Fn(Range<usize>) + Sync>(n: usize, step: usize, grain: usize, body: F) {
+    let fair = n.div_ceil(4 * rayon::current_num_threads());
+    let grain = if rayon::current_num_threads() == 1 { n } else { grain.max(fair).max(step) };
+    split(0..n, step, grain, &body);
+}
+
+fn split<F: Fn(Range<usize>) + Sync>(range: Range<usize>, step: usize, grain: usize, body: &F) {
+    let middle = range.start + (range.len() / 2).next_multiple_of(step);
+    if range.len() <= grain || middle >= range.end {
+        if !range.is_empty() {
+            body(range);
+        }
+        return;
+    }
+    rayon::join(
+        || split(range.start..middle, step, grain, body),
+        || split(middle..range.end, step, grain, body),
+    );
+}
+
+/// One cache line, so that vectors in scratch never straddle two.
+#[derive(Clone, Copy, Zeroable, Pod)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+thread_local! {
+    /// Buffers not in use. They are taken out rather than borrowed: a thread that waits for others may be
+    /// handed a second piece of work, which then finds the next buffer.
+    static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `len` floats of any content to `body`. Allocates only until every thread has seen its largest need.
+pub(super) fn scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut lines = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let need = len.div_ceil(LANES);
+    if lines.len() < need {
+        lines.resize(need, Line::zeroed());
+    }
+    let out = body(&mut bytemuck::cast_slice_mut(&mut lines)[..len]);
+    FREE.with_borrow_mut(|free| free.push(lines));
+    out
+}
+
+/// A pointer into an output that pieces of work write disjoint parts of.
+#[derive(Clone, Copy)]
+pub(super) struct Out(*mut f32, #[cfg(debug_assertions)] usize);
+
+// SAFETY: whoever writes through it promises to stay within its own part.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    pub(super) fn new(y: &mut [f32]) -> Self {
+        Self(
+            y.as_mut_ptr(),
+            #[cfg(debug_assertions)]
+            y.len(),
+        )
+    }
+
+    /// # Safety
+    /// The elements are inside the output, its borrow is alive, and nobody else touches them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+        #[cfg(debug_assertions)]
+        assert!(at + len <= self.1, "{at} + {len} outside {}", self.1);
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
