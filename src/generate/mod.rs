@@ -9,6 +9,8 @@ mod options;
 mod rng;
 mod runner;
 mod sampler;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use generator::{FinishReason, Generator, Stats};
