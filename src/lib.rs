@@ -11,6 +11,7 @@ mod io;
 mod layout;
 mod memory;
 mod op;
+pub mod ops;
 mod plan;
 mod prim;
 mod reference;
