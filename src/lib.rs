@@ -15,7 +15,7 @@ pub mod memory;
 mod models;
 mod nn;
 mod op;
-mod ops;
+pub mod ops;
 mod plan;
 mod prim;
 mod reference;
