@@ -7,7 +7,8 @@ use crate::kv_quantization::KvKind;
 use crate::models::{LoadOptions, Model};
 
 fn model(name: &str) -> Model {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("model");
+    let folder =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("model");
     Model::load(folder, LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() }).unwrap()
 }
 
