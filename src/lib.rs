@@ -5,23 +5,15 @@ mod array;
 mod cpu;
 mod dtype;
 mod error;
-<<<<<<< HEAD
 mod formula;
-=======
-#[allow(dead_code, unreachable_pub, unused_imports, reason = "the floors above are still being built")]
->>>>>>> gpu
 mod gpu;
 mod io;
 mod layout;
-<<<<<<< HEAD
 pub mod memory;
 mod op;
 mod plan;
 mod prim;
 mod reference;
-=======
-#[allow(dead_code, unused_macros, unused_imports, unreachable_pub, reason = "kernels are to come")]
->>>>>>> gpu
 mod wgsl;
 
 pub use array::{Device, MLXArray};
