@@ -61,15 +61,18 @@ fn test_device_transfer() {
 #[test]
 fn test_data_preservation() {
     let _turn = turn();
-    let mut odd: Vec<u32> = vec![0, 1, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0001, 0xffff_ffff, 0x7f80_0001];
+    let mut odd: Vec<u32> =
+        vec![0, 1, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0001, 0xffff_ffff, 0x7f80_0001];
     odd.extend([0x007f_ffff, 0x8000_0001, 0x0080_0000]);
     for n in [0, 1, 2, 3, 63, 64, 65, 1000, 4097, 100_003] {
-        let bits: Vec<u32> = (0..n).map(|i| odd.get(i).copied().unwrap_or((i as u32).wrapping_mul(2_654_435_761))).collect();
+        let bits: Vec<u32> =
+            (0..n).map(|i| odd.get(i).copied().unwrap_or((i as u32).wrapping_mul(2_654_435_761))).collect();
         let data = bits.iter().map(|&b| f32::from_bits(b)).collect();
         let arr = MLXArray::new_gpu(data, ArrayShape::Shape1D(n));
         let back: Vec<u32> = arr.data().iter().map(|x| x.to_bits()).collect();
         assert_eq!(back, bits, "{n} elements, NaN payloads, infinities and denormals included");
-        let round: Vec<u32> = arr.to_device(Device::CPU).to_device(Device::GPU).data().iter().map(|x| x.to_bits()).collect();
+        let round: Vec<u32> =
+            arr.to_device(Device::CPU).to_device(Device::GPU).data().iter().map(|x| x.to_bits()).collect();
         assert_eq!(round, bits);
     }
 }
@@ -175,7 +178,8 @@ fn many_threads_share_arrays_and_pools() {
     let _turn = turn();
     fn is_shared<T: Send + Sync + Clone>(_: &T) {}
     let device = *devices().last().unwrap();
-    let arr = MLXArray::new_cpu((0..777).map(|i| i as f32).collect(), ArrayShape::Shape1D(777)).to_device(device);
+    let arr =
+        MLXArray::new_cpu((0..777).map(|i| i as f32).collect(), ArrayShape::Shape1D(777)).to_device(device);
     let pool = MemoryPool::new(device);
     is_shared(&arr);
     is_shared(&pool);

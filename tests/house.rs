@@ -93,7 +93,8 @@ fn files_are_short_and_say_what_they_are() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    for path in sources("src", "rs").iter().chain(&sources("wgsl", "wgsl")).chain(&sources("examples", "rs")) {
+    for path in sources("src", "rs").iter().chain(&sources("wgsl", "wgsl")).chain(&sources("examples", "rs"))
+    {
         let text = fs::read_to_string(path).unwrap();
         for word in ["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX", "dbg!("] {
             assert!(!text.contains(word), "{} says {word}", path.display());
@@ -107,7 +108,8 @@ fn unsafe_lives_where_the_design_allows_it() {
         let text = fs::read_to_string(&path).unwrap();
         let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
         let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
-        let allowed = ["cpu", "gpu"].contains(&module(&path).as_str()) || below == Path::new("io/safetensors.rs");
+        let allowed =
+            ["cpu", "gpu"].contains(&module(&path).as_str()) || below == Path::new("io/safetensors.rs");
         assert!(allowed || !code.contains("unsafe {"), "{}: unsafe", path.display());
     }
 }

@@ -34,7 +34,7 @@ pub struct Options {
     /// How long one submission may take.
     pub timeout: Duration,
     /// Where memory is counted, if not in the process-wide [`counters`].
-    pub counters: Option<Arc<Counters>>,
+    pub(crate) counters: Option<Arc<Counters>>,
     /// Which of the system's graphics interfaces to try.
     pub backends: wgpu::Backends,
 }
@@ -138,9 +138,10 @@ impl Gpu {
     /// `is_input`: another device is in use already; arrays may live on it.
     pub fn install(self: &Arc<Self>) -> Result<()> {
         match &mut *lock(&SHARED) {
-            Some(Ok(gpu)) if !gpu.is_lost() => {
-                Err(Error::input(format!("a device is in use already ({}): hand yours in before", gpu.name())))
-            }
+            Some(Ok(gpu)) if !gpu.is_lost() => Err(Error::input(format!(
+                "a device is in use already ({}): hand yours in before",
+                gpu.name()
+            ))),
             shared => {
                 *shared = Some(Ok(self.clone()));
                 Ok(())
@@ -314,7 +315,7 @@ impl Gpu {
     }
 
     /// Where this device's memory is counted.
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
