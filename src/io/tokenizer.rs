@@ -117,6 +117,10 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    fn is_special(&self, token: &str) -> bool {
+        self.inner.get_added_vocabulary().is_special_token(token)
+    }
+
     /// Number of tokens, added ones included. The model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -154,8 +158,12 @@ impl TokenStream {
     /// # Errors
     /// The tokenizer's decoder failed.
     pub fn push(&mut self, id: u32) -> Result<String> {
+        let Some(token) = self.tokenizer.id_to_token(id) else { return Ok(String::new()) };
+        if self.skip_special && self.tokenizer.is_special(&token) {
+            return Ok(String::new()); // decoding sees its neighbours side by side
+        }
         self.window.push(id);
-        if self.tokenizer.id_to_token(id).is_some_and(|token| is_byte_token(&token)) {
+        if is_byte_token(&token) {
             return Ok(String::new()); // the run of bytes may go on, and is judged as a whole
         }
         let text = self.tokenizer.decode(&self.window, self.skip_special)?;
