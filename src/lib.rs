@@ -55,6 +55,7 @@ mod io;
 mod layout;
 pub mod memory;
 mod op;
+pub mod ops;
 mod plan;
 mod prim;
 mod reference;

@@ -255,6 +255,8 @@ pub enum Fill {
     Below(Spec, u32),
     /// These integers as u32.
     U32(Vec<usize>, Vec<u32>),
+    /// These values as f32.
+    F32(Vec<usize>, Vec<f32>),
 }
 
 impl Fill {
@@ -263,6 +265,7 @@ impl Fill {
         match self {
             Self::Normal(s) | Self::Bits(s) | Self::Below(s, _) => s.clone(),
             Self::U32(dims, _) => Spec::new(dims, Dtype::U32),
+            Self::F32(dims, _) => Spec::new(dims, Dtype::F32),
         }
     }
 }

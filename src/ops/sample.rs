@@ -1,0 +1,84 @@
+//! One token drawn from logits: temperature, top-k, top-p, min-p, inverse distribution function.
+//!
+//! No sorting is needed to say what is kept, for each filter keeps the values above a threshold:
+//! `p = softmax(logits / temperature)`; top-k keeps what is no less than the k-th greatest; top-p keeps,
+//! of the renormalised rest, values whose strictly greater ones sum to less than `top_p`; min-p keeps
+//! what is no less than `min_p` of the greatest. Values equal to a threshold are kept. The token is the
+//! first index at which the running sum of what is left, in index order, exceeds `u` of its total.
+
+use crate::array::MLXArray;
+use crate::dtype::Dtype;
+use crate::op::{Case, Fill, Op, Spec, Word};
+use std::sync::Arc;
+
+/// `[logits [1, v] f32, u [1] f32 in [0, 1)] -> [1] u32`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Divides the logits; 0 takes the greatest.
+    pub temperature: f32,
+    /// How many of the greatest are kept; 0, all.
+    pub top_k: usize,
+    /// Probability mass that is kept; 1, all.
+    pub top_p: f32,
+    /// Least probability that is kept, relative to the greatest; 0, any.
+    pub min_p: f32,
+}
+
+impl Op for Sample {
+    fn name(&self) -> &'static str {
+        "sample"
+    }
+
+    fn words(&self) -> Vec<Word> {
+        vec![self.temperature.into(), self.top_k.into(), self.top_p.into(), self.min_p.into()]
+    }
+
+    fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
+        let (logits, u) = (&inputs[0], &inputs[1]);
+        let [1, v] = *logits.dims() else { panic!("sample from {}", logits.spec()) };
+        if self.temperature <= 0.0 {
+            return logits.argmax();
+        }
+        let zero = MLXArray::scalar(0.0);
+        let mut p = (logits * (1.0 / self.temperature)).softmax(1);
+        if self.top_k > 0 && self.top_k < v {
+            let least = p.topk(self.top_k).slice(1, self.top_k - 1, 1);
+            p = p.where_(&least.less_equal(&p), &zero);
+        }
+        if self.top_p < 1.0 {
+            let greater = p.reshape(&[v, 1]).less(&p); // [i, j]: p_i < p_j
+            let mass = p.where_(&greater, &zero).sum(1).reshape(&[1, v]);
+            p = p.where_(&mass.less(&(&p.sum(1) * self.top_p)), &zero);
+        }
+        p = p.where_(&(&p.max(1) * self.min_p).less_equal(&p), &zero);
+
+        let index = MLXArray::iota(v);
+        let upto = index.less_equal(&index.reshape(&[v, 1])); // [i, j]: j <= i
+        let running = p.where_(&upto, &zero).sum(1).reshape(&[1, v]);
+        let passed = running.less_equal(&(&p.sum(1) * u));
+        let count = passed.astype(Dtype::F32).sum(1).astype(Dtype::U32);
+        // The rounding of sums must not lead past the last that is kept.
+        let last = index.where_(&zero.less(&p), &MLXArray::scalar_u32(0)).max(1);
+        count.minimum(&last).reshape(&[1])
+    }
+}
+
+/// Sizes worth testing.
+pub(super) fn cases() -> Vec<Case> {
+    let case = |v: usize, op: Sample, u: f32| Case {
+        op: Arc::new(op),
+        inputs: vec![Fill::Normal(Spec::new(&[1, v], Dtype::F32)), Fill::F32(vec![1], vec![u])],
+        reduction: 1,
+    };
+    let op = |temperature, top_k, top_p, min_p| Sample { temperature, top_k, top_p, min_p };
+    vec![
+        case(300, op(0.0, 0, 1.0, 0.0), 0.5),
+        case(300, op(1.0, 0, 1.0, 0.0), 0.3),
+        case(301, op(0.7, 5, 1.0, 0.0), 0.9),
+        case(257, op(1.0, 0, 0.5, 0.0), 0.0),
+        case(1000, op(1.5, 0, 1.0, 0.2), 0.77),
+        case(1000, op(0.8, 40, 0.95, 0.05), 0.41),
+        case(3, op(1.0, 2, 0.9, 0.0), 0.999_999),
+        case(1, op(1.0, 0, 0.9, 0.1), 0.2),
+    ]
+}
