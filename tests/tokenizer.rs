@@ -166,3 +166,38 @@ fn model_folders_render_and_tokenize() {
         }
     }
 }
+
+const ROUNDS: usize = 100;
+
+/// Damaged JSON: an error or a tokenizer, never a panic.
+#[test]
+fn damaged_tokenizers_never_panic() {
+    let mut seed = 3u64;
+    let mut next = move |n: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % n
+    };
+    let mut opened = 0;
+    for folder in folders("tokenizer_") {
+        let good = std::fs::read(folder.join("tokenizer.json")).unwrap();
+        for _ in 0..ROUNDS {
+            let mut bad = good.clone();
+            for _ in 0..=next(3) {
+                let at = next(bad.len());
+                match next(3) {
+                    0 => bad[at] = b"0123456789\"[]{},:ntf-ae\\"[next(24)],
+                    1 => drop(bad.drain(at..(at + next(40)).min(bad.len()))),
+                    _ => bad.swap(at, at / 2),
+                }
+            }
+            if let Ok(tokenizer) = Tokenizer::from_bytes(&bad) {
+                opened += 1;
+                if let Ok(ids) = tokenizer.encode("Hello <s> wörld\n 12 </s>", true) {
+                    let _ = tokenizer.decode(&ids, false);
+                    streamed(&tokenizer, &ids, true);
+                }
+            }
+        }
+    }
+    assert!(opened > 0);
+}
