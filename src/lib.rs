@@ -60,7 +60,6 @@ mod models;
 mod nn;
 mod op;
 pub mod ops;
-mod ops;
 mod plan;
 mod prim;
 mod reference;
@@ -69,9 +68,9 @@ mod wgsl;
 pub use array::{Device, MLXArray};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
+pub use cpu::simd_name;
+pub use generate::{FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits};
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
-pub use generate::{FinishReason, GenerateOptions, Generator, Stats, TextStream, logits};
-pub use gpu::{Caps, Tier};
 pub use io::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,
     Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenStream, Tokenizer, load_mlx_model,

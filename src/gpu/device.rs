@@ -309,6 +309,11 @@ impl Gpu {
         &self.info.name
     }
 
+    /// Whether the adapter is a program on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
     /// What wgpu knows of the adapter: kind, driver, backend.
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.info

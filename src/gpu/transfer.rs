@@ -111,12 +111,12 @@ impl Gpu {
     }
 
     /// `"unified"` or `"discrete"`.
-    pub(crate) fn memory_kind(&self) -> &'static str {
+    pub fn memory_kind(&self) -> &'static str {
         if self.caps().unified { "unified" } else { "discrete" }
     }
 
     /// What [`Gpu::memory_kind`] means, in one sentence.
-    pub(crate) fn memory_note(&self) -> &'static str {
+    pub fn memory_note(&self) -> &'static str {
         match self.caps().unified {
             true => "the CPU maps tensor buffers and reads and writes them in place",
             false => "tensors live in device memory and are written and read through staging buffers",
@@ -127,7 +127,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `is_memory`, `is_device`.
-    pub(crate) fn measure_upload(self: &Arc<Self>) -> Result<f64> {
+    pub fn measure_upload(self: &Arc<Self>) -> Result<f64> {
         let bytes = self.caps().max_buffer.min(64 << 20);
         let buffer = self.alloc(bytes)?;
         let data: Vec<u8> = (0..bytes).map(|i| i as u8).collect();

@@ -23,7 +23,7 @@ pub use kv_write::KvWrite;
 pub use linear::Linear;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
-pub use sample::Sample;
+pub use sample::{Sample, sample_host};
 pub use softmax::Softmax;
 pub use weight::Format;
 
