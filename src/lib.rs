@@ -66,9 +66,9 @@ mod reference;
 mod wgsl;
 
 pub use array::{Device, MLXArray};
+pub use cpu::simd_name;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use cpu::simd_name;
 pub use generate::{FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits};
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{

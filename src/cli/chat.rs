@@ -11,14 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use unimlx::{Chat, Error, Generator, Result};
 
-const HELP: &str = "/clear forgets the conversation, /stats shows figures of the last answer, /exit or Ctrl-D ends.";
+const HELP: &str =
+    "/clear forgets the conversation, /stats shows figures of the last answer, /exit or Ctrl-D ends.";
 
 /// Reads lines, streams answers. The cache keeps the conversation: only what is new is read again.
 pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let checkpoint = checkpoint(args.model.model.as_deref())?;
     let tokenizer = checkpoint.tokenizer()?;
     let template = checkpoint.chat_template()?;
-    let template = template.ok_or_else(|| Error::unsupported("the model has no chat template; try generate"))?;
+    let template =
+        template.ok_or_else(|| Error::unsupported("the model has no chat template; try generate"))?;
     let model = load(&args.model, &checkpoint)?;
     let mut generator = Generator::new(&model, args.sampling.kv.map(Into::into));
 

@@ -79,7 +79,8 @@ fn prompt(args: &GenerateArgs, checkpoint: &Checkpoint) -> Result<(Option<Tokeni
     let text = text(args)?;
     let ids = if args.chat {
         let template = checkpoint.chat_template()?;
-        let template = template.ok_or_else(|| Error::unsupported("--chat: the model has no chat template"))?;
+        let template =
+            template.ok_or_else(|| Error::unsupported("--chat: the model has no chat template"))?;
         let messages = [json!({ "role": "user", "content": text })];
         let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
         tokenizer.encode(&template.render(&chat)?, false)?

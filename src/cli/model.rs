@@ -62,7 +62,10 @@ fn device(on: On) -> Result<Device> {
                 Err(e) => e.to_string(),
             };
             let threads = rayon::current_num_threads();
-            eprintln!("unimlx: no GPU ({why}); computing on the CPU, {threads} threads, {}", unimlx::simd_name());
+            eprintln!(
+                "unimlx: no GPU ({why}); computing on the CPU, {threads} threads, {}",
+                unimlx::simd_name()
+            );
             Ok(Device::CPU)
         }
     }

@@ -6,7 +6,8 @@ use unimlx::{Error, Result};
 
 /// Warnings of the library go to standard error; `UNIMLX_LOG` says which else.
 pub(crate) fn log() {
-    let filter = env_logger::Env::new().filter_or("UNIMLX_LOG", "warn,wgpu_core=error,wgpu_hal=error,naga=error");
+    let filter =
+        env_logger::Env::new().filter_or("UNIMLX_LOG", "warn,wgpu_core=error,wgpu_hal=error,naga=error");
     let line = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
         writeln!(out, "unimlx: {}", record.args())
     };
@@ -33,7 +34,9 @@ pub(crate) fn say(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::cancelled("nobody reads the output")),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {
+            Err(Error::cancelled("nobody reads the output"))
+        }
         other => other.map_err(|e| Error::io(format!("standard output: {e}"))),
     }
 }

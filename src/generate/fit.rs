@@ -27,8 +27,8 @@ impl Fit {
         let config = checkpoint.config();
         let most = config.max_position_embeddings.unwrap_or(4096);
         let context = context.unwrap_or(most);
-        let cache_per_token =
-            kind.bytes_per_token(config.num_key_value_heads * config.head_dim) * config.num_hidden_layers as u64;
+        let cache_per_token = kind.bytes_per_token(config.num_key_value_heads * config.head_dim)
+            * config.num_hidden_layers as u64;
         let widest = config.intermediate_size.max(config.num_attention_heads * config.head_dim);
         let rows = super::runner::CHUNK.min(context);
         let scratch = 4 * (rows * (4 * config.hidden_size + 4 * widest) + config.vocab_size) as u64;

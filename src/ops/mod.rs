@@ -9,6 +9,7 @@ mod embedding;
 mod gate;
 mod kv_write;
 mod linear;
+mod native;
 mod rms_norm;
 mod rope;
 mod sample;
