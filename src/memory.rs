@@ -43,6 +43,13 @@ pub fn clear_cache() {
     }
 }
 
+/// Bytes of main memory that are free to use, where the system says so.
+pub fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
 /// `"unified"` where the CPU maps tensor buffers, `"discrete"` where copies are staged.
 ///
 /// # Errors

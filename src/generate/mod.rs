@@ -4,6 +4,7 @@
 //! program that is planned once and replayed. [`Generator`] samples, decides when to stop and is an
 //! iterator of token ids; [`TextStream`] turns them into text and looks for stop strings.
 
+mod fit;
 mod generator;
 mod options;
 mod rng;
@@ -13,6 +14,7 @@ mod sampler;
 mod tests;
 mod text;
 
+pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use options::GenerateOptions;
 pub use runner::logits;

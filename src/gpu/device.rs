@@ -34,7 +34,7 @@ pub struct Options {
     /// How long one submission may take.
     pub timeout: Duration,
     /// Where memory is counted, if not in the process-wide [`counters`].
-    pub counters: Option<Arc<Counters>>,
+    pub(crate) counters: Option<Arc<Counters>>,
     /// Which of the system's graphics interfaces to try.
     pub backends: wgpu::Backends,
 }
@@ -309,13 +309,18 @@ impl Gpu {
         &self.info.name
     }
 
+    /// Whether the adapter is a program on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
     /// What wgpu knows of the adapter: kind, driver, backend.
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.info
     }
 
     /// Where this device's memory is counted.
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 

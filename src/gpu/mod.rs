@@ -21,8 +21,8 @@ mod tests;
 mod transfer;
 
 pub use caps::{Caps, Tier};
-pub use counters::{Counters, counters};
+pub(crate) use counters::{Counters, counters};
 pub use device::{Gpu, Options};
-pub use encode::Prepared;
-pub use memory::Buffer;
-pub use recording::{Bind, Dispatch, Recording, Step};
+pub(crate) use encode::Prepared;
+pub(crate) use memory::Buffer;
+pub(crate) use recording::{Bind, Dispatch, Recording, Step};

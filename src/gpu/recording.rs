@@ -14,16 +14,16 @@ use crate::wgsl::Source;
 
 /// Steps that run one after another; each sees what earlier ones wrote.
 #[derive(Clone, Debug, Default)]
-pub struct Recording {
+pub(crate) struct Recording {
     /// How many bytes each slot needs.
-    pub buffers: Vec<u64>,
+    pub(crate) buffers: Vec<u64>,
     /// What is done, in order.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// One thing the GPU does.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Run a kernel.
     Dispatch(Dispatch),
     /// Copy between two slots; offsets and length are multiples of 4.
@@ -43,32 +43,32 @@ pub enum Step {
 
 /// A kernel and all it needs.
 #[derive(Clone, Debug)]
-pub struct Dispatch {
+pub(crate) struct Dispatch {
     /// For people: printed in errors, listings and timings.
-    pub name: String,
+    pub(crate) name: String,
     /// The shader.
-    pub source: Source,
+    pub(crate) source: Source,
     /// Values for its `override` constants.
-    pub constants: Vec<(&'static str, f64)>,
+    pub(crate) constants: Vec<(&'static str, f64)>,
     /// Its storage buffers, in binding order.
-    pub binds: Vec<Bind>,
+    pub(crate) binds: Vec<Bind>,
     /// Its uniform parameters as 32-bit words, bound last; may be empty.
-    pub params: Vec<u32>,
+    pub(crate) params: Vec<u32>,
     /// Workgroups along x, y, z.
-    pub grid: [u32; 3],
+    pub(crate) grid: [u32; 3],
 }
 
 /// A range of a slot as a kernel sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bind {
+pub(crate) struct Bind {
     /// Which buffer.
-    pub slot: usize,
+    pub(crate) slot: usize,
     /// First byte; a multiple of the device's offset alignment.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Length; `arrayLength` in the kernel follows from it.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// `read_write` in the shader, else `read`.
-    pub write: bool,
+    pub(crate) write: bool,
 }
 
 impl fmt::Display for Recording {

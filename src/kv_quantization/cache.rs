@@ -37,6 +37,11 @@ impl KvKind {
         }
     }
 
+    /// Bytes of the key and the value of one token in one layer, each of `width` numbers.
+    pub const fn bytes_per_token(self, width: usize) -> u64 {
+        2 * (width * self.dtype().size()) as u64
+    }
+
     const fn dtype(self) -> Dtype {
         match self {
             Self::F16 => Dtype::F16,

@@ -1,8 +1,9 @@
 //! Index of the greatest element of each row, the first of equals.
 
+use super::native;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[x [r, n] f32] -> [r] u32`
@@ -21,6 +22,10 @@ impl Op for Argmax {
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         assert_eq!(inputs[0].dims().len(), 2, "argmax of {}", inputs[0].spec());
         inputs[0].argmax()
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::argmax(specs)
     }
 }
 

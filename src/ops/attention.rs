@@ -1,8 +1,9 @@
 //! Causal attention with grouped queries over a key-value cache, optionally within a sliding window.
 
+use super::native;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[q [t, heads, d] f32, k [cap, kv_heads * d], v like k, positions [t] u32] -> [t, heads, d]`
@@ -61,6 +62,10 @@ impl Op for Attention {
         let p = scores.where_(&seen, &MLXArray::scalar(UNSEEN)).softmax(3);
         let y = p.reshape(&[self.kv_heads, group * t, cap]).matmul(&by_head(v));
         y.reshape(&[heads, t, d]).transpose(&[1, 0, 2])
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::attention(self, specs)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Rows of a weight by id.
 
+use super::native;
 use super::weight::Format;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[ids [t] u32, weight.. (see `[`Format`]`)] -> [t, k] f32`; an id past the end gives zeros.
@@ -27,6 +28,10 @@ impl Op for Embedding {
         assert_eq!(inputs[0].dims().len(), 1, "ids {}", inputs[0].spec());
         let rows: Vec<MLXArray> = inputs[1..].iter().map(|part| part.take(&inputs[0], 0)).collect();
         self.format.rows(&rows)
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::embedding(self, specs)
     }
 }
 

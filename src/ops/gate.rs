@@ -1,8 +1,9 @@
 //! Gated activation: `act(g) * u`.
 
+use super::native;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// The activation of a gate.
@@ -46,6 +47,10 @@ impl Op for Gate {
             GateKind::Gelu => half_plus((g * std::f32::consts::FRAC_1_SQRT_2).erf()),
         };
         &act * u
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::gate(self, specs)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Rows of new keys or values go into a cache, in place.
 
+use super::native;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[cache [cap, w] f32, f16 or bf16, rows [t, w] f32, positions [t] u32] -> cache` with row
@@ -25,6 +26,10 @@ impl Op for KvWrite {
 
     fn in_place(&self) -> Option<usize> {
         Some(0)
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::kv_write(self, specs)
     }
 }
 

@@ -1,9 +1,10 @@
 //! `y = x W^T + b` with the weight as the file stores it.
 
+use super::native;
 use super::weight::Format;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[x [m, k] f32, weight.. (see `[`Format`]`), bias [n] if any] -> [m, n]`
@@ -31,6 +32,10 @@ impl Op for Linear {
         assert_eq!(inputs.len(), 1 + weights + usize::from(self.bias), "inputs of {self:?}");
         let y = inputs[0].matmul(&self.format.rows(&inputs[1..=weights]).t());
         if self.bias { &y + &inputs[1 + weights] } else { y }
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::linear(self, specs)
     }
 }
 

@@ -9,6 +9,7 @@ mod embedding;
 mod gate;
 mod kv_write;
 mod linear;
+mod native;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -23,7 +24,7 @@ pub use kv_write::KvWrite;
 pub use linear::Linear;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
-pub use sample::Sample;
+pub use sample::{Sample, sample_host};
 pub use softmax::Softmax;
 pub use weight::Format;
 

@@ -1,8 +1,9 @@
 //! `y = x / sqrt(mean(x^2) + eps) * w` along the last axis.
 
+use super::native;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[x [.., n] f32, w [n]] -> [.., n]`
@@ -27,6 +28,10 @@ impl Op for RmsNorm {
         assert_eq!(w.dims(), &x.dims()[last..], "rms_norm of {} by {}", x.spec(), w.spec());
         let rms = (x.square().mean(last) + self.eps).rsqrt();
         &(x * &rms) * w
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::rms_norm(self, specs)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Rotary position embedding: pairs of a head's values turn by `position * inv_freq`.
 
+use super::native;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[x [t, h, d] f32, positions [t] u32, inv_freq [rotated / 2] f32] -> [t, h, d]`
@@ -51,6 +52,10 @@ impl Op for Rope {
         let sin = (-&sin).where_(&first, &sin);
         let turned = &(x * &cos) + &(&x.take(&pair, 2) * &sin);
         turned.where_(&i.less(&u32(self.rotated as u32)), x)
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::rope(self, specs)
     }
 }
 

@@ -1,8 +1,9 @@
 //! `exp(x - max) / sum(exp(x - max))` along the last axis.
 
+use super::native;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::op::{Case, Fill, Op, Spec, Word};
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
 use std::sync::Arc;
 
 /// `[x [.., n] f32] -> [.., n]`
@@ -20,6 +21,10 @@ impl Op for Softmax {
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         inputs[0].softmax(inputs[0].dims().len() - 1)
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::softmax(specs)
     }
 }
 

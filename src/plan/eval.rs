@@ -66,7 +66,7 @@ impl MLXArray {
     /// A length that is not `dims` times the dtype's size; no adapter; memory exhausted.
     pub fn from_bytes(bytes: &[u8], dims: &[usize], dtype: Dtype, device: Device) -> Result<Self> {
         check_len(bytes.len() / dtype.size(), dims)?;
-        if bytes.len() % dtype.size() != 0 {
+        if !bytes.len().is_multiple_of(dtype.size()) {
             return Err(Error::input(format!("{} bytes are not whole {dtype} elements", bytes.len())));
         }
         Ok(Self::from_buffer(Spec::new(dims, dtype), Buffer::from_bytes(bytes, device)?))
