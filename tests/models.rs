@@ -30,6 +30,11 @@ impl Fixture {
         Model::load(self.folder.join("model"), options).unwrap()
     }
 
+    /// `short` and, in most fixtures, `long`.
+    fn prompts(&self) -> impl Iterator<Item = &str> {
+        self.golden["authority"].as_object().unwrap().keys().map(String::as_str)
+    }
+
     fn ids(&self, prompt: &str) -> Vec<u32> {
         u32s(&self.golden["prompts"][prompt]["ids"])
     }
@@ -116,7 +121,7 @@ fn logits_match(route: &Route) {
     for fixture in fixtures() {
         let model = fixture.load(route.device);
         let vocab = model.config().vocab_size;
-        for prompt in ["short", "long"] {
+        for prompt in fixture.prompts() {
             let all = logits(&model, &fixture.ids(prompt), Some(route.kind)).unwrap();
             let (expected, positions) = fixture.logits(prompt);
             let got: Vec<f32> = positions.iter().flat_map(|p| &all[p * vocab..][..vocab]).copied().collect();
@@ -130,7 +135,7 @@ fn greedy_tokens_match(route: &Route) {
     for fixture in fixtures() {
         let model = fixture.load(route.device);
         let mut generator = Generator::new(&model, Some(route.kind));
-        for prompt in ["short", "long"] {
+        for prompt in fixture.prompts() {
             let (expected, margins) = fixture.greedy(prompt);
             let options = GenerateOptions {
                 max_tokens: Some(expected.len()),
