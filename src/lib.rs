@@ -79,7 +79,7 @@ pub use kv_quantization::{KvCache, KvKind};
 pub use layout::ArrayShape;
 pub use memory::MemoryPool;
 pub use models::{LoadOptions, Model, model_types};
-pub use nn::Progress;
+pub use nn::{Progress, Report};
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
 pub use plan::{eval, set_fusion};
 pub use wgsl::File;

@@ -9,7 +9,7 @@ use crate::gpu::counters;
 use crate::io::Tokenizer;
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
-use crate::nn::Progress;
+use crate::nn::Report;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,9 @@ impl Stats {
 fn rate(n: usize, time: Duration) -> f64 {
     if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
 }
+
+/// The most tokens of an answer that room is made for at once.
+const ROOM: usize = 1024;
 
 /// Generates tokens. Iterate after [`Generator::prompt`]; end tokens are not part of the answer.
 ///
@@ -113,7 +116,7 @@ impl Generator {
         &mut self,
         tokens: &[u32],
         options: GenerateOptions,
-        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+        progress: &mut Report<'_>,
     ) -> Result<()> {
         options.check()?;
         self.model.check(tokens)?;
@@ -133,6 +136,8 @@ impl Generator {
         if !options.ignore_eos {
             self.end_ids.extend(self.model.eos_token_ids());
         }
+        let room = tokens.len() + options.max_tokens.unwrap_or(0).min(ROOM);
+        self.runner.reserve(room.min(context))?;
         self.options = options;
         (self.pending, self.active, self.finished) = (None, false, None); // until all went well
         let begin = Instant::now();

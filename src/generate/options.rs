@@ -110,9 +110,8 @@ mod tests {
 
     #[test]
     fn suggestions_are_taken_unless_the_makers_do_not_sample() {
-        let mut config = GenerationConfig::default();
-        config.temperature = Some(0.6);
-        config.top_k = Some(20);
+        let mut config =
+            GenerationConfig { temperature: Some(0.6), top_k: Some(20), ..GenerationConfig::default() };
         let options = GenerateOptions::suggested(&config);
         assert_eq!((options.temperature, options.top_k, options.top_p), (0.6, 20, 1.0));
         config.do_sample = Some(false);

@@ -9,11 +9,10 @@ use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
-use crate::nn::{Progress, proceed};
+use crate::nn::{Progress, Report, proceed};
 use crate::ops;
 use crate::plan::Program;
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 
 /// Tokens that go through the model at once.
 pub(super) const CHUNK: usize = 512;
@@ -128,12 +127,7 @@ impl Runner {
     ///
     /// # Errors
     /// As [`Runner::step`]; cancelled between chunks, and then the cache holds what was read so far.
-    pub(super) fn prompt(
-        &mut self,
-        tokens: &[u32],
-        want: Want,
-        report: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
+    pub(super) fn prompt(&mut self, tokens: &[u32], want: Want, report: &mut Report<'_>) -> Result<()> {
         self.reserve(self.cache.len() + tokens.len())?;
         let mut done = 0;
         for chunk in tokens.chunks(CHUNK) {

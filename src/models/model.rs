@@ -6,7 +6,7 @@ use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
-use crate::nn::{Decoder, Progress, Rope, SelfAttention, Step, Weights};
+use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Step, Weights};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub struct LoadOptions<'a> {
     /// Where it will run; by default on the GPU, or on the CPU where there is none.
     pub device: Option<Device>,
     /// Called after each tensor with bytes done and in all; `Break` cancels.
-    pub progress: Option<&'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>>,
+    pub progress: Option<&'a mut Report<'a>>,
 }
 
 impl fmt::Debug for LoadOptions<'_> {

@@ -23,7 +23,7 @@ impl Matrix {
             return Ok(Self { format: Format::Dense, parts: vec![weight] });
         };
         let (bits, group) = (quantization.bits, quantization.group_size);
-        if k % group != 0 {
+        if !k.is_multiple_of(group) {
             let scales = checkpoint.tensor(&format!("{path}.scales"))?;
             return Err(checkpoint.wrong(&scales, format!("groups of {group} do not divide rows of {k}")));
         }

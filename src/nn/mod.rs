@@ -19,5 +19,5 @@ pub(crate) use linear::{Embedding, Linear};
 pub(crate) use mlp::Mlp;
 pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Rope;
-pub use weights::Progress;
+pub use weights::{Progress, Report};
 pub(crate) use weights::{Weights, proceed};

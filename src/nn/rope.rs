@@ -26,7 +26,7 @@ impl Rope {
     /// A kind that is not supported, or numbers that give no frequencies.
     pub(crate) fn new(rope: &io::Rope, config: &ModelConfig, device: Device) -> Result<Self> {
         let rotated = (config.head_dim as f64 * rope.partial_rotary_factor) as usize;
-        if rotated == 0 || rotated % 2 != 0 {
+        if rotated == 0 || !rotated.is_multiple_of(2) {
             return Err(Error::format(format!(
                 "config.json: {rotated} of head_dim {} would be rotated, which is not a number of pairs",
                 config.head_dim

@@ -6,9 +6,9 @@
 
 use crate::array::{Device, MLXArray};
 use crate::error::{Context, Error, Result};
-use crate::io::Checkpoint;
-use crate::io::TensorView;
+use crate::gpu::Gpu;
 use crate::io::safetensors::Bytes;
+use crate::io::{Checkpoint, TensorView};
 use crate::memory::Buffer;
 use crate::op::Spec;
 use std::ops::ControlFlow;
@@ -26,11 +26,11 @@ pub struct Progress<'a> {
     pub total: usize,
 }
 
+/// Who wants to know; `Break` cancels the work.
+pub type Report<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
+
 /// Reports progress; an answer of `Break` becomes an error.
-pub(crate) fn proceed(
-    report: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    progress: Progress<'_>,
-) -> Result<()> {
+pub(crate) fn proceed(report: &mut Report<'_>, progress: Progress<'_>) -> Result<()> {
     match report(progress) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => {
@@ -43,17 +43,13 @@ pub(crate) fn proceed(
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     device: Device,
-    report: &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    report: &'a mut Report<'a>,
     done: usize,
     total: usize,
 }
 
 impl<'a> Weights<'a> {
-    pub(crate) fn new(
-        checkpoint: &'a Checkpoint,
-        device: Device,
-        report: &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Self {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, device: Device, report: &'a mut Report<'a>) -> Self {
         Self { checkpoint, device, report, done: 0, total: checkpoint.total_bytes() }
     }
 
@@ -99,17 +95,28 @@ impl<'a> Weights<'a> {
                 let range = 0..bytes.len();
                 Buffer::Mapped(Arc::new(Held(bytes.clone())), range)
             }
-            device => {
-                let buffer = Buffer::from_bytes(&bytes, device);
-                bytes.release();
-                buffer.with_context(|| format!("tensor `{}`", view.name))?
-            }
+            Device::CPU => Buffer::from_bytes(&bytes, Device::CPU)?,
+            Device::GPU => to_gpu(&bytes).with_context(|| format!("tensor `{}`", view.name))?,
         };
         self.done += bytes.len();
         let progress = Progress { name: &view.name, done: self.done, total: self.total };
         proceed(self.report, progress).context("loading weights")?;
         Ok(MLXArray::from_buffer(Spec::new(&view.shape, view.dtype), buffer))
     }
+}
+
+/// Bytes that go to the GPU before their pages are let go.
+const STRIDE: usize = 32 << 20;
+
+fn to_gpu(bytes: &Bytes) -> Result<Buffer> {
+    let gpu = Gpu::shared()?;
+    let buffer = gpu.alloc(bytes.len() as u64)?;
+    for start in (0..bytes.len()).step_by(STRIDE) {
+        let part = bytes.slice(start..bytes.len().min(start + STRIDE));
+        gpu.write(&buffer, start as u64, &part)?;
+        part.release();
+    }
+    Ok(Buffer::Gpu(buffer))
 }
 
 /// Mapped bytes as a [`Buffer`] wants them.
