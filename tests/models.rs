@@ -261,3 +261,57 @@ fn loading_reports_progress_and_can_be_cancelled() {
     let options = LoadOptions { device: Some(Device::CPU), progress: Some(&mut stop) };
     assert!(Model::load(&folder, options).unwrap_err().is_cancelled());
 }
+
+#[test]
+fn no_number_in_a_configuration_can_make_it_panic() {
+    let options = || LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() };
+    let numbers = [-1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 31.0, 64.0, 1e6, 1e300].map(|x| match x {
+        x if x == f64::floor(x) && x.abs() < 1e9 => Value::from(x as i64),
+        x => Value::from(x),
+    });
+    let fields = [
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "num_hidden_layers",
+        "vocab_size",
+        "rms_norm_eps",
+        "rope_theta",
+        "partial_rotary_factor",
+        "sliding_window",
+        "max_window_layers",
+        "max_position_embeddings",
+    ];
+    let scalings = [
+        r#"{"rope_type": "linear", "factor": 1e-300}"#,
+        r#"{"rope_type": "yarn", "factor": 1e300}"#,
+        r#"{"rope_type": "yarn", "factor": 4, "beta_fast": 1e-9, "beta_slow": 1e9}"#,
+        r#"{"rope_type": "llama3", "factor": 1e300, "low_freq_factor": 1e-300, "high_freq_factor": 1e300}"#,
+        r#"{"rope_type": "dynamic", "factor": 2}"#,
+        r#"{"rope_type": "longrope", "factor": 2, "short_factor": [1], "long_factor": [1]}"#,
+    ];
+    let scalings = scalings.map(|s| serde_json::from_str::<Value>(s).unwrap());
+    let changes = fields.iter().flat_map(|f| numbers.iter().map(move |n| (*f, n)));
+    let changes: Vec<_> = changes.chain(scalings.iter().map(|s| ("rope_scaling", s))).collect();
+    for name in ["llama-mlx-q4g64", "mistral", "qwen3"] {
+        let (_guard, folder) = copy(name);
+        let path = folder.join("config.json");
+        let plain: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let mut loaded = 0;
+        for (field, value) in &changes {
+            let mut config = plain.clone();
+            config[field] = (*value).clone();
+            std::fs::write(&path, config.to_string()).unwrap();
+            if let Ok(model) = Model::load(&folder, options()) {
+                loaded += 1;
+                match logits(&model, &[1, 2, 3], None) {
+                    Ok(logits) => assert_eq!(logits.len(), 3 * model.config().vocab_size),
+                    Err(e) => assert!(e.is_input(), "{name}, {field} = {value}: {e}"), // a shorter context
+                }
+            }
+        }
+        assert!(loaded > 10, "{name}: {loaded}");
+    }
+}
