@@ -10,6 +10,8 @@ mod options;
 mod rng;
 mod runner;
 mod sampler;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use fit::Fit;
