@@ -7,6 +7,7 @@ mod argmax;
 mod attention;
 mod embedding;
 mod gate;
+mod kernel;
 mod kv_write;
 mod linear;
 mod rms_norm;
@@ -23,7 +24,7 @@ pub use kv_write::KvWrite;
 pub use linear::Linear;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
-pub use sample::Sample;
+pub use sample::{Sample, sample_host};
 pub use softmax::Softmax;
 pub use weight::Format;
 
