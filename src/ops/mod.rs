@@ -7,6 +7,7 @@ mod argmax;
 mod attention;
 mod embedding;
 mod gate;
+mod kernel;
 mod kv_write;
 mod linear;
 mod native;
