@@ -87,7 +87,7 @@ pub use wgsl::File;
 /// What the crate's own integration tests need and users do not.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Recording, Step};
+    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Prepared, Recording, Step};
     pub use crate::wgsl::{Source, link};
 
     /// The packed elements of an array by the reference interpreter.

@@ -69,10 +69,6 @@ impl Op for KvWrite {
     fn in_place(&self) -> Option<usize> {
         Some(0)
     }
-
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::kv_write(self, specs)
-    }
 }
 
 /// Sizes worth testing.

@@ -10,7 +10,6 @@ mod gate;
 mod kernel;
 mod kv_write;
 mod linear;
-mod native;
 mod rms_norm;
 mod rope;
 mod sample;
