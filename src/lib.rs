@@ -83,3 +83,20 @@ pub use nn::{Progress, Report};
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
 pub use plan::{eval, set_fusion};
 pub use wgsl::File;
+
+/// What the crate's own integration tests need and users do not.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Prepared, Recording, Step};
+    pub use crate::wgsl::{Source, link};
+
+    /// The packed elements of an array by the reference interpreter.
+    ///
+    /// # Errors
+    /// A buffer that cannot be read back.
+    pub fn reference(array: &crate::MLXArray) -> crate::Result<Vec<u8>> {
+        let mut bytes = vec![0; array.nbytes()];
+        crate::reference::eval(array)?.to_bytes(array.dtype(), &mut bytes);
+        Ok(bytes)
+    }
+}

@@ -50,14 +50,12 @@ pub(crate) fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> Result<Model> {
 
 /// Where to compute. A software adapter is slower than the CPU path, so `auto` does not take it.
 fn device(on: On) -> Result<Device> {
-    let gpu = Gpu::shared();
-    match (on, &gpu) {
-        (On::Cpu, _) => Ok(Device::CPU),
-        (On::Gpu, Err(e)) => Err(e.clone()),
-        (On::Gpu, Ok(_)) => Ok(Device::GPU),
-        (On::Auto, Ok(gpu)) if !gpu.is_software() => Ok(Device::GPU),
-        (On::Auto, found) => {
-            let why = match found {
+    match on {
+        On::Cpu => Ok(Device::CPU),
+        On::Gpu => Gpu::shared().map(|_| Device::GPU),
+        On::Auto => {
+            let why = match Gpu::shared() {
+                Ok(gpu) if !gpu.is_software() => return Ok(Device::GPU),
                 Ok(gpu) => format!("only the software adapter {}", gpu.name()),
                 Err(e) => e.to_string(),
             };

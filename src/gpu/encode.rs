@@ -18,7 +18,7 @@ const PARAMS_ALIGNMENT: u64 = 256;
 const TIMED_AT_ONCE: usize = 1024;
 
 /// A recording with its buffers, ready to run.
-pub(crate) struct Prepared {
+pub struct Prepared {
     gpu: Arc<Gpu>,
     steps: Vec<Ready>,
     buffers: Vec<Buffer>,
@@ -39,18 +39,18 @@ struct Params<'a> {
 impl Prepared {
     /// Submits after every `count` dispatches, so that no submission runs for long.
     #[must_use]
-    pub(crate) fn with_max_dispatches(mut self, count: usize) -> Self {
+    pub fn with_max_dispatches(mut self, count: usize) -> Self {
         self.max_dispatches = count.max(1);
         self
     }
 
     /// The buffers it works on, by slot.
-    pub(crate) fn buffers(&self) -> &[Buffer] {
+    pub fn buffers(&self) -> &[Buffer] {
         &self.buffers
     }
 
     /// How many kernels it runs.
-    pub(crate) fn dispatches(&self) -> usize {
+    pub fn dispatches(&self) -> usize {
         self.steps.iter().filter(|step| matches!(step, Ready::Dispatch { .. })).count()
     }
 
@@ -119,7 +119,7 @@ impl Gpu {
     /// # Errors
     /// `is_input`: a recording that does not fit its buffers; `is_unsupported`: one that asks for more
     /// than this device has; `is_device`: a kernel that does not compile. Each names the kernel.
-    pub(crate) fn prepare(self: &Arc<Self>, recording: &Recording, buffers: &[Buffer]) -> Result<Prepared> {
+    pub fn prepare(self: &Arc<Self>, recording: &Recording, buffers: &[Buffer]) -> Result<Prepared> {
         if recording.buffers.len() != buffers.len() {
             let (want, have) = (recording.buffers.len(), buffers.len());
             return Err(Error::input(format!("a recording over {want} buffers was given {have}")));
@@ -155,7 +155,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `is_device`.
-    pub(crate) fn run(&self, prepared: &Prepared) -> Result<()> {
+    pub fn run(&self, prepared: &Prepared) -> Result<()> {
         for steps in prepared.chunks(prepared.max_dispatches) {
             prepared.submit(prepared.encode(steps, None))?;
         }
@@ -166,7 +166,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `is_unsupported`: the device has no timestamps; `is_device`.
-    pub(crate) fn run_timed(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<(String, f64)>> {
+    pub fn run_timed(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<(String, f64)>> {
         if !self.caps().timestamps {
             return Err(Error::unsupported(format!("{} cannot time kernels", self.name())));
         }

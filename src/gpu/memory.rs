@@ -16,7 +16,7 @@ use crate::gpu::Gpu;
 
 /// A buffer of GPU memory. Cloning shares it; the last drop returns it to the cache.
 #[derive(Clone)]
-pub(crate) struct Buffer(Arc<Inner>);
+pub struct Buffer(Arc<Inner>);
 
 struct Inner {
     gpu: Arc<Gpu>,
@@ -32,22 +32,22 @@ struct Inner {
 
 impl Buffer {
     /// The size that was asked for.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.0.bytes
     }
 
     /// The size it has: at least 4, a multiple of 4.
-    pub(crate) fn capacity(&self) -> u64 {
+    pub fn capacity(&self) -> u64 {
         self.0.capacity
     }
 
     /// The device it belongs to.
-    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
+    pub fn gpu(&self) -> &Arc<Gpu> {
         &self.0.gpu
     }
 
     /// Whether two handles share one buffer.
-    pub(crate) fn is_same(&self, other: &Buffer) -> bool {
+    pub fn is_same(&self, other: &Buffer) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -144,7 +144,7 @@ impl Gpu {
     /// # Errors
     /// `is_memory`: larger than one buffer may be, or the device is full even after the cache was
     /// emptied.
-    pub(crate) fn alloc(self: &Arc<Self>, bytes: u64) -> Result<Buffer> {
+    pub fn alloc(self: &Arc<Self>, bytes: u64) -> Result<Buffer> {
         self.allocate(bytes).map(|(buffer, _)| buffer)
     }
 
@@ -152,7 +152,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::alloc`].
-    pub(crate) fn alloc_zeroed(self: &Arc<Self>, bytes: u64) -> Result<Buffer> {
+    pub fn alloc_zeroed(self: &Arc<Self>, bytes: u64) -> Result<Buffer> {
         let (buffer, fresh) = self.allocate(bytes)?;
         // wgpu zeroes what nobody has written.
         if !fresh {
@@ -168,7 +168,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::alloc`].
-    pub(crate) fn alloc_readback(self: &Arc<Self>, bytes: u64) -> Result<Buffer> {
+    pub fn alloc_readback(self: &Arc<Self>, bytes: u64) -> Result<Buffer> {
         let capacity = self.capacity(bytes)?;
         let raw =
             self.create_buffer(capacity, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
@@ -241,7 +241,7 @@ impl Gpu {
     }
 
     /// Keeps at most `bytes` of freed buffers (1 GiB at first); returns the limit before.
-    pub(crate) fn set_cache_limit(&self, bytes: u64) -> u64 {
+    pub fn set_cache_limit(&self, bytes: u64) -> u64 {
         let (before, evicted) = {
             let cache = &mut *lock(&self.cache);
             (std::mem::replace(&mut cache.limit, bytes), cache.shrink(bytes))
@@ -251,7 +251,7 @@ impl Gpu {
     }
 
     /// Gives all freed buffers back to the driver.
-    pub(crate) fn clear_cache(&self) {
+    pub fn clear_cache(&self) {
         let evicted = lock(&self.cache).shrink(0);
         self.drop_all(evicted);
     }

@@ -14,16 +14,16 @@ use crate::wgsl::Source;
 
 /// Steps that run one after another; each sees what earlier ones wrote.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Recording {
+pub struct Recording {
     /// How many bytes each slot needs.
-    pub(crate) buffers: Vec<u64>,
+    pub buffers: Vec<u64>,
     /// What is done, in order.
-    pub(crate) steps: Vec<Step>,
+    pub steps: Vec<Step>,
 }
 
 /// One thing the GPU does.
 #[derive(Clone, Debug)]
-pub(crate) enum Step {
+pub enum Step {
     /// Run a kernel.
     Dispatch(Dispatch),
     /// Copy between two slots; offsets and length are multiples of 4.
@@ -43,32 +43,32 @@ pub(crate) enum Step {
 
 /// A kernel and all it needs.
 #[derive(Clone, Debug)]
-pub(crate) struct Dispatch {
+pub struct Dispatch {
     /// For people: printed in errors, listings and timings.
-    pub(crate) name: String,
+    pub name: String,
     /// The shader.
-    pub(crate) source: Source,
+    pub source: Source,
     /// Values for its `override` constants.
-    pub(crate) constants: Vec<(&'static str, f64)>,
+    pub constants: Vec<(&'static str, f64)>,
     /// Its storage buffers, in binding order.
-    pub(crate) binds: Vec<Bind>,
+    pub binds: Vec<Bind>,
     /// Its uniform parameters as 32-bit words, bound last; may be empty.
-    pub(crate) params: Vec<u32>,
+    pub params: Vec<u32>,
     /// Workgroups along x, y, z.
-    pub(crate) grid: [u32; 3],
+    pub grid: [u32; 3],
 }
 
 /// A range of a slot as a kernel sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bind {
+pub struct Bind {
     /// Which buffer.
-    pub(crate) slot: usize,
+    pub slot: usize,
     /// First byte; a multiple of the device's offset alignment.
-    pub(crate) offset: u64,
+    pub offset: u64,
     /// Length; `arrayLength` in the kernel follows from it.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// `read_write` in the shader, else `read`.
-    pub(crate) write: bool,
+    pub write: bool,
 }
 
 impl fmt::Display for Recording {

@@ -42,7 +42,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `is_input` if it does not fit; `is_device`.
-    pub(crate) fn write(&self, buffer: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+    pub fn write(&self, buffer: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
         self.write_with(buffer, offset, data.len() as u64, |at, bytes| {
             bytes.copy_from_slice(&data[at as usize..][..bytes.len()]);
             Ok(())
@@ -55,7 +55,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `is_input` if it does not fit; `is_device`; whatever `fill` returns.
-    pub(crate) fn write_with(
+    pub fn write_with(
         &self,
         buffer: &Buffer,
         offset: u64,
@@ -77,7 +77,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `is_input` if it holds less; `is_device`.
-    pub(crate) fn read(&self, buffer: &Buffer, offset: u64, out: &mut [u8]) -> Result<()> {
+    pub fn read(&self, buffer: &Buffer, offset: u64, out: &mut [u8]) -> Result<()> {
         let bytes = out.len() as u64;
         check_range("reading", buffer, offset, bytes)?;
         if bytes == 0 {
@@ -94,19 +94,19 @@ impl Gpu {
     ///
     /// # Errors
     /// `is_device`.
-    pub(crate) fn read_vec(&self, buffer: &Buffer) -> Result<Vec<u8>> {
+    pub fn read_vec(&self, buffer: &Buffer) -> Result<Vec<u8>> {
         let mut out = vec![0; buffer.bytes() as usize];
         self.read(buffer, 0, &mut out)?;
         Ok(out)
     }
 
     /// Bytes that went through staging, both ways: 0 on a unified adapter.
-    pub(crate) fn staged_bytes(&self) -> u64 {
+    pub fn staged_bytes(&self) -> u64 {
         self.staged_bytes.load(Relaxed)
     }
 
     /// Copies to or from staging buffers: 0 on a unified adapter.
-    pub(crate) fn staged_copies(&self) -> u64 {
+    pub fn staged_copies(&self) -> u64 {
         self.staged_copies.load(Relaxed)
     }
 

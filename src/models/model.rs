@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// How to load a model.
 #[derive(Default)]
 pub struct LoadOptions<'a> {
-    /// Where it will run; by default on the GPU, or on the CPU where there is none.
+    /// Where it will run; by default [`Device::best`].
     pub device: Option<Device>,
     /// Called after each tensor with bytes done and in all; `Break` cancels.
     pub progress: Option<&'a mut Report<'a>>,
@@ -89,7 +89,7 @@ impl Model {
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Self> {
         let config = checkpoint.config().clone();
         let load = loader(&config.model_type)?;
-        let device = options.device.unwrap_or_else(|| Device::GPU.or_fallback());
+        let device = options.device.unwrap_or_else(Device::best);
         let mut silent = |_: Progress<'_>| ControlFlow::Continue(());
         let report = options.progress.unwrap_or(&mut silent);
         let mut weights = Weights::new(checkpoint, device, report);

@@ -1,10 +1,14 @@
 //! Index of the greatest element of each row, the first of equals.
 
-use super::native;
+use super::kernel::spread;
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static ARGMAX: File = wgsl!("argmax.wgsl");
 
 /// `[x [r, n] f32] -> [r] u32`
 #[derive(Clone, Debug)]
@@ -24,8 +28,30 @@ impl Op for Argmax {
         inputs[0].argmax()
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::argmax(specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        vec![stage(&site.inputs[0]).into()]
+    }
+
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let n = inputs[0].axis(1);
+        Some(Box::new(move |x, mut y| {
+            let rows = x[0].as_slice::<f32>().chunks_exact(n.max(1));
+            y.as_mut_slice().iter_mut().zip(rows).for_each(|(y, row)| *y = cpu::argmax(row));
+        }))
+    }
+}
+
+/// The kernel; sampling without temperature is the same.
+pub(super) fn stage(x: &Spec) -> Stage {
+    let (grid, stride) = spread(x.axis(2));
+    Stage {
+        name: "argmax",
+        files: vec![&ARGMAX],
+        reads: vec![Arg::Input(0)],
+        writes: vec![Arg::Output],
+        params: vec![("rows", x.axis(2).into()), ("n", x.axis(1).into()), ("stride", stride)],
+        grid,
+        ..Stage::default()
     }
 }
 

@@ -1,10 +1,20 @@
 //! Causal attention with grouped queries over a key-value cache, optionally within a sliding window.
 
-use super::native;
+use super::kernel::{FLOATS, PACK, declare, fits, kind, spread, with_sums};
+use super::weight::floats;
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static SPLIT: File = wgsl!("attention_split.wgsl");
+static COMBINE: File = wgsl!("attention_combine.wgsl");
+static BLOCK: File = wgsl!("attention_block.wgsl");
+static CACHE_F32: File = wgsl!("parts/cache_f32.wgsl");
+static CACHE_F16: File = wgsl!("parts/cache_f16.wgsl");
+static CACHE_ANY: File = wgsl!("parts/cache_any.wgsl");
 
 /// `[q [t, heads, d] f32, k [cap, kv_heads * d], v like k, positions [t] u32] -> [t, heads, d]`
 ///
@@ -22,6 +32,16 @@ pub struct Attention {
     /// How many latest keys are seen; all if none.
     pub window: Option<usize>,
 }
+
+/// Greatest head that the kernels hold: 64 vectors of 4 values.
+const MAX_HEAD: usize = 256;
+/// Queries up to which the keys are split among workgroups, and that a block takes otherwise.
+const FEW: usize = 8;
+const BLOCK_ROWS: usize = 16;
+/// Workgroups that a split attention should have at least, and keys that a split should have at most where
+/// the cache is full.
+const GROUPS: usize = 256;
+const SPLIT_KEYS: usize = 256;
 
 /// Scores of keys that are not seen: finite, for shaders are compiled with fast math.
 const UNSEEN: f32 = -3.0e38;
@@ -64,8 +84,116 @@ impl Op for Attention {
         y.reshape(&[heads, t, d]).transpose(&[1, 0, 2])
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::attention(self, specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let [t, _, d] = site.output.dims[..] else { return Vec::new() };
+        if d > MAX_HEAD || d == 0 || !fits([self.heads, t, 1]) {
+            return Vec::new();
+        }
+        let split = || with_sums(site.caps, |sums| self.split(site, sums));
+        let block = || vec![self.block(site).into()];
+        if t <= FEW { [split(), block()].concat() } else { [block(), split()].concat() }
+    }
+
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let Self { heads, kv_heads, scale, window } = *self;
+        let d = inputs[0].axis(1);
+        Some(Box::new(move |x, mut y| {
+            let (q, k, v, positions) = (x[0].as_slice(), floats(&x[1]), floats(&x[2]), x[3].as_slice());
+            cpu::attention(q, k, v, positions, heads, kv_heads, d, scale, window, y.as_mut_slice());
+        }))
+    }
+}
+
+impl Attention {
+    /// How many workgroups share the keys of a query and head. It follows from the cache's capacity, for a
+    /// recording does not know positions; the kernel divides the keys that there are.
+    fn splits(&self, t: usize, capacity: usize) -> usize {
+        let visible = self.window.unwrap_or(capacity).min(capacity);
+        let useful = visible.div_ceil(SPLIT_KEYS);
+        let wanted = GROUPS.div_ceil(self.heads * t).max(2);
+        if useful <= 1 { 1 } else { useful.min(wanted) }
+    }
+
+    /// What the kernels that read the cache share.
+    fn stage(&self, site: &Site<'_>, own: &[&'static File]) -> Stage {
+        let (cache, d) = (&site.inputs[1], site.output.axis(1));
+        let mut stage = Stage { files: own.to_vec(), ..Stage::default() };
+        let kind_of_words = match cache.dtype {
+            Dtype::F32 if d % 4 == 0 => {
+                stage.files.push(&CACHE_F32);
+                "array<vec4<u32>>"
+            }
+            Dtype::F16 if d % 4 == 0 => {
+                stage.files.push(&CACHE_F16);
+                "array<vec2<u32>>"
+            }
+            dtype => {
+                stage.files.extend([&CACHE_ANY, &FLOATS, &PACK]);
+                stage.constants.push(("CACHE", kind(dtype)));
+                "array<u32>"
+            }
+        };
+        stage.reads = (0..4).map(Arg::Input).collect();
+        stage.params = vec![
+            ("tokens", site.output.dims[0].into()),
+            ("heads", self.heads.into()),
+            ("kv_heads", self.kv_heads.into()),
+            ("d", d.into()),
+            ("chunks", d.div_ceil(4).into()),
+            ("capacity", cache.axis(2).into()),
+            ("window", self.window.map_or(Word::U32(0), Word::from)),
+            ("scale", self.scale.into()),
+        ];
+        let reads = [
+            ("q", "array<f32>"),
+            ("keys", kind_of_words),
+            ("values", kind_of_words),
+            ("positions", "array<u32>"),
+        ];
+        stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
+        stage
+    }
+
+    fn block(&self, site: &Site<'_>) -> Stage {
+        let rows = site.output.dims[0].div_ceil(BLOCK_ROWS);
+        Stage {
+            name: "attention_block",
+            writes: vec![Arg::Output],
+            grid: [self.heads as u32, rows as u32, 1],
+            ..self.stage(site, &[&BLOCK])
+        }
+    }
+
+    fn split(&self, site: &Site<'_>, sums: &'static File) -> Kernel {
+        let [t, heads, d] = site.output.dims[..] else { return Kernel::default() };
+        let splits = self.splits(t, site.inputs[1].axis(2));
+        let mut stage = self.stage(site, &[&SPLIT, sums]);
+        let lanes = d.div_ceil(4).next_power_of_two();
+        stage.constants.extend([("LANES", lanes as f64), ("SPLITS", splits as f64)]);
+        stage.name = "attention_split";
+        stage.grid = [heads as u32, splits as u32, t as u32];
+        if splits == 1 {
+            return Stage { writes: vec![Arg::Output], ..stage }.into();
+        }
+        let (grid, stride) = spread(t * heads);
+        let combine = Stage {
+            name: "attention_combine",
+            files: vec![&COMBINE],
+            reads: vec![Arg::Scratch(0)],
+            writes: vec![Arg::Output],
+            params: vec![
+                ("d", d.into()),
+                ("splits", splits.into()),
+                ("rows", (t * heads).into()),
+                ("stride", stride),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        Kernel {
+            scratch: vec![(4 * t * heads * splits * (d + 2)) as u64],
+            stages: vec![Stage { writes: vec![Arg::Scratch(0)], ..stage }, combine],
+        }
     }
 }
 

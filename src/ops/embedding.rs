@@ -1,11 +1,15 @@
 //! Rows of a weight by id.
 
-use super::native;
-use super::weight::Format;
+use super::kernel::{declare, spread};
+use super::weight::{Chunk, Format, Reader, UNIT};
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static EMBEDDING: File = wgsl!("embedding.wgsl");
 
 /// `[ids [t] u32, weight.. (see `[`Format`]`)] -> [t, k] f32`; an id past the end gives zeros.
 #[derive(Clone, Debug)]
@@ -30,8 +34,51 @@ impl Op for Embedding {
         self.format.rows(&rows)
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::embedding(self, specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let parts = &site.inputs[1..];
+        let Some(reader) = self.format.reader(parts).filter(|_| self.format.k(parts) > 0) else {
+            return Vec::new();
+        };
+        let chunks = self.format.chunks(parts, 1, site.caps);
+        let stages = chunks.iter().map(|chunk| self.stage(site, &reader, chunk)).collect();
+        vec![Kernel { scratch: Vec::new(), stages }]
+    }
+
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let (format, n, k) = (self.format, inputs[1].dims[0], self.format.k(&inputs[1..]));
+        Some(Box::new(move |x, mut y| {
+            cpu::embedding(x[0].as_slice(), &format.host(&x[1..]), n, k, y.as_mut_slice());
+        }))
+    }
+}
+
+impl Embedding {
+    fn stage(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk) -> Stage {
+        let (parts, tokens, k) = (&site.inputs[1..], site.output.axis(2), site.output.axis(1));
+        let units = k.div_ceil(UNIT);
+        let (grid, stride) = spread((tokens * units).div_ceil(64));
+        let mut stage = Stage {
+            name: "embedding",
+            files: [vec![&EMBEDDING], reader.files.clone()].concat(),
+            constants: reader.constants.clone(),
+            reads: [vec![Arg::Input(0)], chunk.args.clone()].concat(),
+            writes: vec![Arg::Output],
+            params: vec![
+                ("tokens", tokens.into()),
+                ("n", parts[0].dims[0].into()),
+                ("rows", chunk.rows.into()),
+                ("first_row", chunk.first_row.into()),
+                ("k", k.into()),
+                ("units", units.into()),
+                ("groups", self.format.groups(parts).into()),
+                ("stride", stride),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        let reads = [vec![("ids", "array<u32>")], reader.bindings.clone()].concat();
+        stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
+        stage
     }
 }
 
@@ -47,6 +94,14 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(case(Format::Dense, dtype, &[3], 11, 128));
         cases.push(case(Format::Dense, dtype, &[0, 10, 11, 5, 5, u32::MAX, 1], 11, 37));
     }
+    // More rows than a small binding shows.
+    cases.push(case(
+        Format::Affine { bits: 4, group: 64 },
+        Dtype::F16,
+        &[600, 3, 255, 256, 511, 512],
+        600,
+        128,
+    ));
     for bits in [2, 3, 4, 5, 6, 8] {
         for (group, dtype) in [(32, Dtype::F32), (64, Dtype::F16), (128, Dtype::BF16)] {
             cases.push(case(Format::Affine { bits, group }, dtype, &[4, 9, 0, 10], 10, 3 * group));

@@ -1,10 +1,14 @@
 //! Gated activation: `act(g) * u`.
 
-use super::native;
+use super::kernel::{MATH, spread};
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static GATE: File = wgsl!("gate.wgsl");
 
 /// The activation of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,8 +53,29 @@ impl Op for Gate {
         &act * u
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::gate(self, specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let n = site.output.size();
+        let (grid, stride) = spread(n.div_ceil(256));
+        let stage = Stage {
+            name: "gate",
+            files: vec![&GATE, &MATH],
+            constants: vec![("KIND", f64::from(self.kind as u32))],
+            reads: vec![Arg::Input(0), Arg::Input(1)],
+            writes: vec![Arg::Output],
+            params: vec![("n", n.into()), ("stride", stride)],
+            grid,
+            ..Stage::default()
+        };
+        vec![stage.into()]
+    }
+
+    fn cpu(&self, _inputs: &[Spec]) -> Option<CpuKernel> {
+        let kind = match self.kind {
+            GateKind::Silu => cpu::Gate::Silu,
+            GateKind::GeluTanh => cpu::Gate::GeluTanh,
+            GateKind::Gelu => cpu::Gate::Gelu,
+        };
+        Some(Box::new(move |x, mut y| cpu::gate(kind, x[0].as_slice(), x[1].as_slice(), y.as_mut_slice())))
     }
 }
 

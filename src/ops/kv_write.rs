@@ -1,10 +1,15 @@
 //! Rows of new keys or values go into a cache, in place.
 
-use super::native;
+use super::kernel::{PACK, kind, spread};
 use crate::array::MLXArray;
+use crate::cpu::{self, FloatsMut};
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static KV_WRITE: File = wgsl!("kv_write.wgsl");
+static KV_WRITE_ODD: File = wgsl!("kv_write_odd.wgsl");
 
 /// `[cache [cap, w] f32, f16 or bf16, rows [t, w] f32, positions [t] u32] -> cache` with row
 /// `positions[i]` replaced by `rows[i]`; a position past the end is skipped.
@@ -24,12 +29,45 @@ impl Op for KvWrite {
         inputs[0].put(&inputs[1], &inputs[2])
     }
 
-    fn in_place(&self) -> Option<usize> {
-        Some(0)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let (cache, tokens) = (site.output, site.inputs[2].size());
+        let (capacity, width) = (cache.axis(2), cache.axis(1));
+        let odd = cache.dtype.size() == 2 && width % 2 == 1;
+        let words = if odd { width } else { width * cache.dtype.size() / 4 };
+        let (grid, stride) = spread((tokens * words).div_ceil(256));
+        let mut params = vec![("tokens", tokens.into()), ("width", width.into())];
+        if !odd {
+            params.push(("words", words.into()));
+        }
+        params.extend([("capacity", capacity.into()), ("stride", stride)]);
+        let stage = Stage {
+            name: "kv_write",
+            files: vec![if odd { &KV_WRITE_ODD } else { &KV_WRITE }, &PACK],
+            constants: vec![("KIND", kind(cache.dtype))],
+            reads: vec![Arg::Input(1), Arg::Input(2)],
+            writes: vec![Arg::Output],
+            params,
+            grid,
+            ..Stage::default()
+        };
+        vec![stage.into()]
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::kv_write(self, specs)
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let width = inputs[0].axis(1);
+        Some(Box::new(move |x, mut cache| {
+            let (rows, positions) = (x[0].as_slice(), x[1].as_slice());
+            let cache = match cache.spec.dtype {
+                Dtype::F16 => FloatsMut::F16(cache.as_mut_slice()),
+                Dtype::BF16 => FloatsMut::BF16(cache.as_mut_slice()),
+                _ => FloatsMut::F32(cache.as_mut_slice()),
+            };
+            cpu::kv_write(cache, rows, positions, width);
+        }))
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(0)
     }
 }
 

@@ -1,11 +1,26 @@
 //! `y = x W^T + b` with the weight as the file stores it.
 
-use super::native;
-use super::weight::Format;
+use super::kernel::{declare, fits, kind, spread, with_sums};
+use super::weight::{Chunk, Format, Reader, UNIT, floats};
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static MATVEC: File = wgsl!("matvec.wgsl");
+static MATMUL: File = wgsl!("matmul.wgsl");
+static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
+static X_ODD: File = wgsl!("parts/x_odd.wgsl");
+static DOT8: File = wgsl!("parts/dot8.wgsl");
+static BIAS: File = wgsl!("parts/bias.wgsl");
+static NO_BIAS: File = wgsl!("parts/no_bias.wgsl");
+
+/// Rows of `x` up to which every weight is read once for all of them.
+const FEW: usize = 4;
+/// Rows of `x` and of the weight that make a tile.
+const TILE: usize = 64;
 
 /// `[x [m, k] f32, weight.. (see `[`Format`]`), bias [n] if any] -> [m, n]`
 #[derive(Clone, Debug)]
@@ -34,8 +49,88 @@ impl Op for Linear {
         if self.bias { &y + &inputs[1 + weights] } else { y }
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::linear(self, specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let parts = &site.inputs[1..=self.format.inputs()];
+        let m = site.inputs[0].axis(2);
+        let Some(reader) = self.format.reader(parts).filter(|_| self.format.k(parts) > 0) else {
+            return Vec::new();
+        };
+        let chunks = self.format.chunks(parts, 1, site.caps);
+        let all = |stage: &dyn Fn(&Chunk) -> Stage| Kernel {
+            scratch: Vec::new(),
+            stages: chunks.iter().map(stage).collect(),
+        };
+        if m <= FEW {
+            let kernel = |sums| all(&|chunk| self.matvec(site, &reader, chunk, sums));
+            return with_sums(site.caps, kernel);
+        }
+        if !fits([chunks[0].rows.div_ceil(TILE), m.div_ceil(TILE), 1]) {
+            return Vec::new();
+        }
+        vec![all(&|chunk| self.matmul(site, &reader, chunk))]
+    }
+
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let (format, bias) = (self.format, self.bias);
+        let weights = format.inputs();
+        let (m, k, n) = (inputs[0].axis(2), inputs[0].axis(1), inputs[1].dims[0]);
+        Some(Box::new(move |x, mut y| {
+            let bias = bias.then(|| floats(&x[1 + weights]));
+            let w = format.host(&x[1..=weights]);
+            cpu::matmul(x[0].as_slice(), &w, bias, m, n, k, y.as_mut_slice());
+        }))
+    }
+}
+
+impl Linear {
+    /// What both kernels share; grid and constants of their own are added by the callers.
+    fn stage(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk, own: &[&'static File]) -> Stage {
+        let (m, k) = (site.inputs[0].axis(2), site.inputs[0].axis(1));
+        let aligned = k.is_multiple_of(UNIT);
+        let bias = 1 + self.format.inputs();
+
+        let mut stage = Stage { name: "linear", files: own.to_vec(), ..Stage::default() };
+        stage
+            .files
+            .extend([if aligned { &X_ALIGNED } else { &X_ODD }, if self.bias { &BIAS } else { &NO_BIAS }]);
+        stage.files.extend(&reader.files);
+        stage.constants = reader.constants.clone();
+        stage.reads = [vec![Arg::Input(0)], chunk.args.clone()].concat();
+        stage.writes = vec![Arg::Output];
+        stage.params = vec![
+            ("m", m.into()),
+            ("n", site.output.axis(1).into()),
+            ("rows", chunk.rows.into()),
+            ("first_row", chunk.first_row.into()),
+            ("k", k.into()),
+            ("units", k.div_ceil(UNIT).into()),
+            ("groups", self.format.groups(&site.inputs[1..]).into()),
+            ("stride", 0u32.into()),
+        ];
+        let mut reads = vec![("x", if aligned { "array<vec4<f32>>" } else { "array<f32>" })];
+        reads.extend(&reader.bindings);
+        if self.bias {
+            stage.reads.push(Arg::Input(bias));
+            stage.constants.push(("BIAS", kind(site.inputs[bias].dtype)));
+            reads.push(("bias", "array<u32>"));
+        }
+        stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
+        stage
+    }
+
+    fn matvec(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk, sums: &'static File) -> Stage {
+        let mut stage = self.stage(site, reader, chunk, &[&MATVEC, &DOT8, sums]);
+        let (grid, stride) = spread(chunk.rows.div_ceil(4));
+        stage.name = "matvec";
+        stage.constants.push(("M", site.inputs[0].axis(2) as f64));
+        stage.params[7].1 = stride;
+        Stage { grid, ..stage }
+    }
+
+    fn matmul(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk) -> Stage {
+        let m = site.inputs[0].axis(2);
+        let grid = [chunk.rows.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
+        Stage { name: "matmul", grid, ..self.stage(site, reader, chunk, &[&MATMUL]) }
     }
 }
 
@@ -62,7 +157,7 @@ pub(super) fn cases() -> Vec<Case> {
             let format = Format::Affine { bits, group };
             cases.push(case(format, dtype, [1, 67, 2 * group], false));
             cases.push(case(format, dtype, [3, 12, 3 * group], true));
-            cases.push(case(format, dtype, [19, 37, group], false));
+            cases.push(case(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
         }
     }
     cases

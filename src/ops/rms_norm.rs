@@ -1,10 +1,15 @@
 //! `y = x / sqrt(mean(x^2) + eps) * w` along the last axis.
 
-use super::native;
+use super::kernel::{FLOATS, PACK, kind, spread, with_sums};
+use super::weight::floats;
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static RMS_NORM: File = wgsl!("rms_norm.wgsl");
 
 /// `[x [.., n] f32, w [n]] -> [.., n]`
 #[derive(Clone, Debug)]
@@ -30,8 +35,33 @@ impl Op for RmsNorm {
         &(x * &rms) * w
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::rms_norm(self, specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let n = site.output.axis(1);
+        let rows = site.output.size() / n.max(1);
+        let (grid, stride) = spread(rows);
+        let kernel = |sums| Stage {
+            name: "rms_norm",
+            files: vec![&RMS_NORM, sums, &FLOATS, &PACK],
+            constants: vec![("KIND", kind(site.inputs[1].dtype))],
+            reads: vec![Arg::Input(0), Arg::Input(1)],
+            writes: vec![Arg::Output],
+            params: vec![
+                ("rows", rows.into()),
+                ("n", n.into()),
+                ("stride", stride),
+                ("eps", self.eps.into()),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        with_sums(site.caps, |sums| kernel(sums).into())
+    }
+
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let (eps, n) = (self.eps, inputs[1].size());
+        Some(Box::new(move |x, mut y| {
+            cpu::rms_norm(x[0].as_slice(), floats(&x[1]), eps, n, y.as_mut_slice());
+        }))
     }
 }
 

@@ -1,10 +1,15 @@
 //! Rotary position embedding: pairs of a head's values turn by `position * inv_freq`.
 
-use super::native;
+use super::kernel::spread;
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static ROPE: File = wgsl!("rope.wgsl");
+static ANGLE: File = wgsl!("parts/angle.wgsl");
 
 /// `[x [t, h, d] f32, positions [t] u32, inv_freq [rotated / 2] f32] -> [t, h, d]`
 ///
@@ -54,8 +59,39 @@ impl Op for Rope {
         turned.where_(&i.less(&u32(self.rotated as u32)), x)
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::rope(self, specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        if self.rotated == 0 {
+            return Vec::new();
+        }
+        let size = site.output.size();
+        let (grid, stride) = spread(size.div_ceil(256));
+        let stage = Stage {
+            name: "rope",
+            files: vec![&ROPE, &ANGLE],
+            reads: vec![Arg::Input(0), Arg::Input(1), Arg::Input(2)],
+            writes: vec![Arg::Output],
+            params: vec![
+                ("size", size.into()),
+                ("heads", site.output.axis(2).into()),
+                ("d", site.output.axis(1).into()),
+                ("rotated", self.rotated.into()),
+                ("interleaved", Word::U32(self.interleaved.into())),
+                ("stride", stride),
+                ("scale", self.scale.into()),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        vec![stage.into()]
+    }
+
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let (scale, interleaved) = (self.scale, self.interleaved);
+        let (heads, d) = (inputs[0].axis(2), inputs[0].axis(1));
+        Some(Box::new(move |x, mut y| {
+            let (values, positions, inv_freq) = (x[0].as_slice(), x[1].as_slice(), x[2].as_slice());
+            cpu::rope(values, positions, inv_freq, scale, interleaved, heads, d, y.as_mut_slice());
+        }))
     }
 }
 

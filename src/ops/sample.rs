@@ -6,13 +6,16 @@
 //! what is no less than `min_p` of the greatest. Values equal to a threshold are kept. The token is the
 //! first index at which the running sum of what is left, in index order, exceeds `u` of its total.
 
-use super::native;
+use super::argmax;
+use super::kernel::with_sums;
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
-use std::cell::RefCell;
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static SAMPLE: File = wgsl!("sample.wgsl");
 
 /// `[logits [1, v] f32, u [1] f32 in [0, 1)] -> [1] u32`
 #[derive(Clone, Debug, PartialEq)]
@@ -65,9 +68,96 @@ impl Op for Sample {
         count.minimum(&last).reshape(&[1])
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::sample(self, specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        if self.temperature <= 0.0 {
+            return vec![argmax::stage(&site.inputs[0]).into()];
+        }
+        let kernel = |sums| Stage {
+            name: "sample",
+            files: vec![&SAMPLE, sums],
+            reads: vec![Arg::Input(0), Arg::Input(1)],
+            writes: vec![Arg::Output],
+            params: vec![
+                ("n", site.inputs[0].axis(1).into()),
+                ("top_k", self.top_k.into()),
+                ("inverse_temperature", (1.0 / self.temperature).into()),
+                ("top_p", self.top_p.into()),
+                ("min_p", self.min_p.into()),
+            ],
+            grid: [1, 1, 1],
+            ..Stage::default()
+        };
+        with_sums(site.caps, |sums| kernel(sums).into())
     }
+
+    fn cpu(&self, _inputs: &[Spec]) -> Option<CpuKernel> {
+        let op = self.clone();
+        Some(Box::new(move |x, mut y| {
+            y.as_mut_slice()[0] = sample_host(x[0].as_slice(), &op, x[1].as_slice::<f32>()[0]);
+        }))
+    }
+}
+
+/// Greater floats have greater keys.
+fn key(x: f32) -> u32 {
+    if x.is_sign_negative() { !x.to_bits() } else { x.to_bits() | 1 << 31 }
+}
+
+/// The greatest key such that it and all above weigh at least `wanted`: eleven bits, eleven, ten.
+fn threshold(logits: &[f32], wanted: f64, weight: impl Fn(f32) -> f64) -> u32 {
+    let (mut found, mut above) = (0u32, 0.0);
+    for (shift, bits) in [(21, 11), (10, 11), (0, 10)] {
+        let mut bins = [0f64; 1 << 11];
+        for &x in logits {
+            if u64::from(key(x) ^ found) >> (shift + bits) == 0 {
+                bins[(key(x) >> shift) as usize & ((1 << bits) - 1)] += weight(x);
+            }
+        }
+        let mut bin = (1usize << bits) - 1;
+        while bin > 0 && above + bins[bin] < wanted {
+            above += bins[bin];
+            bin -= 1;
+        }
+        found |= (bin as u32) << shift;
+    }
+    found
+}
+
+/// [`Sample`] in plain Rust, its sums in f64. `u` is in [0, 1); 0 for no logits.
+pub fn sample_host(logits: &[f32], op: &Sample, u: f32) -> u32 {
+    if op.temperature <= 0.0 || logits.is_empty() {
+        return cpu::argmax(logits);
+    }
+    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scale = 1.0 / op.temperature;
+    let weight = |x: f32| f64::from((x - greatest) * scale).exp();
+
+    let mut least = 0;
+    if op.top_k > 0 && op.top_k < logits.len() {
+        least = threshold(logits, op.top_k as f64, |_| 1.0);
+    }
+    if op.top_p < 1.0 {
+        let among = |x: f32| if key(x) >= least { weight(x) } else { 0.0 };
+        let total: f64 = logits.iter().map(|&x| among(x)).sum();
+        least = least.max(threshold(logits, f64::from(op.top_p) * total, among));
+    }
+    let kept = |x: f32| {
+        let p = weight(x);
+        if key(x) >= least && p >= f64::from(op.min_p) { p } else { 0.0 }
+    };
+    let wanted = f64::from(u) * logits.iter().map(|&x| kept(x)).sum::<f64>();
+    let (mut running, mut token) = (0.0, 0);
+    for (i, &x) in logits.iter().enumerate() {
+        let p = kept(x);
+        if p > 0.0 {
+            running += p;
+            token = i as u32;
+            if running > wanted {
+                break;
+            }
+        }
+    }
+    token
 }
 
 /// Sizes worth testing.
@@ -88,83 +178,4 @@ pub(super) fn cases() -> Vec<Case> {
         case(3, op(1.0, 2, 0.9, 0.0), 0.999_999),
         case(1, op(1.0, 0, 0.9, 0.1), 0.2),
     ]
-}
-
-thread_local! {
-    /// Probabilities, and a copy to sort: kept, so that a token costs no allocation.
-    static SCRATCH: RefCell<(Vec<f64>, Vec<f64>)> = const { RefCell::new((Vec::new(), Vec::new())) };
-}
-
-/// The same choice on the host, with sums in f64; 0 of no logits.
-pub fn sample_host(logits: &[f32], params: &Sample, u: f32) -> u32 {
-    let greatest = cpu::argmax(logits);
-    if params.temperature <= 0.0 || logits.is_empty() {
-        return greatest;
-    }
-    let shift = f64::from(logits[greatest as usize]);
-    let scale = 1.0 / f64::from(params.temperature);
-    SCRATCH.with_borrow_mut(|(p, sorted)| {
-        p.clear();
-        p.extend(logits.iter().map(|&x| ((f64::from(x) - shift) * scale).exp()));
-        let keep = |p: &mut [f64], least: f64| p.iter_mut().filter(|x| **x < least).for_each(|x| *x = 0.0);
-        if params.top_k > 0 && params.top_k < p.len() {
-            sorted.clear();
-            sorted.extend_from_slice(p);
-            let (_, least, _) = sorted.select_nth_unstable_by(params.top_k - 1, |a, b| b.total_cmp(a));
-            keep(p, *least);
-        }
-        if params.top_p < 1.0 {
-            sorted.clear();
-            sorted.extend(p.iter().filter(|&&x| x > 0.0));
-            sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-            let mass = f64::from(params.top_p) * sorted.iter().sum::<f64>();
-            let mut sum = 0.0;
-            let last = sorted.iter().find(|&&x| {
-                sum += x;
-                sum >= mass
-            });
-            keep(p, last.copied().unwrap_or(0.0));
-        }
-        // The greatest is exp(0).
-        keep(p, f64::from(params.min_p));
-        let target = f64::from(u) * p.iter().sum::<f64>();
-        let mut sum = 0.0;
-        let chosen = p.iter().position(|&x| {
-            sum += x;
-            x > 0.0 && sum > target
-        });
-        chosen.map_or(greatest, |i| i as u32)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn draw(params: &Sample) -> Vec<u32> {
-        let logits = [1.0, 3.0, 2.0, 3.0, -1.0];
-        let mut seen: Vec<u32> = (0..1000).map(|i| sample_host(&logits, params, i as f32 / 1000.0)).collect();
-        seen.sort_unstable();
-        seen.dedup();
-        seen
-    }
-
-    #[test]
-    fn filters_keep_what_they_say() {
-        let all = Sample { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
-        assert_eq!(draw(&all), [0, 1, 2, 3, 4]);
-        assert_eq!(draw(&Sample { temperature: 0.0, ..all.clone() }), [1]);
-        assert_eq!(draw(&Sample { top_k: 1, ..all.clone() }), [1, 3], "equals stay together");
-        assert_eq!(draw(&Sample { top_k: 3, ..all.clone() }), [1, 2, 3]);
-        assert_eq!(draw(&Sample { top_p: 0.9, ..all.clone() }), [1, 2, 3]);
-        assert_eq!(draw(&Sample { top_p: 0.3, ..all.clone() }), [1, 3]);
-        assert_eq!(draw(&Sample { min_p: 0.2, ..all.clone() }), [1, 2, 3]);
-    }
-
-    #[test]
-    fn frequencies_follow_the_softmax() {
-        let params = Sample { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
-        let hits = (0..10_000).filter(|&i| sample_host(&[0.0, 1.0], &params, i as f32 / 1e4) == 1).count();
-        assert!((hits as f64 / 1e4 - 0.731_06).abs() < 2e-4, "{hits}");
-    }
 }

@@ -1,10 +1,14 @@
 //! `exp(x - max) / sum(exp(x - max))` along the last axis.
 
-use super::native;
+use super::kernel::{spread, with_sums};
 use crate::array::MLXArray;
+use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static SOFTMAX: File = wgsl!("softmax.wgsl");
 
 /// `[x [.., n] f32] -> [.., n]`
 #[derive(Clone, Debug)]
@@ -23,8 +27,25 @@ impl Op for Softmax {
         inputs[0].softmax(inputs[0].dims().len() - 1)
     }
 
-    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
-        native::softmax(specs)
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let n = site.output.axis(1);
+        let rows = site.output.size() / n.max(1);
+        let (grid, stride) = spread(rows);
+        let kernel = |sums| Stage {
+            name: "softmax",
+            files: vec![&SOFTMAX, sums],
+            reads: vec![Arg::Input(0)],
+            writes: vec![Arg::Output],
+            params: vec![("rows", rows.into()), ("n", n.into()), ("stride", stride)],
+            grid,
+            ..Stage::default()
+        };
+        with_sums(site.caps, |sums| kernel(sums).into())
+    }
+
+    fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        let n = inputs[0].axis(1);
+        Some(Box::new(move |x, mut y| cpu::softmax(x[0].as_slice(), n, y.as_mut_slice())))
     }
 }
 

@@ -4,9 +4,46 @@
 //! the codes of a row are a little-endian bit stream of `k * bits` bits in u32 words, and
 //! `w = scale * code + bias` with one scale and one bias per `group` codes.
 
+use super::kernel::{FLOATS, PACK, kind};
 use crate::array::MLXArray;
+use crate::cpu::{Floats, Weight};
 use crate::dtype::Dtype;
-use crate::op::{Fill, Spec, Word};
+use crate::gpu::Caps;
+use crate::op::{Arg, Fill, HostRef, Spec, Word};
+use crate::wgsl::{File, wgsl};
+
+static F32: File = wgsl!("parts/weight_f32.wgsl");
+static F16: File = wgsl!("parts/weight_f16.wgsl");
+static BF16: File = wgsl!("parts/weight_bf16.wgsl");
+static ODD: File = wgsl!("parts/weight_odd.wgsl");
+static DENSE: File = wgsl!("parts/dense.wgsl");
+static AFFINE: File = wgsl!("parts/affine.wgsl");
+static Q2: File = wgsl!("parts/weight_q2.wgsl");
+static Q3: File = wgsl!("parts/weight_q3.wgsl");
+static Q4: File = wgsl!("parts/weight_q4.wgsl");
+static Q5: File = wgsl!("parts/weight_q5.wgsl");
+static Q6: File = wgsl!("parts/weight_q6.wgsl");
+static Q8: File = wgsl!("parts/weight_q8.wgsl");
+
+/// Values that kernels handle at a time.
+pub(super) const UNIT: usize = 8;
+
+/// How a kernel reads a weight.
+pub(super) struct Reader {
+    /// Parts that supply `code8`, `weight8` and `scaled`.
+    pub(super) files: Vec<&'static File>,
+    /// Their constants.
+    pub(super) constants: Vec<(&'static str, f64)>,
+    /// Names and types of the bindings.
+    pub(super) bindings: Vec<(&'static str, &'static str)>,
+}
+
+/// Rows of a weight that one binding can show.
+pub(super) struct Chunk {
+    pub(super) first_row: usize,
+    pub(super) rows: usize,
+    pub(super) args: Vec<Arg>,
+}
 
 /// How a weight is stored, and so which inputs an op takes for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +73,14 @@ impl Format {
         match self {
             Self::Dense => parts[0].axis(1),
             Self::Affine { group, .. } => parts[1].axis(1) * group,
+        }
+    }
+
+    /// Groups of a row.
+    pub(super) fn groups(self, parts: &[Spec]) -> usize {
+        match self {
+            Self::Dense => 0,
+            Self::Affine { .. } => parts[1].axis(1),
         }
     }
 
@@ -89,5 +134,85 @@ impl Format {
                 vec![words, per_group.clone(), per_group]
             }
         }
+    }
+
+    /// How kernels read the weight; `None` for what they cannot.
+    pub(super) fn reader(self, parts: &[Spec]) -> Option<Reader> {
+        let Self::Affine { bits, group } = self else {
+            let (odd, dtype) = (!parts[0].axis(1).is_multiple_of(UNIT), parts[0].dtype);
+            let (file, kind_of_words) = match dtype {
+                _ if odd => (&ODD, "array<u32>"),
+                Dtype::F32 => (&F32, "array<vec4<f32>>"),
+                Dtype::F16 => (&F16, "array<vec4<u32>>"),
+                Dtype::BF16 => (&BF16, "array<vec4<u32>>"),
+                _ => return None,
+            };
+            return Some(Reader {
+                files: vec![file, &DENSE, &FLOATS, &PACK],
+                constants: if odd { vec![("WEIGHT", kind(dtype))] } else { Vec::new() },
+                bindings: vec![("weight", kind_of_words)],
+            });
+        };
+        let file = match bits {
+            2 => &Q2,
+            3 => &Q3,
+            4 => &Q4,
+            5 => &Q5,
+            6 => &Q6,
+            8 => &Q8,
+            _ => return None,
+        };
+        Some(Reader {
+            files: vec![file, &AFFINE, &FLOATS, &PACK],
+            constants: vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))],
+            bindings: vec![("weight", "array<u32>"), ("scales", "array<u32>"), ("biases", "array<u32>")],
+        })
+    }
+
+    /// The weight, which is inputs `first_input ..`, in chunks of rows that bindings can show; bounds are
+    /// multiples of 256 rows, and so every chunk begins at a multiple of 256 bytes.
+    pub(super) fn chunks(self, parts: &[Spec], first_input: usize, caps: &Caps) -> Vec<Chunk> {
+        let n = parts[0].dims[0];
+        let row_bytes = |part: &Spec| part.axis(1) * part.dtype.size();
+        let widest = parts.iter().map(row_bytes).max().unwrap_or(0).max(1);
+        let limit = caps.max_binding as usize / widest;
+        if n <= limit {
+            let args = (0..parts.len()).map(|i| Arg::Input(first_input + i)).collect();
+            return vec![Chunk { first_row: 0, rows: n, args }];
+        }
+        let step = (limit / 256 * 256).max(256);
+        let chunk = |first_row: usize| {
+            let rows = step.min(n - first_row);
+            let part = |(i, part): (usize, &Spec)| Arg::InputPart {
+                index: first_input + i,
+                offset: (first_row * row_bytes(part)) as u64,
+                bytes: (rows * row_bytes(part)) as u64,
+            };
+            Chunk { first_row, rows, args: parts.iter().enumerate().map(part).collect() }
+        };
+        (0..n).step_by(step).map(chunk).collect()
+    }
+
+    /// The weight as the native kernels take it.
+    pub(super) fn host<'a>(self, parts: &[HostRef<'a>]) -> Weight<'a> {
+        match self {
+            Self::Dense => Weight::Dense(floats(&parts[0])),
+            Self::Affine { bits, group } => Weight::Affine {
+                bits,
+                group,
+                words: parts[0].as_slice(),
+                scales: floats(&parts[1]),
+                biases: floats(&parts[2]),
+            },
+        }
+    }
+}
+
+/// Floats as the native kernels take them; other dtypes do not get here.
+pub(super) fn floats<'a>(x: &HostRef<'a>) -> Floats<'a> {
+    match x.spec.dtype {
+        Dtype::F16 => Floats::F16(x.as_slice()),
+        Dtype::BF16 => Floats::BF16(x.as_slice()),
+        _ => Floats::F32(x.as_slice()),
     }
 }

@@ -11,6 +11,15 @@ use crate::reference::Values;
 use ndarray::{Array1, Array2};
 
 impl Device {
+    /// Where models run best: the GPU, but the CPU where there is none or only a software adapter, which is
+    /// slower than native kernels.
+    pub fn best() -> Self {
+        match Gpu::shared() {
+            Ok(gpu) if !gpu.is_software() => Self::GPU,
+            _ => Self::CPU,
+        }
+    }
+
     /// This device, or the CPU where there is no GPU; the first fallback is logged as a warning.
     pub fn or_fallback(self) -> Self {
         static WARNED: std::sync::Once = std::sync::Once::new();

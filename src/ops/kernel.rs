@@ -1,0 +1,65 @@
+//! What the ops' kernels have in common: grids, kinds of floats, declarations, parts for sums.
+
+use crate::dtype::Dtype;
+use crate::gpu::Caps;
+use crate::op::{Kernel, Stage, Word};
+use crate::wgsl::{File, wgsl};
+use std::fmt::Write;
+
+pub(super) static PACK: File = wgsl!("parts/pack.wgsl");
+pub(super) static FLOATS: File = wgsl!("parts/floats.wgsl");
+pub(super) static MATH: File = wgsl!("parts/math.wgsl");
+static SUM_SHARED: File = wgsl!("parts/sum_shared.wgsl");
+static SUM_SUBGROUP: File = wgsl!("parts/sum_subgroup.wgsl");
+
+/// Workgroups along one dimension that every adapter takes.
+const GRID: usize = 65535;
+
+/// A grid of at least `groups` workgroups, two-dimensional where one dimension is too short, and how many
+/// lie along x: the kernel's `stride`.
+pub(super) fn spread(groups: usize) -> ([u32; 3], Word) {
+    let rows = groups.div_ceil(GRID).max(1);
+    let columns = groups.div_ceil(rows).max(1);
+    ([columns as u32, rows as u32, 1], columns.into())
+}
+
+/// Whether a grid of these sizes can be dispatched as it is.
+pub(super) fn fits(grid: [usize; 3]) -> bool {
+    grid.iter().all(|&groups| (1..=GRID).contains(&groups))
+}
+
+/// The number by which shaders know a float type (see `parts/floats.wgsl`).
+pub(super) fn kind(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F16 => 1.0,
+        Dtype::BF16 => 2.0,
+        _ => 0.0,
+    }
+}
+
+/// One kernel per way of summing over a workgroup, the fastest first.
+pub(super) fn with_sums(caps: &Caps, kernel: impl Fn(&'static File) -> Kernel) -> Vec<Kernel> {
+    let subgroup = caps.subgroups.is_some().then_some(&SUM_SUBGROUP);
+    subgroup.into_iter().chain([&SUM_SHARED]).map(kernel).collect()
+}
+
+/// Prints the bindings of a stage (name and type of each read, then each write) and its `Params`: for
+/// kernels whose bindings differ with the formats of their inputs.
+pub(super) fn declare(stage: &Stage, reads: &[(&str, &str)], writes: &[(&str, &str)]) -> String {
+    let mut text = String::from("struct Params { ");
+    for (name, word) in &stage.params {
+        let kind = match word {
+            Word::U32(_) => "u32",
+            Word::F32(_) => "f32",
+        };
+        let _ = write!(text, "{name}: {kind}, ");
+    }
+    text.push_str("}\n");
+    let all = reads.iter().map(|b| ("read", b)).chain(writes.iter().map(|b| ("read_write", b)));
+    for (at, (access, (name, kind))) in all.enumerate() {
+        let _ = writeln!(text, "@group(0) @binding({at}) var<storage, {access}> {name}: {kind};");
+    }
+    let at = reads.len() + writes.len();
+    let _ = writeln!(text, "@group(0) @binding({at}) var<uniform> params: Params;");
+    text
+}

@@ -1,0 +1,40 @@
+// cache[positions[t], :] = rows[t, :], rounded to the cache's type; positions past the end are skipped.
+//
+// Work split: one invocation per word of the rows as the cache stores them; with 16-bit values two values
+// of an even width.
+// Parts: to_half, to_brain (pack).
+
+struct Params { tokens: u32, width: u32, words: u32, capacity: u32, stride: u32 }
+
+@group(0) @binding(0) var<storage, read> rows: array<f32>;
+@group(0) @binding(1) var<storage, read> positions: array<u32>;
+@group(0) @binding(2) var<storage, read_write> cache: array<u32>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+// 0 f32, 1 f16, 2 bf16.
+override KIND: u32 = 0u;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = (group.y * params.stride + group.x) * 256u + lane;
+    if index >= params.tokens * params.words {
+        return;
+    }
+    let t = index / params.words;
+    let i = index % params.words;
+    if positions[t] >= params.capacity {
+        return;
+    }
+    let to = positions[t] * params.words + i;
+    if KIND == 0u {
+        cache[to] = bitcast<u32>(rows[t * params.width + i]);
+    } else {
+        let low = rows[t * params.width + 2u * i];
+        let high = rows[t * params.width + 2u * i + 1u];
+        if KIND == 1u {
+            cache[to] = pack2x16float(vec2<f32>(low, high));
+        } else {
+            cache[to] = to_brain(low) | (to_brain(high) << 16u);
+        }
+    }
+}

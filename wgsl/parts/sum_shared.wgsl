@@ -1,0 +1,30 @@
+// Sums and maxima over a workgroup of WG invocations, through workgroup memory. Every invocation gets the
+// result; all must call.
+
+var<workgroup> partial: array<vec4<f32>, WG>;
+
+fn sum4(lane: u32, value: vec4<f32>) -> vec4<f32> {
+    workgroupBarrier();
+    partial[lane] = value;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            partial[lane] += partial[lane + half];
+        }
+    }
+    workgroupBarrier();
+    return partial[0];
+}
+
+fn max4(lane: u32, value: vec4<f32>) -> vec4<f32> {
+    workgroupBarrier();
+    partial[lane] = value;
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            partial[lane] = max(partial[lane], partial[lane + half]);
+        }
+    }
+    workgroupBarrier();
+    return partial[0];
+}
