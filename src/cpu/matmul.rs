@@ -21,6 +21,8 @@ pub(crate) enum Weight<'a> {
     Affine { bits: u32, group: usize, words: &'a [u32], scales: Floats<'a>, biases: Floats<'a> },
 }
 
+/// How many bytes before its use a weight is asked for, at least.
+const AHEAD: usize = 2048;
 /// Multiply-adds that a piece of work should hold at least.
 const GRAIN: usize = 1 << 16;
 
@@ -331,7 +333,7 @@ impl<const BITS: usize> Kernel for StreamAffine<'_, BITS> {
     fn run<S: Simd>(self, s: S) {
         let Job { k, .. } = self.job;
         let (group, padded) = (self.w.group, self.sums.len());
-        let groups = k / group;
+        let (groups, ahead) = (k / group, AHEAD.next_multiple_of(packed(k, BITS)));
         let (table, slot) = (self.table.as_mut_ptr(), self.spare.len() / 4);
         let mut row = self.rows.start;
         while row < self.rows.end {
@@ -353,7 +355,8 @@ impl<const BITS: usize> Kernel for StreamAffine<'_, BITS> {
             // from `row` on are this piece's.
             unsafe {
                 let sums = self.sums.as_ptr();
-                let out = affine_dots::<S, BITS>(s, w, scales, biases, self.x.as_ptr(), sums, k, group);
+                let out =
+                    affine_dots::<S, BITS>(s, w, scales, biases, self.x.as_ptr(), sums, k, group, ahead);
                 self.job.write(0, row, &out[..4.min(self.rows.end - row)], true);
             }
             row += 4;
