@@ -85,7 +85,7 @@ fn tokens_per_second() {
 fn attention_time() {
     let (heads, kv_heads, dim, capacity) = (16, 8, 128, 8192);
     let cache: Vec<u16> =
-        (0..capacity * kv_heads * dim).map(|i| 0x3000 | (i * 40_503 >> 7) as u16 & 0x83ff).collect();
+        (0..capacity * kv_heads * dim).map(|i| 0x3000 | ((i * 40_503) >> 7) as u16 & 0x83ff).collect();
     let pool = rayon::ThreadPoolBuilder::new().build().unwrap();
     pool.install(|| {
         for (t, past) in [(1, 64), (1, 1024), (1, 8191), (64, 0), (512, 0), (512, 4096)] {

@@ -6,6 +6,9 @@
 use super::floats::Element;
 use super::simd::Simd;
 
+/// How many bytes before its use a streamed weight is asked for.
+const AHEAD: usize = 1024;
+
 /// `out[i][r]` = w\[r\] . x row `i`, both `k` long.
 ///
 /// # Safety
@@ -58,12 +61,13 @@ pub(super) unsafe fn dots<S: Simd, E: Element, const M: usize>(
 
 /// Four affine rows against one activation row: `sum over groups of scale * (codes . x) + bias * sum(x)`.
 /// The codes are never multiplied out, and `sums`, the activations' sum per group, is shared by all rows.
-/// Weights are asked for `ahead` bytes before their use.
+/// Weights are asked for [`AHEAD`] of their use.
 ///
 /// # Safety
 /// `k * BITS / 8 + SLACK` bytes are readable at each `w`, `k` values at `x` (in the order of
 /// [`Simd::lane`]), `k / group` (rounded up to whole vectors) at `sums` and at each of `scales` and
 /// `biases`, whose padding is finite and meets zeros in `sums`.
+#[allow(clippy::too_many_arguments, reason = "the formula's operands and sizes")]
 #[inline(always)]
 pub(super) unsafe fn affine_dots<S: Simd, const BITS: usize>(
     s: S,
@@ -74,7 +78,6 @@ pub(super) unsafe fn affine_dots<S: Simd, const BITS: usize>(
     sums: *const f32,
     k: usize,
     group: usize,
-    ahead: usize,
 ) -> [f32; 4] {
     let mut acc = [s.splat(0.0); 4];
     let groups = k / group;
@@ -107,7 +110,7 @@ pub(super) unsafe fn affine_dots<S: Simd, const BITS: usize>(
             at += packed(2 * S::N, BITS);
         }
         for r in 0..4 {
-            s.prefetch(w[r].wrapping_add(at + ahead));
+            s.prefetch(w[r].wrapping_add(at + AHEAD));
             // SAFETY: g < groups.
             acc[r] = s.fma(s.splat(unsafe { *scales[r].add(g) }), part[r], acc[r]);
         }
