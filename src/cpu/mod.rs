@@ -32,6 +32,6 @@ pub(crate) use matmul::{Weight, embedding, matmul};
 pub(crate) use rope::{kv_write, rope};
 
 /// The instruction set in use: `avx512`, `avx2`, `neon` or `portable`.
-pub(crate) fn simd_name() -> &'static str {
+pub fn simd_name() -> &'static str {
     simd::Level::best().name()
 }

@@ -1,0 +1,28 @@
+//! Everything that touches wgpu, and nothing that knows an array.
+//!
+//! - [`Gpu`] is an open device. [`Caps`] says what it can do.
+//! - [`Buffer`] is a piece of its memory, written and read through the same calls whether the CPU maps
+//!   it or a copy goes through staging.
+//! - [`Recording`] is work as plain data; [`Gpu::prepare`] makes it ready once ([`Prepared`]) and
+//!   [`Gpu::run`] submits it as often as wanted, without waiting.
+//!
+//! Nothing here panics because of a device: loss, lack of memory, hangs and refused kernels are errors,
+//! and every wait ends.
+
+mod caps;
+mod counters;
+mod device;
+mod encode;
+mod memory;
+mod pipeline;
+mod recording;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+pub use caps::{Caps, Tier};
+pub(crate) use counters::{Counters, counters};
+pub use device::{Gpu, Options};
+pub(crate) use encode::Prepared;
+pub(crate) use memory::Buffer;
+pub(crate) use recording::{Bind, Dispatch, Recording, Step};

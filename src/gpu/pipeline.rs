@@ -1,0 +1,194 @@
+//! From a linked shader to a pipeline, each made once.
+//!
+//! Kernels are our own, checked against the reference, so they are compiled without naga's bounds
+//! checks, loop counters and division checks (`Options::checked` keeps them), and workgroup memory is
+//! not zeroed. Before wgpu sees a shader it is read and validated here, with its constants filled in: so
+//! errors name file and line, workgroups too large for the device are refused (wgpu looks at neither
+//! size once constants decide it), and the explicit bind group layout knows how many bytes each binding
+//! needs, which leaves wgpu nothing to check per dispatch.
+
+use std::sync::Arc;
+
+use naga::back::pipeline_constants::process_overrides;
+
+use super::device::lock;
+use crate::error::{Error, Result};
+use crate::gpu::{Dispatch, Gpu};
+
+/// What makes two dispatches share a pipeline.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    source: u64,
+    constants: Vec<(&'static str, u64)>,
+    writes: Vec<bool>,
+    params: usize,
+}
+
+/// A compiled kernel.
+pub(super) struct Pipeline {
+    pub(super) raw: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+    /// The least bytes each storage binding must show.
+    pub(super) least: Vec<u64>,
+}
+
+impl Gpu {
+    /// The pipeline of a dispatch, compiled now if it is new.
+    pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
+        let key = Key {
+            source: dispatch.source.key(),
+            constants: dispatch.constants.iter().map(|(name, value)| (*name, value.to_bits())).collect(),
+            writes: dispatch.binds.iter().map(|bind| bind.write).collect(),
+            params: dispatch.params.len(),
+        };
+        if let Some(known) = lock(&self.pipelines).get(&key) {
+            return Ok(known.clone());
+        }
+        // Not under the lock: other threads may compile other kernels meanwhile.
+        let pipeline = Arc::new(self.compile(dispatch)?);
+        Ok(lock(&self.pipelines).entry(key).or_insert(pipeline).clone())
+    }
+
+    fn compile(&self, dispatch: &Dispatch) -> Result<Pipeline> {
+        let least = self.check(dispatch)?;
+        let entries: Vec<_> = least
+            .iter()
+            .enumerate()
+            .map(|(at, &bytes)| wgpu::BindGroupLayoutEntry {
+                binding: at as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match dispatch.binds.get(at) {
+                        Some(bind) => wgpu::BufferBindingType::Storage { read_only: !bind.write },
+                        None => wgpu::BufferBindingType::Uniform,
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: wgpu::BufferSize::new(bytes),
+                },
+                count: None,
+            })
+            .collect();
+        let checks = match self.checked {
+            true => wgpu::ShaderRuntimeChecks::checked(),
+            false => wgpu::ShaderRuntimeChecks::unchecked(),
+        };
+        let (raw, layout) = self.guarded("compiling", || {
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label: Some(&dispatch.name),
+                source: wgpu::ShaderSource::Wgsl(dispatch.source.text().into()),
+            };
+            // SAFETY: every kernel is part of this crate or handed in by the application as code to be
+            // trusted; each keeps within its bindings and ends its loops.
+            let shader = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+            let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(&dispatch.name),
+                entries: &entries,
+            });
+            let whole = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&dispatch.name),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&dispatch.name),
+                layout: Some(&whole),
+                module: &shader,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &dispatch.constants,
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            });
+            (raw, layout)
+        })?;
+        Ok(Pipeline { raw, layout, least })
+    }
+
+    /// Validates the shader as this dispatch uses it; returns the least size of each binding.
+    fn check(&self, dispatch: &Dispatch) -> Result<Vec<u64>> {
+        let source = &dispatch.source;
+        let module = source.parse().map_err(Error::device)?;
+        let info = source.validate(&module, naga::valid::Capabilities::all()).map_err(Error::device)?;
+        let constants = dispatch.constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        let main = Some((naga::ShaderStage::Compute, "main"));
+        let (module, info) = process_overrides(&module, &info, main, &constants).map_err(Error::device)?;
+        let Some(at) = module.entry_points.iter().position(|entry| entry.name == "main") else {
+            return Err(Error::device("the shader has no entry point `main`"));
+        };
+
+        let caps = self.caps();
+        let size = module.entry_points[at].workgroup_size;
+        let count = size.iter().map(|side| u64::from(*side)).product::<u64>();
+        if count > u64::from(caps.workgroup_size) {
+            let most = caps.workgroup_size;
+            return Err(Error::unsupported(format!(
+                "workgroups of {size:?}, {most} invocations is the most"
+            )));
+        }
+        let entry = info.get_entry_point(at);
+        let shared = module.global_variables.iter().filter(|(handle, variable)| {
+            variable.space == naga::AddressSpace::WorkGroup && !entry[*handle].is_empty()
+        });
+        let shared: u64 = shared.map(|(_, variable)| size_of(&module, variable)).sum();
+        if shared > u64::from(caps.workgroup_memory) {
+            let most = caps.workgroup_memory;
+            return Err(Error::unsupported(format!(
+                "{shared} bytes of workgroup memory, {most} is the most"
+            )));
+        }
+        binding_sizes(dispatch, &module)
+    }
+}
+
+fn size_of(module: &naga::Module, variable: &naga::GlobalVariable) -> u64 {
+    // Absurd sizes come out as more than any device has.
+    module.types[variable.ty].inner.try_size(module.to_ctx()).map_or(u64::MAX >> 8, u64::from)
+}
+
+/// The least size of each binding (parameters last), after checking that shader and dispatch agree.
+fn binding_sizes(dispatch: &Dispatch, module: &naga::Module) -> Result<Vec<u64>> {
+    let storage = dispatch.binds.len();
+    let mut least = vec![4; storage];
+    if !dispatch.params.is_empty() {
+        least.push(params_size(dispatch));
+    }
+    for (_, variable) in module.global_variables.iter() {
+        let Some(binding) = &variable.binding else { continue };
+        let (at, name) = (binding.binding as usize, variable.name.as_deref().unwrap_or("?"));
+        let wrong = |why: &str| {
+            let kernel = &dispatch.name;
+            Error::device(format!(
+                "kernel {kernel}: `{name}` at @group({}) @binding({at}) {why}",
+                binding.group
+            ))
+        };
+        if binding.group != 0 || at >= least.len() {
+            return Err(wrong("is not among what the dispatch binds"));
+        }
+        let size = size_of(module, variable);
+        match (variable.space, dispatch.binds.get(at)) {
+            (naga::AddressSpace::Storage { access }, Some(bind)) => {
+                if access.contains(naga::StorageAccess::STORE) != bind.write {
+                    return Err(wrong("is `read` on one side and `read_write` on the other"));
+                }
+                least[at] = size;
+            }
+            (naga::AddressSpace::Uniform, None) => {
+                if size > least[at] {
+                    return Err(wrong(&format!(
+                        "takes {size} bytes, given are {}",
+                        4 * dispatch.params.len()
+                    )));
+                }
+            }
+            _ => return Err(wrong("is storage on one side and uniform on the other")),
+        }
+    }
+    Ok(least)
+}
+
+/// Bytes of the uniform that holds the parameters: whole vectors of four words.
+pub(super) fn params_size(dispatch: &Dispatch) -> u64 {
+    (4 * dispatch.params.len() as u64).next_multiple_of(16)
+}

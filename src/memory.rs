@@ -1,0 +1,295 @@
+//! Where elements live, and who counts them.
+//!
+//! A [`Buffer`] is host memory, a mapped file, or GPU memory; arrays and plans hold it and do not care
+//! which. Host and GPU allocations are counted in one place, exactly, under the names that MLX gave them:
+//! active, peak, cache. [`MemoryPool`] is a set of arrays that are counted and freed together.
+
+use crate::array::{Device, MLXArray};
+use crate::error::Result;
+use crate::gpu::{self, Gpu};
+use crate::layout::ArrayShape;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Bytes in live buffers of arrays, models and caches, on the host and on the GPU.
+pub fn active_memory() -> u64 {
+    gpu::counters().active()
+}
+
+/// The most that [`active_memory`] has been since the start, or since [`reset_peak_memory`].
+pub fn peak_memory() -> u64 {
+    gpu::counters().peak()
+}
+
+/// Bytes of freed GPU buffers that are kept for reuse.
+pub fn cache_memory() -> u64 {
+    gpu::counters().cache()
+}
+
+/// Starts a new peak at what is active now.
+pub fn reset_peak_memory() {
+    gpu::counters().reset_peak();
+}
+
+/// Keeps at most this many bytes of freed GPU buffers; returns the limit before. Without a GPU, nothing.
+pub fn set_cache_limit(bytes: u64) -> u64 {
+    Gpu::shared().map_or(0, |gpu| gpu.set_cache_limit(bytes))
+}
+
+/// Gives all freed GPU buffers back to the driver.
+pub fn clear_cache() {
+    if let Ok(gpu) = Gpu::shared() {
+        gpu.clear_cache();
+    }
+}
+
+/// Bytes of main memory that are free to use, where the system says so.
+pub fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+/// `"unified"` where the CPU maps tensor buffers, `"discrete"` where copies are staged.
+///
+/// # Errors
+/// No adapter.
+pub fn kind() -> Result<&'static str> {
+    Ok(Gpu::shared()?.memory_kind())
+}
+
+/// Copies to or from staging buffers so far; none on a unified adapter.
+pub fn staged_copies() -> u64 {
+    Gpu::shared().map_or(0, |gpu| gpu.staged_copies())
+}
+
+/// Bytes that somebody else keeps alive: a mapped file, an embedded model.
+pub(crate) type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Memory that holds the elements of one array.
+#[derive(Clone)]
+pub(crate) enum Buffer {
+    Host(Arc<HostBuffer>),
+    /// Read-only, aligned to 4 bytes.
+    Mapped(Shared, Range<usize>),
+    Gpu(gpu::Buffer),
+}
+
+/// Counted host memory, zeroed, in whole words so that every dtype is aligned.
+pub(crate) struct HostBuffer {
+    words: RwLock<Vec<u32>>,
+    bytes: usize,
+}
+
+impl HostBuffer {
+    fn new(words: Vec<u32>, bytes: usize) -> Self {
+        gpu::counters().allocated(4 * words.len() as u64);
+        Self { words: RwLock::new(words), bytes }
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Vec<u32>> {
+        self.words.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Vec<u32>> {
+        self.words.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for HostBuffer {
+    fn drop(&mut self) {
+        let words = self.words.get_mut().unwrap_or_else(PoisonError::into_inner);
+        gpu::counters().freed(4 * words.len() as u64);
+    }
+}
+
+impl Buffer {
+    /// Zeroed memory on a device.
+    ///
+    /// # Errors
+    /// No adapter, or not enough memory.
+    pub(crate) fn zeroed(bytes: usize, device: Device) -> Result<Self> {
+        match device {
+            Device::CPU => Ok(Self::host_zeroed(bytes)),
+            Device::GPU => Ok(Self::Gpu(Gpu::shared()?.alloc_zeroed(bytes as u64)?)),
+        }
+    }
+
+    pub(crate) fn host_zeroed(bytes: usize) -> Self {
+        Self::Host(Arc::new(HostBuffer::new(vec![0; bytes.div_ceil(4)], bytes)))
+    }
+
+    /// The words become the buffer's; nothing is copied where the types allow.
+    pub(crate) fn from_f32(data: Vec<f32>) -> Self {
+        let bytes = 4 * data.len();
+        let words =
+            bytemuck::try_cast_vec(data).unwrap_or_else(|(_, data)| bytemuck::cast_slice(&data).to_vec());
+        Self::Host(Arc::new(HostBuffer::new(words, bytes)))
+    }
+
+    /// A copy of packed elements on a device.
+    ///
+    /// # Errors
+    /// As [`Buffer::zeroed`].
+    pub(crate) fn from_bytes(bytes: &[u8], device: Device) -> Result<Self> {
+        let buffer = match device {
+            Device::CPU => Self::host_zeroed(bytes.len()),
+            Device::GPU => Self::Gpu(Gpu::shared()?.alloc(bytes.len() as u64)?),
+        };
+        buffer.write(bytes)?;
+        Ok(buffer)
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        match self {
+            Self::Host(_) | Self::Mapped(..) => Device::CPU,
+            Self::Gpu(_) => Device::GPU,
+        }
+    }
+
+    /// Bytes of the elements.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Host(host) => host.bytes(),
+            Self::Mapped(_, range) => range.len(),
+            Self::Gpu(buffer) => buffer.bytes() as usize,
+        }
+    }
+
+    /// Copies the first `out.len()` bytes out.
+    ///
+    /// # Errors
+    /// A device that does not answer.
+    pub(crate) fn read(&self, out: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Host(host) => out.copy_from_slice(&bytemuck::cast_slice(&host.read())[..out.len()]),
+            Self::Mapped(shared, range) => {
+                out.copy_from_slice(&(**shared).as_ref()[range.clone()][..out.len()])
+            }
+            Self::Gpu(buffer) => buffer.gpu().read(buffer, 0, out)?,
+        }
+        Ok(())
+    }
+
+    /// Overwrites the first `data.len()` bytes. A mapped file is never written: nobody asks.
+    ///
+    /// # Errors
+    /// A device that does not answer.
+    pub(crate) fn write(&self, data: &[u8]) -> Result<()> {
+        match self {
+            Self::Host(host) => {
+                bytemuck::cast_slice_mut(&mut host.write())[..data.len()].copy_from_slice(data)
+            }
+            Self::Mapped(..) => return Err(crate::Error::input("a mapped file cannot be written")),
+            Self::Gpu(buffer) => buffer.gpu().write(buffer, 0, data)?,
+        }
+        Ok(())
+    }
+}
+
+/// A set of arrays that are counted, moved and freed together.
+///
+/// ```
+/// use unimlx::{ArrayShape, Device, MemoryPool};
+/// let mut pool = MemoryPool::new(Device::CPU);
+/// let a = pool.allocate(vec![1.0; 100], ArrayShape::Shape1D(100));
+/// assert_eq!(pool.memory_usage(), 400);
+/// pool.clear();
+/// assert_eq!((pool.memory_usage(), a.data()[0]), (0, 1.0)); // who still holds an array keeps it
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryPool {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    arrays: Vec<MLXArray>,
+    device: Device,
+}
+
+impl MemoryPool {
+    /// An empty pool that allocates on `device` (on the CPU where there is no GPU).
+    pub fn new(device: Device) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { arrays: Vec::new(), device: device.or_fallback() })) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an array on the pool's device and keeps it.
+    ///
+    /// # Panics
+    /// If the data does not fill the shape, or memory is exhausted; [`MemoryPool::try_allocate`] does not.
+    #[track_caller]
+    pub fn allocate(&mut self, data: Vec<f32>, shape: ArrayShape) -> MLXArray {
+        self.try_allocate(data, shape).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Makes an array on the pool's device and keeps it.
+    ///
+    /// # Errors
+    /// Data that does not fill the shape; memory exhausted.
+    pub fn try_allocate(&mut self, data: Vec<f32>, shape: ArrayShape) -> Result<MLXArray> {
+        let mut inner = self.lock();
+        let array = MLXArray::try_new_cpu(data, shape)?.try_to_device(inner.device)?;
+        inner.arrays.push(array.clone());
+        Ok(array)
+    }
+
+    /// Bytes of the elements of the pool's arrays.
+    pub fn memory_usage(&self) -> usize {
+        self.lock().arrays.iter().map(MLXArray::nbytes).sum()
+    }
+
+    /// Number of arrays.
+    pub fn len(&self) -> usize {
+        self.lock().arrays.len()
+    }
+
+    /// Whether the pool holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the pool allocates.
+    pub fn device(&self) -> Device {
+        self.lock().device
+    }
+
+    /// The pool's arrays, in the order of allocation.
+    pub fn arrays(&self) -> Vec<MLXArray> {
+        self.lock().arrays.clone()
+    }
+
+    /// Lets go of every array. Memory returns when nobody else holds them.
+    pub fn clear(&mut self) {
+        self.lock().arrays.clear();
+    }
+
+    /// Moves every array, and where the pool allocates from now on. Without a GPU all stays on the CPU.
+    ///
+    /// # Panics
+    /// If a transfer fails; [`MemoryPool::try_move_to_device`] does not.
+    #[track_caller]
+    pub fn move_to_device(&mut self, device: Device) {
+        self.try_move_to_device(device.or_fallback()).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Moves every array, and where the pool allocates from now on.
+    ///
+    /// # Errors
+    /// No adapter, or a transfer that failed; then nothing has moved.
+    pub fn try_move_to_device(&mut self, device: Device) -> Result<()> {
+        let mut inner = self.lock();
+        let moved: Result<Vec<_>> = inner.arrays.iter().map(|a| a.try_to_device(device)).collect();
+        inner.arrays = moved?;
+        inner.device = device;
+        Ok(())
+    }
+}

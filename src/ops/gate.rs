@@ -1,0 +1,67 @@
+//! Gated activation: `act(g) * u`.
+
+use super::native;
+use crate::array::MLXArray;
+use crate::dtype::Dtype;
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use std::sync::Arc;
+
+/// The activation of a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GateKind {
+    /// `x / (1 + exp(-x))`
+    Silu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`
+    GeluTanh,
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`
+    Gelu,
+}
+
+/// `[g, u] -> act(g) * u`, both of any one shape, f32.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// The activation.
+    pub kind: GateKind,
+}
+
+impl Op for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn words(&self) -> Vec<Word> {
+        vec![Word::U32(self.kind as u32)]
+    }
+
+    fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
+        let (g, u) = (&inputs[0], &inputs[1]);
+        assert_eq!(g.dims(), u.dims(), "gate of {} and {}", g.spec(), u.spec());
+        let half_plus = |x: MLXArray| &(g * 0.5) * &(x + 1.0);
+        let act = match self.kind {
+            GateKind::Silu => g * &g.sigmoid(),
+            GateKind::GeluTanh => {
+                let cube = &g.square() * g;
+                let root = (2.0 / std::f32::consts::PI).sqrt();
+                half_plus((&(g + &(cube * 0.044_715)) * root).tanh())
+            }
+            GateKind::Gelu => half_plus((g * std::f32::consts::FRAC_1_SQRT_2).erf()),
+        };
+        &act * u
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::gate(self, specs)
+    }
+}
+
+/// Sizes worth testing.
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in [GateKind::Silu, GateKind::GeluTanh, GateKind::Gelu] {
+        for dims in [[1, 512], [7, 33]] {
+            let x = Fill::Normal(Spec::new(&dims, Dtype::F32));
+            cases.push(Case { op: Arc::new(Gate { kind }), inputs: vec![x.clone(), x], reduction: 1 });
+        }
+    }
+    cases
+}

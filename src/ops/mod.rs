@@ -1,0 +1,48 @@
+//! The operations that language models are made of, one file each.
+//!
+//! Each file has the op's formula, its kernels, and the cases worth testing; [`ALL`] lists them. Tests and
+//! benchmarks walk this table, so an op that is in it is an op that is tested.
+
+mod argmax;
+mod attention;
+mod embedding;
+mod gate;
+mod kv_write;
+mod linear;
+mod native;
+mod rms_norm;
+mod rope;
+mod sample;
+mod softmax;
+mod weight;
+
+pub use argmax::Argmax;
+pub use attention::Attention;
+pub use embedding::Embedding;
+pub use gate::{Gate, GateKind};
+pub use kv_write::KvWrite;
+pub use linear::Linear;
+pub use rms_norm::RmsNorm;
+pub use rope::Rope;
+pub use sample::{Sample, sample_host};
+pub use softmax::Softmax;
+pub use weight::Format;
+
+use crate::op::Case;
+
+/// Name and cases of an op.
+pub type Row = (&'static str, fn() -> Vec<Case>);
+
+/// Every op of the crate.
+pub const ALL: &[Row] = &[
+    ("linear", linear::cases),
+    ("embedding", embedding::cases),
+    ("rms_norm", rms_norm::cases),
+    ("rope", rope::cases),
+    ("kv_write", kv_write::cases),
+    ("attention", attention::cases),
+    ("gate", gate::cases),
+    ("softmax", softmax::cases),
+    ("argmax", argmax::cases),
+    ("sample", sample::cases),
+];

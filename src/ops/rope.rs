@@ -1,0 +1,82 @@
+//! Rotary position embedding: pairs of a head's values turn by `position * inv_freq`.
+
+use super::native;
+use crate::array::MLXArray;
+use crate::dtype::Dtype;
+use crate::op::{Case, CpuKernel, Fill, Op, Spec, Word};
+use std::sync::Arc;
+
+/// `[x [t, h, d] f32, positions [t] u32, inv_freq [rotated / 2] f32] -> [t, h, d]`
+///
+/// `(a, b)` becomes `(a cos - b sin, b cos + a sin)`; values past `rotated` stay as they are.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// How many leading values of a head turn, an even number.
+    pub rotated: usize,
+    /// Factor of cosine and sine (YaRN's attention factor, else 1).
+    pub scale: f32,
+    /// Pairs are `(2i, 2i + 1)`; otherwise `(i, i + rotated / 2)`.
+    pub interleaved: bool,
+}
+
+impl Op for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn words(&self) -> Vec<Word> {
+        vec![self.rotated.into(), self.scale.into(), Word::U32(self.interleaved.into())]
+    }
+
+    fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
+        let (x, positions, inv_freq) = (&inputs[0], &inputs[1], &inputs[2]);
+        let [t, _, d] = *x.dims() else { panic!("rope of {}", x.spec()) };
+        let half = self.rotated / 2;
+        let fits = self.rotated <= d && positions.dims() == [t] && inv_freq.dims() == [half];
+        assert!(fits, "{self:?} of {}, {}, {}", x.spec(), positions.spec(), inv_freq.spec());
+
+        let u32 = MLXArray::scalar_u32;
+        let i = MLXArray::iota(d);
+        let (first, pair, freq) = if self.interleaved {
+            let odd = &i & &u32(1);
+            let pair = &(&i + &u32(1)) - &(&odd + &odd);
+            (odd.equal(&u32(0)), pair, i.shr(&u32(1)))
+        } else {
+            let h = u32(half as u32);
+            let first = i.less(&h);
+            (first.clone(), (&i + &h).where_(&first, &(&i - &h)), i.where_(&first, &(&i - &h)))
+        };
+        let angle = &positions.reshape(&[t, 1]) * &inv_freq.take(&freq, 0).reshape(&[1, d]);
+        let (cos, sin) = (angle.cos() * self.scale, angle.sin() * self.scale);
+        let (cos, sin) = (cos.reshape(&[t, 1, d]), sin.reshape(&[t, 1, d]));
+        let sin = (-&sin).where_(&first, &sin);
+        let turned = &(x * &cos) + &(&x.take(&pair, 2) * &sin);
+        turned.where_(&i.less(&u32(self.rotated as u32)), x)
+    }
+
+    fn cpu(&self, specs: &[Spec]) -> Option<CpuKernel> {
+        native::rope(self, specs)
+    }
+}
+
+/// Sizes worth testing.
+pub(super) fn cases() -> Vec<Case> {
+    let case = |[h, d, rotated]: [usize; 3], positions: &[u32], scale: f32, interleaved: bool| {
+        let t = positions.len();
+        Case {
+            op: Arc::new(Rope { rotated, scale, interleaved }),
+            inputs: vec![
+                Fill::Normal(Spec::new(&[t, h, d], Dtype::F32)),
+                Fill::U32(vec![t], positions.to_vec()),
+                Fill::Normal(Spec::new(&[rotated / 2], Dtype::F32)),
+            ],
+            reduction: 1,
+        }
+    };
+    vec![
+        case([4, 64, 64], &[17], 1.0, false),
+        case([3, 80, 32], &[0, 1, 2, 4095, 131_071], 1.25, false),
+        case([2, 128, 128], &[999_999, 5], 1.0, true),
+        case([1, 10, 6], &[1, 70_000, 3], 0.5, true),
+    ]
+}

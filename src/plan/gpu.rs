@@ -1,0 +1,509 @@
+//! A graph as a [`Recording`]: which values get buffers, which are expressions inside kernels.
+
+use super::expr::{Printer, declarations, scalar_type};
+use super::graph::{Chosen, Graph, Kind};
+use super::slots::{Operand, Slot, Slots};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::gpu::{Bind, Caps, Dispatch, Recording, Step};
+use crate::op::{Arg, Kernel, Spec, Stage, Word};
+use crate::prim::{Fold, Prim};
+use crate::wgsl::{File, link, wgsl};
+
+pub(crate) static MAP: File = wgsl!("map.wgsl");
+pub(crate) static REDUCE: File = wgsl!("reduce.wgsl");
+pub(crate) static TOPK: File = wgsl!("topk.wgsl");
+pub(crate) static PUT: File = wgsl!("put.wgsl");
+pub(crate) static PACK: File = wgsl!("parts/pack.wgsl");
+pub(crate) static MATH: File = wgsl!("parts/math.wgsl");
+
+/// Inputs that one generated kernel may read: with its output, the baseline's 8 storage buffers.
+const MAX_READS: usize = 7;
+/// Values that one generated kernel may compute per element.
+const MAX_VALUES: usize = 64;
+
+/// What a plan for the GPU is made of.
+pub(super) struct Lowered {
+    pub(super) recording: Recording,
+    pub(super) slots: Vec<Slot>,
+    pub(super) outputs: Vec<Operand>,
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    caps: &'a Caps,
+    stored: Vec<bool>,
+    placed: Vec<Option<Operand>>,
+    slots: Slots,
+    steps: Vec<Step>,
+    first_use: Vec<usize>,
+}
+
+/// Plans a graph for an adapter.
+///
+/// # Errors
+/// A value larger than a kernel of this adapter can bind.
+pub(super) fn lower(graph: &Graph, caps: &Caps, fuse: bool) -> Result<Lowered> {
+    let mut l = Lowering {
+        graph,
+        caps,
+        stored: decide(graph, caps, fuse),
+        placed: vec![None; graph.nodes.len()],
+        slots: Slots::default(),
+        steps: Vec::new(),
+        first_use: Vec::new(),
+    };
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if l.stored[i] {
+            l.place(i).map_err(|e| e.context(format!("planning {} {}", describe(&node.kind), node.spec)))?;
+        }
+    }
+    let outputs = graph.outputs.iter().map(|&i| l.output(i)).collect::<Vec<_>>();
+    for operand in &outputs {
+        l.slots.touch(operand.slot, l.steps.len());
+    }
+    let (renamed, slots) = l.slots.share(&l.first_use);
+    let mut recording = Recording { buffers: Vec::new(), steps: l.steps };
+    for step in &mut recording.steps {
+        match step {
+            Step::Dispatch(d) => d.binds.iter_mut().for_each(|b| b.slot = renamed[b.slot]),
+            Step::Copy { src, dst, .. } => (*src, *dst) = (renamed[*src], renamed[*dst]),
+        }
+    }
+    recording.buffers = slots
+        .iter()
+        .map(|slot| match slot {
+            Slot::Leaf(i) => padded(graph.leaves[*i].nbytes()),
+            Slot::Temp { bytes } | Slot::Output { bytes } => padded(*bytes),
+        })
+        .collect();
+    let outputs = outputs.into_iter().map(|o| Operand { slot: renamed[o.slot], ..o }).collect();
+    Ok(Lowered { recording, slots, outputs })
+}
+
+fn describe(kind: &Kind) -> String {
+    match kind {
+        Kind::Leaf { .. } => "leaf".into(),
+        Kind::Scalar(_) => "scalar".into(),
+        Kind::Prim(prim, _) => format!("{prim:?}"),
+        Kind::Op { op, .. } => op.name().into(),
+    }
+}
+
+/// Bytes of a buffer: whole words, never none.
+fn padded(bytes: usize) -> u64 {
+    bytes.next_multiple_of(4).max(4) as u64
+}
+
+/// Which values get a buffer: what is not pointwise, what such steps read, what is used twice, outputs,
+/// and expressions that have grown beyond what one kernel may bind.
+fn decide(graph: &Graph, caps: &Caps, fuse: bool) -> Vec<bool> {
+    let uses = graph.uses();
+    let n = graph.nodes.len();
+    let mut stored: Vec<bool> = graph.nodes.iter().map(|node| !node.is_pointwise()).collect();
+    graph.outputs.iter().for_each(|&i| stored[i] = true);
+    for node in &graph.nodes {
+        let reads_buffers =
+            matches!(&node.kind, Kind::Op { .. } | Kind::Prim(Prim::Write | Prim::TopK(_), _));
+        if reads_buffers {
+            node.inputs().iter().for_each(|&i| stored[i] = true);
+        }
+    }
+    let computes = |i: usize| {
+        matches!(
+            &graph.nodes[i].kind,
+            Kind::Prim(Prim::Cast(_) | Prim::Map(_) | Prim::Select | Prim::Gather(_), _)
+        )
+    };
+    for i in 0..n {
+        if computes(i) && (!fuse || uses[i] > 1) {
+            stored[i] = true;
+        }
+    }
+    // Limits, inputs first: `reads` and `size` of the expression behind each value that is not stored.
+    let limit = MAX_READS.min(caps.storage_buffers as usize - 1);
+    let mut reads: Vec<Vec<usize>> = vec![Vec::new(); n];
+    let mut size = vec![0usize; n];
+    for i in 0..n {
+        let inputs = graph.nodes[i].inputs().to_vec();
+        let gather = |stored: &[bool], reads: &[Vec<usize>], size: &[usize]| {
+            let mut all = Vec::new();
+            let mut count = 1;
+            for &x in &inputs {
+                if stored[x] {
+                    all.push(x);
+                } else {
+                    all.extend(&reads[x]);
+                    count += size[x];
+                }
+            }
+            all.sort_unstable();
+            all.dedup();
+            (all, count)
+        };
+        let (mut all, mut count) = gather(&stored, &reads, &size);
+        if all.len() > limit || count > MAX_VALUES {
+            inputs.iter().filter(|&&x| !reads[x].is_empty()).for_each(|&x| stored[x] = true);
+            (all, count) = gather(&stored, &reads, &size);
+        }
+        (reads[i], size[i]) = (all, count);
+    }
+    stored
+}
+
+impl Lowering<'_> {
+    fn slot(&mut self, kind: Slot) -> usize {
+        self.first_use.push(self.steps.len());
+        self.slots.add(kind)
+    }
+
+    fn fresh(&mut self, node: usize) -> Operand {
+        let spec = self.graph.nodes[node].spec.clone();
+        let bytes = spec.bytes();
+        let kind =
+            if self.graph.outputs.contains(&node) { Slot::Output { bytes } } else { Slot::Temp { bytes } };
+        Operand { slot: self.slot(kind), offset: 0, spec }
+    }
+
+    fn placed(&self, node: usize) -> Operand {
+        self.placed[node].clone().unwrap_or_else(|| unreachable!("inputs are placed before their users"))
+    }
+
+    /// Gives a stored value its buffer and records what fills it.
+    fn place(&mut self, i: usize) -> Result<()> {
+        let graph = self.graph;
+        let node = &graph.nodes[i];
+        let operand = match &node.kind {
+            Kind::Leaf { index, .. } => {
+                Operand { slot: self.slot(Slot::Leaf(*index)), offset: 0, spec: node.spec.clone() }
+            }
+            Kind::Op { op, inputs, kernel: Chosen::Gpu(kernel) } => {
+                let output = match op.in_place() {
+                    Some(k) => self.writable(inputs[k], i)?,
+                    None => self.fresh(i),
+                };
+                self.stages(op.name(), kernel, inputs, &output)?;
+                output
+            }
+            Kind::Op { .. } => unreachable!("the target was the GPU"),
+            Kind::Prim(Prim::View(layout), inputs) if self.alias(inputs[0], layout).is_some() => {
+                let source = self.placed(inputs[0]);
+                let offset = source.offset + layout.offset * node.spec.dtype.size();
+                Operand { slot: source.slot, offset, spec: node.spec.clone() }
+            }
+            Kind::Prim(Prim::Reduce(fold, axis), inputs) => self.reduce(i, *fold, *axis, inputs[0])?,
+            Kind::Prim(Prim::Matmul, inputs) => self.matmul(i, inputs)?,
+            Kind::Prim(Prim::Write, inputs) => self.put(i, inputs)?,
+            Kind::Prim(Prim::TopK(k), inputs) => self.topk(i, *k, inputs)?,
+            Kind::Prim(..) | Kind::Scalar(_) => self.map(i)?,
+        };
+        self.placed[i] = Some(operand);
+        Ok(())
+    }
+
+    /// A view that is a plain range of a stored value needs no copy, if kernels can bind it there.
+    fn alias(&self, source: usize, layout: &crate::layout::Layout) -> Option<()> {
+        let base = self.placed[source].as_ref()?;
+        let size = base.spec.dtype.size();
+        let at = base.offset + layout.offset * size;
+        let aligned = at.is_multiple_of(self.caps.offset_alignment.max(4) as usize);
+        (layout.is_contiguous() && aligned && layout.size() <= base.spec.size()).then_some(())
+    }
+
+    /// The operand that an in-place op overwrites: the leaf itself if it may change, else a copy.
+    fn writable(&mut self, source: usize, node: usize) -> Result<Operand> {
+        let from = self.placed(source);
+        let mutable = match &self.graph.nodes[source].kind {
+            Kind::Leaf { mutable, .. } => *mutable,
+            Kind::Op { op, .. } => {
+                op.in_place().is_some() && self.slots.kinds[from.slot] != Slot::Temp { bytes: 0 }
+            }
+            _ => false,
+        };
+        if mutable {
+            return Ok(from);
+        }
+        let to = self.fresh(node);
+        self.copy(&from, &to);
+        Ok(to)
+    }
+
+    fn copy(&mut self, from: &Operand, to: &Operand) {
+        let bytes = padded(to.spec.bytes());
+        if to.spec.bytes() > 0 {
+            self.touch(from.slot);
+            self.touch(to.slot);
+            self.steps.push(Step::Copy {
+                src: from.slot,
+                src_offset: from.offset as u64,
+                dst: to.slot,
+                dst_offset: to.offset as u64,
+                bytes,
+            });
+        }
+    }
+
+    fn touch(&mut self, slot: usize) {
+        self.slots.touch(slot, self.steps.len());
+    }
+
+    /// Where the caller finds an output: its own buffer, or a leaf's that it is equal to.
+    fn output(&mut self, node: usize) -> Operand {
+        let operand = self.placed(node);
+        let whole = match self.slots.kinds[operand.slot] {
+            Slot::Leaf(i) => self.graph.leaves[i].nbytes() == operand.spec.bytes(),
+            Slot::Output { bytes } => bytes == operand.spec.bytes(),
+            Slot::Temp { .. } => false,
+        };
+        if whole && operand.offset == 0 {
+            return operand;
+        }
+        let slot = self.slot(Slot::Output { bytes: operand.spec.bytes() });
+        let own = Operand { slot, offset: 0, spec: operand.spec.clone() };
+        self.copy(&operand, &own);
+        own
+    }
+
+    fn bind(&mut self, operand: &Operand, part: Option<(u64, u64)>, write: bool) -> Result<Bind> {
+        let (offset, bytes) = part.unwrap_or((0, padded(operand.spec.bytes())));
+        if bytes > self.caps.max_binding {
+            return Err(Error::memory(format!(
+                "{} needs a binding of {bytes} bytes, the adapter allows {}",
+                operand.spec, self.caps.max_binding
+            )));
+        }
+        self.touch(operand.slot);
+        Ok(Bind { slot: operand.slot, offset: operand.offset as u64 + offset, bytes, write })
+    }
+
+    fn stages(
+        &mut self,
+        name: &'static str,
+        kernel: &Kernel,
+        inputs: &[usize],
+        output: &Operand,
+    ) -> Result<()> {
+        if output.spec.size() == 0 {
+            return Ok(());
+        }
+        let scratch: Vec<Operand> = kernel
+            .scratch
+            .iter()
+            .map(|&bytes| {
+                let slot = self.slot(Slot::Temp { bytes: bytes as usize });
+                Operand { slot, offset: 0, spec: Spec::new(&[(bytes / 4) as usize], Dtype::U32) }
+            })
+            .collect();
+        for stage in &kernel.stages {
+            let mut binds = Vec::new();
+            for (args, write) in [(&stage.reads, false), (&stage.writes, true)] {
+                for arg in args {
+                    let (operand, part) = match *arg {
+                        Arg::Input(k) => (self.placed(inputs[k]), None),
+                        Arg::InputPart { index, offset, bytes } => {
+                            (self.placed(inputs[index]), Some((offset, bytes.next_multiple_of(4))))
+                        }
+                        Arg::Output => (output.clone(), None),
+                        Arg::Scratch(k) => (scratch[k].clone(), None),
+                    };
+                    binds.push(self.bind(&operand, part, write)?);
+                }
+            }
+            let name = if stage.name.is_empty() { name } else { stage.name };
+            self.dispatch(name, stage, binds);
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, name: &str, stage: &Stage, binds: Vec<Bind>) {
+        self.steps.push(Step::Dispatch(Dispatch {
+            name: name.to_string(),
+            source: link(&stage.files, &stage.generated),
+            constants: stage.constants.clone(),
+            binds,
+            params: stage.params.iter().map(|(_, w)| w.bits()).collect(),
+            grid: stage.grid,
+        }));
+    }
+
+    /// Records a generated kernel: `reads` in binding order, then the output.
+    fn generated(&mut self, stage: &Stage, reads: &[usize], output: &Operand) -> Result<()> {
+        if output.spec.size() == 0 {
+            return Ok(());
+        }
+        if output.spec.size() > u32::MAX as usize {
+            return Err(Error::memory(format!("{} has more elements than 32 bits can index", output.spec)));
+        }
+        let mut binds = Vec::new();
+        for &node in reads {
+            let operand = self.placed(node);
+            binds.push(self.bind(&operand, None, false)?);
+        }
+        binds.push(self.bind(output, None, true)?);
+        self.dispatch(stage.name, stage, binds);
+        Ok(())
+    }
+
+    fn map(&mut self, i: usize) -> Result<Operand> {
+        let output = self.fresh(i);
+        let mut printer = Printer::new(self.graph, &self.stored);
+        let result = printer.value(i, "i", true);
+        let (body, reads) = (printer.take_body(), printer.reads);
+        let dtype = output.spec.dtype;
+        let words = output.spec.bytes().div_ceil(4);
+        let (grid, stride) = grid(words.div_ceil(256));
+        let generated = format!(
+            "{}fn value(i: u32) -> {} {{\n{body}    return {result};\n}}\n",
+            declarations(self.graph, &reads, dtype, "n: u32, words: u32, stride: u32, zero: u32"),
+            scalar_type(dtype)
+        );
+        let stage = Stage {
+            name: "map",
+            files: vec![&MAP, &PACK, &MATH],
+            generated,
+            params: vec![
+                ("n", output.spec.size().into()),
+                ("words", words.into()),
+                ("stride", (stride * 256).into()),
+                ("zero", Word::U32(0)),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        self.generated(&stage, &reads, &output)?;
+        Ok(output)
+    }
+
+    /// `element(o, j)` folded over `j < n` for each output `o`.
+    fn fold(
+        &mut self,
+        i: usize,
+        name: &'static str,
+        fold: Fold,
+        n: usize,
+        reads: &[usize],
+        element: &str,
+    ) -> Result<Operand> {
+        let output = self.fresh(i);
+        let kind = scalar_type(output.spec.dtype);
+        let (combine, first) = match (fold, kind) {
+            (Fold::Sum, _) => ("a + b", 0),
+            (Fold::Max, "f32") => ("max(a, b)", f32::NEG_INFINITY.to_bits()),
+            (Fold::Min, "f32") => ("min(a, b)", f32::INFINITY.to_bits()),
+            (Fold::Max, _) => ("max(a, b)", 0),
+            (Fold::Min, _) => ("min(a, b)", u32::MAX),
+        };
+        let (grid, stride) = grid(output.spec.size());
+        let generated = format!(
+            "alias Value = {kind};\n{}fn value(i: u32) -> Value {{ return Value(0); }}\n\
+             fn params_first() -> Value {{ return bitcast<Value>(params.first); }}\n\
+             fn fold(a: Value, b: Value) -> Value {{ return {combine}; }}\n\
+             fn element(o: u32, j: u32) -> Value {{\n{element}}}\n",
+            declarations(
+                self.graph,
+                reads,
+                output.spec.dtype,
+                "n: u32, outputs: u32, stride: u32, first: u32, zero: u32"
+            ),
+        );
+        let stage = Stage {
+            name,
+            files: vec![&REDUCE, &PACK, &MATH],
+            generated,
+            params: vec![
+                ("n", n.into()),
+                ("outputs", output.spec.size().into()),
+                ("stride", stride.into()),
+                ("first", Word::U32(first)),
+                ("zero", Word::U32(0)),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        self.generated(&stage, reads, &output)?;
+        Ok(output)
+    }
+
+    fn reduce(&mut self, i: usize, fold: Fold, axis: usize, x: usize) -> Result<Operand> {
+        let dims = &self.graph.nodes[x].spec.dims;
+        let (n, after) = (dims[axis], dims[axis + 1..].iter().product::<usize>().max(1));
+        let mut printer = Printer::new(self.graph, &self.stored);
+        let result = printer.value(x, "at", false);
+        let body = format!(
+            "    let at = (o / {after}u) * {}u + j * {after}u + o % {after}u;\n{}    return {result};\n",
+            n * after,
+            printer.take_body()
+        );
+        let reads = printer.reads;
+        self.fold(i, "reduce", fold, n, &reads, &body)
+    }
+
+    /// The general product, for operands that are no weights: a sum over `k` per output element.
+    fn matmul(&mut self, i: usize, inputs: &[usize]) -> Result<Operand> {
+        let (k, n) = (self.graph.nodes[inputs[0]].spec.axis(1), self.graph.nodes[inputs[1]].spec.axis(1));
+        let m = self.graph.nodes[inputs[0]].spec.axis(2);
+        let mut printer = Printer::new(self.graph, &self.stored);
+        let a = printer.value(inputs[0], "at_a", false);
+        let b = printer.value(inputs[1], "at_b", false);
+        let body = format!(
+            "    let at_a = (o / {n}u) * {k}u + j;\n    let at_b = ((o / {}u) * {k}u + j) * {n}u + o % {n}u;\n\
+             {}    return {a} * {b};\n",
+            m * n,
+            printer.take_body()
+        );
+        let reads = printer.reads;
+        self.fold(i, "product", Fold::Sum, k, &reads, &body)
+    }
+
+    fn put(&mut self, i: usize, inputs: &[usize]) -> Result<Operand> {
+        let spec = &self.graph.nodes[i].spec;
+        if spec.dtype.size() != 4 {
+            return Err(Error::unsupported(format!("put of {} elements on the GPU", spec.dtype)));
+        }
+        let output = self.writable(inputs[0], i)?;
+        let width: usize = spec.dims[1..].iter().product();
+        let count = self.graph.nodes[inputs[2]].spec.size();
+        let (grid, stride) = grid((width * count).div_ceil(256));
+        let stage = Stage {
+            name: "put",
+            files: vec![&PUT],
+            params: vec![
+                ("width", width.into()),
+                ("count", count.into()),
+                ("capacity", spec.dims[0].into()),
+                ("stride", (stride * 256).into()),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        if width * count > 0 {
+            self.generated(&stage, &inputs[1..], &output)?;
+        }
+        Ok(output)
+    }
+
+    fn topk(&mut self, i: usize, k: usize, inputs: &[usize]) -> Result<Operand> {
+        let output = self.fresh(i);
+        let n = self.graph.nodes[inputs[0]].spec.axis(1);
+        let rows = self.graph.nodes[inputs[0]].spec.size() / n.max(1);
+        let (grid, stride) = grid(rows);
+        let stage = Stage {
+            name: "topk",
+            files: vec![&TOPK],
+            params: vec![("n", n.into()), ("k", k.into()), ("rows", rows.into()), ("stride", stride.into())],
+            grid,
+            ..Stage::default()
+        };
+        self.generated(&stage, inputs, &output)?;
+        Ok(output)
+    }
+}
+
+/// A grid of at least `groups` workgroups, two-dimensional where one dimension is too short, and how many
+/// lie along x.
+fn grid(groups: usize) -> ([u32; 3], usize) {
+    const LIMIT: usize = 65535;
+    let rows = groups.div_ceil(LIMIT).max(1);
+    let columns = groups.div_ceil(rows).max(1);
+    ([columns as u32, rows as u32, 1], columns)
+}

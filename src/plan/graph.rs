@@ -1,0 +1,174 @@
+//! The lazy graph as a flat list: what a plan is made from, and known by.
+//!
+//! Nodes appear after their inputs. An op that has no kernel where it would run is replaced by its
+//! meaning. The list holds no elements, so two graphs with equal lists share one plan.
+
+use crate::array::{Device, Expr, MLXArray, State};
+use crate::gpu::Caps;
+use crate::op::{CpuKernel, Kernel, Op, Site, Spec};
+use crate::prim::Prim;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// One value of the graph.
+pub(super) struct Node {
+    pub(super) spec: Spec,
+    pub(super) kind: Kind,
+}
+
+/// How it comes to be; numbers are positions in the list.
+pub(super) enum Kind {
+    /// The `i`-th array that exists already; `mutable` ones may be written in place.
+    Leaf {
+        index: usize,
+        mutable: bool,
+    },
+    Scalar(u32),
+    Prim(Prim, Vec<usize>),
+    Op {
+        op: Arc<dyn Op>,
+        inputs: Vec<usize>,
+        kernel: Chosen,
+    },
+}
+
+/// The kernel that an op will run.
+pub(super) enum Chosen {
+    Cpu(CpuKernel),
+    Gpu(Kernel),
+}
+
+impl Node {
+    pub(super) fn inputs(&self) -> &[usize] {
+        match &self.kind {
+            Kind::Leaf { .. } | Kind::Scalar(_) => &[],
+            Kind::Prim(_, inputs) | Kind::Op { inputs, .. } => inputs,
+        }
+    }
+
+    /// Whether element `i` of the value is an expression of elements of its inputs.
+    pub(super) fn is_pointwise(&self) -> bool {
+        match &self.kind {
+            Kind::Scalar(_) => true,
+            Kind::Prim(p, _) => matches!(
+                p,
+                Prim::Iota | Prim::Cast(_) | Prim::Map(_) | Prim::Select | Prim::View(_) | Prim::Gather(_)
+            ),
+            Kind::Leaf { .. } | Kind::Op { .. } => false,
+        }
+    }
+}
+
+/// Where a graph will run, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    /// `None`: the CPU.
+    pub(super) caps: Option<&'a Caps>,
+    /// Whether chains of elementwise work become one kernel.
+    pub(super) fuse: bool,
+}
+
+/// The flat list, its leaves and its outputs.
+pub(super) struct Graph {
+    pub(super) nodes: Vec<Node>,
+    pub(super) leaves: Vec<MLXArray>,
+    pub(super) outputs: Vec<usize>,
+}
+
+impl Graph {
+    /// Flattens everything that `outputs` depend on.
+    pub(super) fn of(outputs: &[MLXArray], target: Target<'_>) -> Self {
+        let mut graph = Self { nodes: Vec::new(), leaves: Vec::new(), outputs: Vec::new() };
+        let mut at: HashMap<u64, usize> = HashMap::new();
+        let mut kernels: HashMap<u64, Option<Chosen>> = HashMap::new();
+        let mut stack: Vec<(MLXArray, bool)> = outputs.iter().rev().map(|x| (x.clone(), false)).collect();
+        while let Some((array, expanded)) = stack.pop() {
+            if at.contains_key(&array.id()) {
+                continue;
+            }
+            let expr = match array.state() {
+                State::Ready(_) => {
+                    let kind = Kind::Leaf { index: graph.leaves.len(), mutable: array.0.mutable };
+                    graph.leaves.push(array.clone());
+                    at.insert(array.id(), graph.push(array.spec(), kind));
+                    continue;
+                }
+                State::Lazy(expr) => expr,
+            };
+            let chosen = match &*expr {
+                Expr::Op { op, inputs, .. } => kernels
+                    .entry(array.id())
+                    .or_insert_with(|| choose(op, inputs, array.spec(), target))
+                    .is_some(),
+                _ => false,
+            };
+            let inputs = match &*expr {
+                Expr::Op { meaning, .. } if !chosen => std::slice::from_ref(meaning),
+                other => other.inputs(),
+            };
+            if !expanded {
+                stack.push((array, true));
+                stack.extend(inputs.iter().rev().map(|x| (x.clone(), false)));
+                continue;
+            }
+            let inputs: Vec<usize> = inputs.iter().map(|x| at[&x.id()]).collect();
+            let place = match (&*expr, kernels.remove(&array.id()).flatten()) {
+                (Expr::Op { op, .. }, Some(kernel)) => {
+                    graph.push(array.spec(), Kind::Op { op: op.clone(), inputs, kernel })
+                }
+                (Expr::Op { .. }, None) => inputs[0],
+                (Expr::Prim(prim, _), _) => graph.push(array.spec(), Kind::Prim(prim.clone(), inputs)),
+                (Expr::Scalar(bits), _) => graph.push(array.spec(), Kind::Scalar(*bits)),
+            };
+            at.insert(array.id(), place);
+        }
+        graph.outputs = outputs.iter().map(|x| at[&x.id()]).collect();
+        graph
+    }
+
+    fn push(&mut self, spec: &Spec, kind: Kind) -> usize {
+        self.nodes.push(Node { spec: spec.clone(), kind });
+        self.nodes.len() - 1
+    }
+
+    /// Everything a plan depends on, as text. Equal keys, equal plans.
+    pub(super) fn key(&self, device: Device, fuse: bool) -> String {
+        use std::fmt::Write;
+        let mut key = format!("{device} {fuse} {:?}\n", self.outputs);
+        for node in &self.nodes {
+            // Writing to a String cannot fail.
+            let _ = match &node.kind {
+                Kind::Leaf { index, mutable } => writeln!(key, "{} leaf {index} {mutable}", node.spec),
+                Kind::Scalar(bits) => writeln!(key, "{} {bits:x}", node.spec),
+                Kind::Prim(prim, inputs) => writeln!(key, "{} {prim:?} {inputs:?}", node.spec),
+                Kind::Op { op, inputs, .. } => {
+                    writeln!(key, "{} {} {:?} {inputs:?}", node.spec, op.name(), op.words())
+                }
+            };
+        }
+        key
+    }
+
+    /// How many times each value is used.
+    pub(super) fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nodes.len()];
+        self.nodes.iter().flat_map(Node::inputs).chain(&self.outputs).for_each(|&i| uses[i] += 1);
+        uses
+    }
+}
+
+/// The kernel for an op, if there is one where it would run.
+fn choose(op: &Arc<dyn Op>, inputs: &[MLXArray], output: &Spec, target: Target<'_>) -> Option<Chosen> {
+    let specs: Vec<Spec> = inputs.iter().map(|x| x.spec().clone()).collect();
+    let chosen = match target.caps {
+        None => op.cpu(&specs).map(Chosen::Cpu),
+        Some(caps) => {
+            let site = Site { inputs: &specs, output, caps };
+            op.kernels(&site).into_iter().next().map(Chosen::Gpu)
+        }
+    };
+    if chosen.is_none() {
+        log::debug!("{} has no kernel for {specs:?}: its meaning is planned", op.name());
+    }
+    chosen
+}

@@ -1,0 +1,158 @@
+//! A graph as steps for the CPU: native kernels where ops have them, primitives one by one.
+
+use super::graph::{Chosen, Graph, Kind};
+use super::slots::{Operand, Slot, Slots};
+use crate::dtype::Dtype;
+use crate::op::{CpuKernel, HostMut, HostRef, Spec};
+use crate::prim::{Fun, Prim};
+use crate::reference::{self, Values};
+
+/// One kernel and its operands; an in-place operand is the output alone.
+pub(super) struct HostStep {
+    pub(super) kernel: CpuKernel,
+    pub(super) inputs: Vec<Operand>,
+    pub(super) output: Operand,
+}
+
+/// What a plan for the CPU is made of.
+pub(super) struct Lowered {
+    pub(super) steps: Vec<HostStep>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) outputs: Vec<Operand>,
+}
+
+struct Lowering {
+    slots: Slots,
+    first_use: Vec<usize>,
+    steps: Vec<HostStep>,
+}
+
+/// Plans a graph for the CPU; takes the kernels out of it.
+pub(super) fn lower(graph: Graph) -> Lowered {
+    let mut l = Lowering { slots: Slots::default(), first_use: Vec::new(), steps: Vec::new() };
+    let mut placed: Vec<Operand> = Vec::new();
+    let Graph { nodes, leaves, outputs } = graph;
+    for (i, node) in nodes.into_iter().enumerate() {
+        let spec = node.spec;
+        let bytes = spec.bytes();
+        let kind = if outputs.contains(&i) { Slot::Output { bytes } } else { Slot::Temp { bytes } };
+        let fresh = |l: &mut Lowering| Operand { slot: l.slot(kind), offset: 0, spec: spec.clone() };
+        let operand = match node.kind {
+            Kind::Leaf { index, .. } => Operand { slot: l.slot(Slot::Leaf(index)), offset: 0, spec },
+            Kind::Scalar(bits) => {
+                let output = fresh(&mut l);
+                let dtype = spec.dtype;
+                l.step(
+                    Box::new(move |_, out| reference::scalar(bits, dtype).to_bytes(dtype, out.bytes)),
+                    vec![],
+                    &output,
+                );
+                output
+            }
+            Kind::Op { op, inputs, kernel: Chosen::Cpu(kernel) } => {
+                let mut operands: Vec<Operand> = inputs.iter().map(|&x| placed[x].clone()).collect();
+                let output = match op.in_place() {
+                    Some(k) => {
+                        let target = operands.remove(k);
+                        let changes = |slot: Slot| matches!(slot, Slot::Leaf(i) if leaves[i].0.mutable);
+                        if changes(l.slots.kinds[target.slot]) {
+                            target
+                        } else {
+                            let output = fresh(&mut l);
+                            l.step(
+                                Box::new(|x, out| out.bytes.copy_from_slice(x[0].bytes)),
+                                vec![target],
+                                &output,
+                            );
+                            output
+                        }
+                    }
+                    None => fresh(&mut l),
+                };
+                l.step(kernel, operands, &output);
+                output
+            }
+            Kind::Op { .. } => unreachable!("the target was the CPU"),
+            Kind::Prim(Prim::View(layout), inputs)
+                if layout.is_contiguous() && (layout.offset * spec.dtype.size()).is_multiple_of(4) =>
+            {
+                let source = &placed[inputs[0]];
+                let offset = source.offset + layout.offset * spec.dtype.size();
+                Operand { slot: source.slot, offset, spec }
+            }
+            Kind::Prim(prim, inputs) => {
+                let output = fresh(&mut l);
+                let operands: Vec<Operand> = inputs.iter().map(|&x| placed[x].clone()).collect();
+                l.step(primitive(prim, &operands), operands, &output);
+                output
+            }
+        };
+        placed.push(operand);
+    }
+    let outputs: Vec<Operand> = outputs
+        .iter()
+        .map(|&i| {
+            let operand = placed[i].clone();
+            let whole = match l.slots.kinds[operand.slot] {
+                Slot::Leaf(i) => leaves[i].nbytes() == operand.spec.bytes(),
+                Slot::Output { bytes } => bytes == operand.spec.bytes(),
+                Slot::Temp { .. } => false,
+            };
+            if whole && operand.offset == 0 {
+                return operand;
+            }
+            let slot = l.slot(Slot::Output { bytes: operand.spec.bytes() });
+            let own = Operand { slot, offset: 0, spec: operand.spec.clone() };
+            l.step(Box::new(|x, out| out.bytes.copy_from_slice(x[0].bytes)), vec![operand], &own);
+            own
+        })
+        .collect();
+    for operand in &outputs {
+        l.slots.touch(operand.slot, l.steps.len());
+    }
+    let (renamed, slots) = l.slots.share(&l.first_use);
+    let rename = |o: Operand| Operand { slot: renamed[o.slot], ..o };
+    let steps = l.steps.into_iter().map(|s| HostStep {
+        kernel: s.kernel,
+        inputs: s.inputs.into_iter().map(rename).collect(),
+        output: rename(s.output),
+    });
+    Lowered { steps: steps.collect(), slots, outputs: outputs.into_iter().map(rename).collect() }
+}
+
+impl Lowering {
+    fn slot(&mut self, kind: Slot) -> usize {
+        self.first_use.push(self.steps.len());
+        self.slots.add(kind)
+    }
+
+    fn step(&mut self, kernel: CpuKernel, inputs: Vec<Operand>, output: &Operand) {
+        let now = self.steps.len();
+        inputs.iter().chain([output]).for_each(|o| self.slots.touch(o.slot, now));
+        self.steps.push(HostStep { kernel, inputs, output: output.clone() });
+    }
+}
+
+/// A primitive as a kernel: straight loops for f32 arithmetic, the interpreter for the rest.
+fn primitive(prim: Prim, inputs: &[Operand]) -> CpuKernel {
+    let plain = inputs.iter().all(|o| o.spec.dtype == Dtype::F32);
+    match prim {
+        Prim::Map(Fun::Add) if plain => binary(|a, b| a + b),
+        Prim::Map(Fun::Sub) if plain => binary(|a, b| a - b),
+        Prim::Map(Fun::Mul) if plain => binary(|a, b| a * b),
+        Prim::Map(Fun::Div) if plain => binary(|a, b| a / b),
+        prim => Box::new(move |x, out| {
+            let values: Vec<(Values, &Spec)> =
+                x.iter().map(|r| (Values::from_bytes(r.bytes, r.spec.dtype), r.spec)).collect();
+            let borrowed: Vec<(&Values, &Spec)> = values.iter().map(|(v, s)| (v, *s)).collect();
+            reference::apply(&prim, &borrowed, out.spec).to_bytes(out.spec.dtype, out.bytes);
+        }),
+    }
+}
+
+fn binary(f: impl Fn(f32, f32) -> f32 + Send + Sync + 'static) -> CpuKernel {
+    Box::new(move |x: &[HostRef<'_>], mut out: HostMut<'_>| {
+        let (a, b) = (x[0].as_slice::<f32>(), x[1].as_slice::<f32>());
+        out.as_mut_slice::<f32>().iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
+    })
+}

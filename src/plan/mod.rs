@@ -1,0 +1,19 @@
+//! From a lazy graph to work that runs.
+//!
+//! [`graph`] flattens the graph and picks a kernel for each op, or its meaning; [`host`] and [`gpu`] turn
+//! the list into steps over buffers ([`slots`]) for native kernels or a [`Recording`](crate::gpu::Recording);
+//! [`expr`] prints the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
+//! binds them to buffers; [`eval`] is everything that looks at elements.
+
+mod eval;
+mod expr;
+mod gpu;
+mod graph;
+mod host;
+mod program;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use program::Program;
+pub use program::{eval, set_fusion};

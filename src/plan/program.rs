@@ -1,0 +1,253 @@
+//! A plan bound to its buffers, replayed as often as wanted.
+//!
+//! Plans are kept by the structure of their graph, so evaluating the same formula again costs a lookup.
+//! A [`Program`] reads what its leaves hold when it runs: token ids and positions are overwritten between
+//! runs, caches grow in place, and nothing is allocated, planned or compiled on the way.
+
+use super::graph::{Graph, Target};
+use super::slots::{Operand, Slot};
+use super::{gpu, host};
+use crate::array::{Device, MLXArray};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Prepared, Recording};
+use crate::memory::Buffer;
+use crate::op::{HostMut, HostRef, Spec};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLockReadGuard};
+
+/// Structure only: steps over slots.
+pub(super) struct Plan {
+    body: Body,
+    slots: Vec<Slot>,
+    outputs: Vec<Operand>,
+}
+
+enum Body {
+    Cpu(Vec<host::HostStep>),
+    Gpu(Recording),
+}
+
+static FUSE: AtomicBool = AtomicBool::new(true);
+
+/// Whether chains of elementwise work become one kernel on the GPU (they do unless switched off). Holds
+/// for plans made from now on; results are the same up to rounding.
+pub fn set_fusion(on: bool) {
+    FUSE.store(on, Ordering::Relaxed);
+}
+
+/// Plans that are kept; when there are more, all are dropped and made again as needed.
+const KEPT_PLANS: usize = 512;
+
+fn cache() -> &'static Mutex<HashMap<String, Arc<Plan>>> {
+    static PLANS: LazyLock<Mutex<HashMap<String, Arc<Plan>>>> = LazyLock::new(Mutex::default);
+    &PLANS
+}
+
+/// The plan for these outputs, and the arrays that its leaves stand for.
+fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray>)> {
+    let fuse = FUSE.load(Ordering::Relaxed);
+    let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
+    let caps = gpu.as_ref().map(|g| g.caps());
+    let graph = Graph::of(outputs, Target { caps, fuse });
+    let leaves = graph.leaves.clone();
+    let key = graph.key(device, fuse);
+    let lock = || cache().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(plan) = lock().get(&key) {
+        return Ok((plan.clone(), leaves));
+    }
+    let plan = match caps {
+        None => {
+            let l = host::lower(graph);
+            Plan { body: Body::Cpu(l.steps), slots: l.slots, outputs: l.outputs }
+        }
+        Some(caps) => {
+            let l = gpu::lower(&graph, caps, fuse)?;
+            Plan { body: Body::Gpu(l.recording), slots: l.slots, outputs: l.outputs }
+        }
+    };
+    let plan = Arc::new(plan);
+    let mut plans = lock();
+    if plans.len() >= KEPT_PLANS {
+        plans.clear();
+    }
+    plans.insert(key, plan.clone());
+    Ok((plan, leaves))
+}
+
+/// A planned graph with its buffers.
+pub(crate) struct Program {
+    plan: Arc<Plan>,
+    buffers: Vec<Buffer>,
+    prepared: Option<(Arc<Gpu>, Prepared)>,
+}
+
+impl Program {
+    /// Plans `outputs` (all on one device) and binds buffers.
+    ///
+    /// # Errors
+    /// No adapter, memory exhausted, a value too large for the adapter, a kernel the driver refuses.
+    pub(crate) fn new(outputs: &[MLXArray]) -> Result<Self> {
+        let gpu = outputs.iter().any(|x| x.device() == Device::GPU);
+        let device = if gpu { Device::GPU } else { Device::CPU };
+        let (plan, leaves) = plan(outputs, device)?;
+        let mut buffers = Vec::with_capacity(plan.slots.len());
+        for slot in &plan.slots {
+            buffers.push(match *slot {
+                Slot::Leaf(i) => leaf(&leaves[i], device)?,
+                Slot::Temp { bytes } | Slot::Output { bytes } => match device {
+                    Device::CPU => Buffer::host_zeroed(bytes),
+                    Device::GPU => Buffer::Gpu(Gpu::shared()?.alloc(bytes as u64)?),
+                },
+            });
+        }
+        let prepared = match &plan.body {
+            Body::Cpu(_) => None,
+            Body::Gpu(recording) => {
+                let raw: Vec<crate::gpu::Buffer> = buffers
+                    .iter()
+                    .map(|b| match b {
+                        Buffer::Gpu(b) => Ok(b.clone()),
+                        Buffer::Host(_) | Buffer::Mapped(..) => {
+                            Err(Error::device("a CPU buffer in a GPU plan"))
+                        }
+                    })
+                    .collect::<Result<_>>()?;
+                let gpu = Gpu::shared()?;
+                let prepared = gpu.prepare(recording, &raw)?;
+                Some((gpu, prepared))
+            }
+        };
+        Ok(Self { plan, buffers, prepared })
+    }
+
+    /// Runs every step. On the GPU the work is submitted; reading an output waits for it.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        match (&self.plan.body, &self.prepared) {
+            (Body::Gpu(_), Some((gpu, prepared))) => gpu.run(prepared),
+            (Body::Cpu(steps), _) => {
+                // On a worker thread, so that the kernels' own splits are cheap.
+                rayon::scope(|_| steps.iter().for_each(|step| self.host_step(step)));
+                Ok(())
+            }
+            (Body::Gpu(_), None) => Err(Error::device("the program was never prepared")),
+        }
+    }
+
+    fn host_step(&self, step: &host::HostStep) {
+        let mut views: [Option<View<'_>>; MAX_INPUTS] = Default::default();
+        for (view, operand) in views.iter_mut().zip(&step.inputs) {
+            *view = Some(View::of(&self.buffers[operand.slot]));
+        }
+        let empty = HostRef { bytes: &[], spec: &step.output.spec };
+        let mut inputs = [empty; MAX_INPUTS];
+        for ((input, view), operand) in inputs.iter_mut().zip(&views).zip(&step.inputs) {
+            if let Some(view) = view {
+                *input = HostRef { bytes: range(view.bytes(), operand), spec: &operand.spec };
+            }
+        }
+        let Buffer::Host(target) = &self.buffers[step.output.slot] else { return };
+        let mut words = target.write();
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        let end = step.output.offset + step.output.spec.bytes();
+        let out = HostMut { bytes: &mut bytes[step.output.offset..end], spec: &step.output.spec };
+        (step.kernel)(&inputs[..step.inputs.len()], out);
+    }
+
+    /// The buffer of an output.
+    pub(crate) fn output(&self, i: usize) -> Buffer {
+        self.buffers[self.plan.outputs[i].slot].clone()
+    }
+
+    /// Copies the first bytes of an output out, waiting for the run that computes it.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn read(&self, i: usize, bytes: &mut [u8]) -> Result<()> {
+        self.output(i).read(bytes)
+    }
+
+    /// The GPU work of one run as text, one line per step; empty for the CPU.
+    pub(crate) fn recording(&self) -> String {
+        match &self.plan.body {
+            Body::Gpu(recording) => recording.to_string(),
+            Body::Cpu(_) => String::new(),
+        }
+    }
+
+    /// Runs once and says what each dispatch cost, in seconds; empty on the CPU.
+    ///
+    /// # Errors
+    /// The device failed, or has no timestamps.
+    pub(crate) fn run_timed(&mut self) -> Result<Vec<(String, f64)>> {
+        match &self.prepared {
+            Some((gpu, prepared)) => gpu.run_timed(prepared),
+            None => self.run().map(|()| Vec::new()),
+        }
+    }
+}
+
+/// Operands of a CPU kernel; the most that any op has, with room.
+const MAX_INPUTS: usize = 8;
+
+/// Read access to a host buffer for the length of one step.
+enum View<'a> {
+    Locked(RwLockReadGuard<'a, Vec<u32>>),
+    Mapped(&'a [u8]),
+}
+
+impl<'a> View<'a> {
+    fn of(buffer: &'a Buffer) -> Self {
+        match buffer {
+            Buffer::Host(host) => Self::Locked(host.read()),
+            Buffer::Mapped(shared, range) => Self::Mapped(&(**shared).as_ref()[range.clone()]),
+            Buffer::Gpu(_) => Self::Mapped(&[]),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Locked(words) => bytemuck::cast_slice(words),
+            Self::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+fn range<'a>(bytes: &'a [u8], operand: &Operand) -> &'a [u8] {
+    &bytes[operand.offset..operand.offset + operand.spec.bytes()]
+}
+
+/// The buffer of an existing array on the device where it is needed.
+fn leaf(array: &MLXArray, device: Device) -> Result<Buffer> {
+    let spec: &Spec = array.spec();
+    let buffer = array.buffer().ok_or_else(|| Error::input(format!("{spec} is not evaluated")))?;
+    if buffer.device() == device {
+        return Ok(buffer);
+    }
+    let mut bytes = vec![0; spec.bytes()];
+    buffer.read(&mut bytes)?;
+    Buffer::from_bytes(&bytes, device)
+}
+
+/// Evaluates several arrays together, sharing what they have in common.
+///
+/// # Errors
+/// No adapter, memory exhausted, or the device failed; then no array has changed.
+pub fn eval(arrays: &[&MLXArray]) -> Result<()> {
+    let lazy: Vec<MLXArray> = arrays.iter().filter(|x| x.buffer().is_none()).map(|&x| x.clone()).collect();
+    for device in [Device::CPU, Device::GPU] {
+        let outputs: Vec<MLXArray> = lazy.iter().filter(|x| x.device() == device).cloned().collect();
+        if outputs.is_empty() {
+            continue;
+        }
+        let mut program = Program::new(&outputs)?;
+        program.run()?;
+        for (i, array) in outputs.iter().enumerate() {
+            array.set_ready(program.output(i));
+        }
+    }
+    Ok(())
+}

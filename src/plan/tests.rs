@@ -1,0 +1,236 @@
+//! Plans against the interpreter: every primitive, every dtype, random formulas, fused and not.
+
+use super::*;
+use crate::array::{Device, MLXArray};
+use crate::dtype::Dtype;
+use crate::gpu::Gpu;
+use crate::layout::ArrayShape;
+use crate::prim::{FUNCTIONS, Typing};
+use crate::reference::{self, Values};
+use proptest::prelude::*;
+
+/// Fusion is one switch for the process: tests that turn it, or count on it, take turns.
+static FUSION: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// The GPU if there is one; none is a failure where one was promised.
+fn devices() -> Vec<Device> {
+    match Gpu::shared() {
+        Ok(_) => vec![Device::CPU, Device::GPU],
+        Err(e) if std::env::var_os("UNIMLX_REQUIRE_GPU").is_some() => panic!("a GPU was promised: {e}"),
+        Err(_) => vec![Device::CPU],
+    }
+}
+
+fn ramp(dims: &[usize], from: f32, step: f32) -> Vec<f32> {
+    (0..dims.iter().product::<usize>()).map(|i| from + step * ((i * 37 + 11) % 101) as f32).collect()
+}
+
+fn array(dims: &[usize], from: f32, step: f32, device: Device) -> MLXArray {
+    MLXArray::new_cpu(ramp(dims, from, step), ArrayShape::from_dims(dims).unwrap()).to_device(device)
+}
+
+/// Evaluates on the array's device and compares with the definition.
+#[track_caller]
+fn check(name: &str, x: &MLXArray, tolerance: f32) {
+    let expected = reference::eval(x).unwrap();
+    let mut program = Program::new(std::slice::from_ref(x)).unwrap();
+    program.run().unwrap();
+    let mut bytes = vec![0; x.nbytes()];
+    program.read(0, &mut bytes).unwrap();
+    match (expected, Values::from_bytes(&bytes, x.dtype())) {
+        (Values::F(e), Values::F(g)) => {
+            for (i, (e, g)) in e.iter().zip(&g).enumerate() {
+                let close =
+                    (e - g).abs() <= tolerance * (1.0 + e.abs()) || e == g || (e.is_nan() && g.is_nan());
+                assert!(
+                    close,
+                    "{name} on {}: element {i} is {g}, not {e}\n{}",
+                    x.device(),
+                    program.recording()
+                );
+            }
+        }
+        (e, g) => assert!(e == g, "{name} on {}: {g:?}, not {e:?}\n{}", x.device(), program.recording()),
+    }
+}
+
+#[test]
+fn every_function_means_the_same_everywhere() {
+    for device in devices() {
+        let dims = [3, 67];
+        for row in FUNCTIONS {
+            let float = !matches!(row.typing, Typing::Bits);
+            if float {
+                let a = array(&dims, 0.25, 0.031, device);
+                let b = array(&dims, 2.5, -0.017, device);
+                let inputs = if row.arity == 2 { vec![a, b] } else { vec![a] };
+                check(
+                    &format!("{:?}", row.fun),
+                    &MLXArray::prim(crate::prim::Prim::Map(row.fun), inputs),
+                    3e-6,
+                );
+            }
+            if matches!(row.typing, Typing::Bits | Typing::Same | Typing::Compare) && row.arity == 2 {
+                let a = MLXArray::iota(201) * 7.0;
+                let a = a.astype(Dtype::U32);
+                let b = MLXArray::iota(201).shr(&MLXArray::scalar_u32(2));
+                let zero = array(&[1], 0.0, 0.0, device).astype(Dtype::U32);
+                let (a, b) = (a | zero.broadcast_to(&[201]), b);
+                check(
+                    &format!("{:?} u32", row.fun),
+                    &MLXArray::prim(crate::prim::Prim::Map(row.fun), vec![a, b]),
+                    0.0,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn large_angles_keep_their_sine() {
+    for device in devices() {
+        let x = array(&[1001], -3.0e5, 6543.21, device);
+        check("sin", &x.sin(), 2e-6);
+        check("cos", &x.cos(), 2e-6);
+    }
+}
+
+#[test]
+fn views_gathers_and_folds() {
+    for device in devices() {
+        let x = array(&[4, 5, 6], -1.0, 0.1, device);
+        check("transpose", &x.transpose(&[2, 0, 1]), 0.0);
+        check("slice", &(x.slice(1, 1, 3) + 1.0), 0.0);
+        check("slice alone", &x.slice(0, 2, 2), 0.0);
+        check("reshape of transpose", &x.transpose(&[1, 0, 2]).reshape(&[5, 24]), 0.0);
+        check("broadcast", &x.slice(1, 0, 1).broadcast_to(&[4, 3, 6]), 0.0);
+        let at = MLXArray::from_u32(&[3, 0, 9, 1], &[2, 2]).unwrap();
+        check("take 0", &x.take(&at, 0), 0.0);
+        check("take 1", &x.take(&at, 1), 0.0);
+        check("take 2", &(x.take(&at, 2) * 2.0), 0.0);
+        for axis in 0..3 {
+            check("sum", &x.sum(axis), 1e-6);
+            check("max of square", &x.square().max(axis), 1e-6);
+            check("min", &x.min(axis), 0.0);
+            check("softmax", &x.softmax(axis), 1e-6);
+        }
+        check("argmax", &x.argmax(), 0.0);
+        check("topk", &x.topk(4), 0.0);
+        let rows = MLXArray::from_u32(&[7, 1], &[2]).unwrap();
+        check("put", &x.put(&(x.slice(0, 0, 2) * 5.0), &rows), 1e-6);
+        let w = array(&[4, 6, 3], 0.5, -0.01, device);
+        check("matmul", &x.matmul(&w), 1e-5);
+        check("matmul of expressions", &(&x * 2.0).matmul(&(w.t().t() + 1.0)), 1e-5);
+        check("scalar", &(MLXArray::scalar(2.0) * 3.0).broadcast_to(&[5]), 0.0);
+        check("infinity", &x.where_(&x.less(&MLXArray::scalar(0.0)), &MLXArray::scalar(f32::INFINITY)), 0.0);
+    }
+}
+
+#[test]
+fn narrow_dtypes_round_to_nearest_even() {
+    for device in devices() {
+        for n in [1, 2, 7, 300] {
+            let x = array(&[n], -3.3, 0.123_456, device);
+            for dtype in [Dtype::F16, Dtype::BF16] {
+                check("narrow", &x.astype(dtype), 0.0);
+                check("narrow and back", &(x.astype(dtype).astype(Dtype::F32) + 1.0), 1e-7);
+                let stored = x.astype(dtype);
+                stored.eval();
+                check("stored narrow", &(stored * 2.0), 1e-7);
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_arrays_evaluate() {
+    for device in devices() {
+        let x = array(&[0], 0.0, 0.0, device);
+        assert_eq!((&x + 1.0).data(), Vec::<f32>::new());
+        let x = array(&[3, 0], 0.0, 0.0, device);
+        assert_eq!(x.sum(1).data(), [0.0; 3]);
+    }
+}
+
+#[test]
+fn a_program_reads_its_leaves_anew() {
+    for device in devices() {
+        let x = MLXArray::mutable(&[3], Dtype::F32, device).unwrap();
+        let mut program = Program::new(&[&x * 2.0]).unwrap();
+        for value in [1.0f32, 5.0] {
+            x.overwrite(bytemuck::cast_slice(&[value; 3])).unwrap();
+            program.run().unwrap();
+            let mut out = [0f32; 3];
+            program.read(0, bytemuck::cast_slice_mut(&mut out)).unwrap();
+            assert_eq!(out, [2.0 * value; 3]);
+        }
+        assert!(x.overwrite(&[0; 16]).is_err());
+    }
+}
+
+#[test]
+fn ten_ops_are_one_dispatch() {
+    if !devices().contains(&Device::GPU) {
+        return;
+    }
+    let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
+    let x = array(&[1000], -1.0, 0.02, Device::GPU);
+    let chain = (((&x * 2.0 + 1.0).exp().sqrt() - 0.5).abs() + 0.1).log().tanh() * 3.0;
+    let program = Program::new(&[chain]).unwrap();
+    assert_eq!(program.recording().lines().count(), 1, "{}", program.recording());
+}
+
+#[test]
+fn a_deep_chain_neither_overflows_nor_binds_too_much() {
+    let mut x = array(&[8], 0.0, 0.01, Device::CPU);
+    for _ in 0..20_000 {
+        x = x + 1e-4;
+    }
+    assert!((x.data()[0] - 2.11).abs() < 1e-2);
+    for device in devices() {
+        let parts: Vec<MLXArray> = (0..12).map(|i| array(&[9, 5], i as f32, 0.1, device)).collect();
+        let sum = parts.iter().skip(1).fold(parts[0].clone(), |a, b| a + b);
+        check("twelve inputs", &sum, 1e-6);
+        check("and a fold", &sum.sum(1), 1e-6);
+    }
+}
+
+/// A formula grown from random numbers: each picks an operation and operands among what is there.
+fn grow(choices: &[(u8, u8, u8)], device: Device) -> MLXArray {
+    let mut pool = vec![array(&[6, 7], -2.0, 0.05, device), array(&[6, 7], 0.3, 0.02, device)];
+    for &(what, a, b) in choices {
+        let (a, b) = (&pool[a as usize % pool.len()], &pool[b as usize % pool.len()]);
+        let next = match what % 12 {
+            0 => a + b,
+            1 => a * b,
+            2 => a - b,
+            3 => (a.abs() + 1.0).log(),
+            4 => a.t().reshape(&[6, 7]),
+            5 => a - &a.max(1),
+            6 => a.where_(&a.less(b), b),
+            7 => a.slice(1, 2, 1).broadcast_to(&[6, 7]) + b,
+            8 => a.take(&MLXArray::from_u32(&[5, 1, 1, 0, 8, 2], &[6]).unwrap(), 0),
+            9 => a.tanh(),
+            10 => a.softmax(0),
+            _ => a.matmul(&b.t()).matmul(b).tanh(),
+        };
+        pool.push(next);
+    }
+    pool.pop().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_formulas_agree(choices in prop::collection::vec(any::<(u8, u8, u8)>(), 1..14)) {
+        let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
+        for device in devices() {
+            for fuse in [true, false] {
+                set_fusion(fuse);
+                check("random", &grow(&choices, device), 2e-4);
+            }
+            set_fusion(true);
+        }
+    }
+}
