@@ -5,67 +5,87 @@ use super::{GenerateOptions, Generator, logits};
 use crate::array::Device;
 use crate::kv_quantization::KvKind;
 use crate::models::{LoadOptions, Model};
+use std::ops::ControlFlow;
 
-fn model(name: &str) -> Model {
-    let folder =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("model");
-    Model::load(folder, LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() }).unwrap()
+fn model(name: &str, device: Device) -> Model {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
+    Model::load(golden.join(name).join("model"), options).unwrap()
+}
+
+/// Devices, the cache each uses, and by how much kernels of different shapes may differ there.
+fn routes() -> Vec<(Device, KvKind, f64)> {
+    let mut routes = vec![(Device::CPU, KvKind::F32, 1e-5)];
+    if Device::GPU.or_fallback() == Device::GPU {
+        routes.push((Device::GPU, KvKind::F16, 2e-3));
+    } else {
+        let required = std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1");
+        assert!(!required, "UNIMLX_REQUIRE_GPU=1, but there is no adapter");
+    }
+    routes
 }
 
 fn ids(n: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 7 + i * 3) % 500) as u32).collect()
 }
 
-fn close(a: &[f32], b: &[f32]) -> bool {
+fn error(a: &[f32], b: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x).powi(2);
     let error: f64 = a.iter().zip(b).map(|(&a, &b)| square(a - b)).sum();
-    (error / b.iter().map(|&b| square(b)).sum::<f64>()).sqrt() < 1e-5
+    (error / b.iter().map(|&b| square(b)).sum::<f64>()).sqrt()
 }
 
 #[test]
 fn a_sequence_may_be_cut_anywhere() {
-    for name in ["llama", "mistral", "qwen2-mlx-q4g64", "qwen3-mlx-q4g64"] {
-        let model = model(name);
-        let ids = ids(90); // longer than mistral's window
-        let vocab = model.config().vocab_size;
-        let whole = logits(&model, &ids, Some(KvKind::F32)).unwrap();
-        let mut got = vec![0f32; vocab];
-        for cut in [1, 63, 64, 65, 89] {
-            let mut runner = Runner::new(&model, KvKind::F32);
-            runner.step(&ids[..cut], Want::Last).unwrap();
-            runner.read(&mut got).unwrap();
-            assert!(close(&got, &whole[(cut - 1) * vocab..][..vocab]), "{name}: the first {cut}");
-            runner.step(&ids[cut..], Want::Last).unwrap();
-            runner.read(&mut got).unwrap();
-            assert!(close(&got, &whole[89 * vocab..]), "{name}: after a cut at {cut}");
-        }
-        let mut runner = Runner::new(&model, KvKind::F32);
-        for (i, &id) in ids.iter().enumerate() {
-            runner.step(&[id], Want::Last).unwrap();
-            runner.read(&mut got).unwrap();
-            assert!(close(&got, &whole[i * vocab..][..vocab]), "{name}: token {i} alone");
+    for (device, kind, tolerance) in routes() {
+        for name in ["llama", "mistral", "qwen2-mlx-q4g64", "qwen3-mlx-q4g64"] {
+            let model = model(name, device);
+            let ids = ids(90); // longer than mistral's window
+            let vocab = model.config().vocab_size;
+            let whole = logits(&model, &ids, Some(kind)).unwrap();
+            let mut got = vec![0f32; vocab];
+            let mut check = |runner: &Runner, at: usize, what: &str| {
+                runner.read(&mut got).unwrap();
+                let error = error(&got, &whole[at * vocab..][..vocab]);
+                assert!(error < tolerance, "{name} on the {device}, {what} {at}: {error:.1e}");
+            };
+            for cut in [1, 63, 64, 65, 89] {
+                let mut runner = Runner::new(&model, kind);
+                runner.step(&ids[..cut], Want::Last).unwrap();
+                check(&runner, cut - 1, "the first, up to");
+                runner.step(&ids[cut..], Want::Last).unwrap();
+                check(&runner, 89, "after a cut, at");
+            }
+            let mut runner = Runner::new(&model, kind);
+            for (i, id) in ids.iter().enumerate() {
+                runner.step(std::slice::from_ref(id), Want::Last).unwrap();
+                check(&runner, i, "one by one, at");
+            }
         }
     }
 }
 
 #[test]
 fn chunks_and_a_growing_cache_change_nothing() {
-    let model = model("llama-tied");
-    let ids = ids(CHUNK + 40);
-    let vocab = model.config().vocab_size;
-    let whole = logits(&model, &ids, None).unwrap();
-    let mut runner = Runner::new(&model, KvKind::F32);
-    let mut got = vec![0f32; vocab];
-    for part in [&ids[..200], &ids[200..270], &ids[270..]] {
-        runner.prompt(part, Want::Last, &mut |_| std::ops::ControlFlow::Continue(())).unwrap(); // grows twice
+    for (device, kind, tolerance) in routes() {
+        let model = model("llama-tied", device);
+        let ids = ids(CHUNK + 40);
+        let vocab = model.config().vocab_size;
+        let whole = logits(&model, &ids, Some(kind)).unwrap();
+        let mut runner = Runner::new(&model, kind);
+        let mut got = vec![0f32; vocab];
+        for part in [&ids[..200], &ids[200..270], &ids[270..]] {
+            runner.prompt(part, Want::Last, &mut |_| ControlFlow::Continue(())).unwrap(); // grows twice
+        }
+        runner.read(&mut got).unwrap();
+        let error = error(&got, &whole[(ids.len() - 1) * vocab..]);
+        assert!(error < tolerance, "on the {device}: {error:.1e}");
     }
-    runner.read(&mut got).unwrap();
-    assert!(close(&got, &whole[(ids.len() - 1) * vocab..]));
 }
 
 #[test]
 fn a_conversation_reads_only_what_is_new() {
-    let model = model("qwen3");
+    let model = model("qwen3", Device::CPU);
     let options = GenerateOptions { max_tokens: Some(5), ignore_eos: true, ..GenerateOptions::default() };
     let mut generator = Generator::new(&model, None);
     generator.prompt(&ids(30), options.clone()).unwrap();
