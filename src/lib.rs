@@ -1,4 +1,48 @@
-//! unimlx: MLX for every GPU.
+//! MLX for every GPU: unified-memory arrays, lazy graphs, fused WGSL kernels and LLM inference on wgpu.
+//!
+//! # The nouns
+//!
+//! | noun | what it is |
+//! |---|---|
+//! | [`MLXArray`] | a value that may not exist yet: a node of a lazy graph with shape, dtype and device |
+//! | [`ArrayShape`], [`Dtype`], [`Device`] | its axes, its elements, where it lives |
+//! | [`MemoryPool`], [`memory`] | arrays that are counted and freed together; what the engine uses in all |
+//! | [`Op`] | a formula of primitives that has earned kernels |
+//! | [`Error`] | what went wrong, and while doing what |
+//!
+//! # Arrays
+//!
+//! ```
+//! use unimlx::{MLXArray, ArrayShape, Device, MemoryPool};
+//! let arr = MLXArray::new_cpu(vec![1.0, 2.0, 3.0, 4.0], ArrayShape::Shape1D(4));
+//! let gpu_arr = arr.to_device(Device::GPU);
+//! # if unimlx::Device::GPU.or_fallback() == Device::GPU {
+//! assert_eq!(gpu_arr.device(), Device::GPU);
+//! # }
+//! let cpu_arr = gpu_arr.to_device(Device::CPU);
+//! assert_eq!(cpu_arr.data(), vec![1.0, 2.0, 3.0, 4.0]);
+//! let mut pool = MemoryPool::new(Device::CPU);
+//! let arr1 = pool.allocate(vec![1.0; 100], ArrayShape::Shape1D(100));
+//! assert_eq!(pool.memory_usage(), 400); // bytes
+//! ```
+//!
+//! Arithmetic builds a graph; looking at elements computes it, on the device of its operands, with chains
+//! of elementwise work fused into one kernel:
+//!
+//! ```
+//! use unimlx::{MLXArray, ArrayShape};
+//! let x = MLXArray::new_gpu(vec![0.0, 1.0, 2.0], ArrayShape::Shape1D(3));
+//! let y = (&x * 2.0 + 1.0).square(); // nothing computed yet
+//! assert_eq!(y.data(), [1.0, 9.0, 25.0]);
+//! ```
+//!
+//! # Floors
+//!
+//! A module imports only from lower floors. 0: `error`, `dtype`, `layout`. 1: `wgsl` links shader files, `gpu`
+//! is everything that touches wgpu. 2: `array`, `formula`, `prim`, `op`, `memory`: the graph. 3:
+//! `reference` says what everything means, `ops` have kernels, `cpu` has native ones. 4: `plan` turns graphs
+//! into work. 5: `io` reads checkpoints, `nn` builds layers, `kv_quantization` keeps keys and values. 6:
+//! `models`, one paper per file. 7: `generate`.
 #![allow(dead_code, unused_imports, reason = "the floors above are still being built")]
 
 mod array;
@@ -6,10 +50,14 @@ mod cpu;
 mod dtype;
 mod error;
 mod formula;
+mod generate;
 mod gpu;
 mod io;
+mod kv_quantization;
 mod layout;
-mod memory;
+pub mod memory;
+mod models;
+mod nn;
 mod op;
 pub mod ops;
 mod plan;
@@ -18,15 +66,20 @@ mod reference;
 mod wgsl;
 
 pub use array::{Device, MLXArray};
+pub use cpu::simd_name;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use gpu::{Caps, Tier};
+pub use generate::{FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits};
+pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,
     Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenStream, Tokenizer, load_mlx_model,
 };
+pub use kv_quantization::{KvCache, KvKind};
 pub use layout::ArrayShape;
 pub use memory::MemoryPool;
+pub use models::{LoadOptions, Model, model_types};
+pub use nn::{Progress, Report};
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
 pub use plan::{eval, set_fusion};
 pub use wgsl::File;
@@ -34,7 +87,7 @@ pub use wgsl::File;
 /// What the crate's own integration tests need and users do not.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Recording, Step};
+    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Prepared, Recording, Step};
     pub use crate::wgsl::{Source, link};
 
     /// The packed elements of an array by the reference interpreter.

@@ -1,1 +1,20 @@
-fn main() {}
+//! The `unimlx` command: a plot of subcommands, each told in its own file under `cli/`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the library never prints; this is the binary")]
+
+mod cli;
+
+use clap::Parser;
+use cli::{Args, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::log();
+    let outcome = match Args::parse().command {
+        Command::Generate(options) => cli::generate(&options),
+        Command::Chat(options) => cli::chat(&options),
+        Command::Info(options) => cli::info(&options),
+        Command::Fit(options) => cli::fit(&options),
+        Command::Logits(options) => cli::logits(&options),
+    };
+    cli::exit(outcome)
+}

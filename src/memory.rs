@@ -11,6 +11,58 @@ use crate::layout::ArrayShape;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+/// Bytes in live buffers of arrays, models and caches, on the host and on the GPU.
+pub fn active_memory() -> u64 {
+    gpu::counters().active()
+}
+
+/// The most that [`active_memory`] has been since the start, or since [`reset_peak_memory`].
+pub fn peak_memory() -> u64 {
+    gpu::counters().peak()
+}
+
+/// Bytes of freed GPU buffers that are kept for reuse.
+pub fn cache_memory() -> u64 {
+    gpu::counters().cache()
+}
+
+/// Starts a new peak at what is active now.
+pub fn reset_peak_memory() {
+    gpu::counters().reset_peak();
+}
+
+/// Keeps at most this many bytes of freed GPU buffers; returns the limit before. Without a GPU, nothing.
+pub fn set_cache_limit(bytes: u64) -> u64 {
+    Gpu::shared().map_or(0, |gpu| gpu.set_cache_limit(bytes))
+}
+
+/// Gives all freed GPU buffers back to the driver.
+pub fn clear_cache() {
+    if let Ok(gpu) = Gpu::shared() {
+        gpu.clear_cache();
+    }
+}
+
+/// Bytes of main memory that are free to use, where the system says so.
+pub fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+/// `"unified"` where the CPU maps tensor buffers, `"discrete"` where copies are staged.
+///
+/// # Errors
+/// No adapter.
+pub fn kind() -> Result<&'static str> {
+    Ok(Gpu::shared()?.memory_kind())
+}
+
+/// Copies to or from staging buffers so far; none on a unified adapter.
+pub fn staged_copies() -> u64 {
+    Gpu::shared().map_or(0, |gpu| gpu.staged_copies())
+}
+
 /// Bytes that somebody else keeps alive: a mapped file, an embedded model.
 pub(crate) type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
 

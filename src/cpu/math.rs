@@ -228,7 +228,7 @@ impl Kernel for Gated<'_> {
                     Gate::Silu => sigmoid_times(s, g, g),
                     Gate::GeluTanh => {
                         let cubic = s.fma(s.mul(s.mul(g, g), g), s.splat(0.044_715), g);
-                        sigmoid_times(s, s.mul(cubic, s.splat(1.595_769_1)), g)
+                        sigmoid_times(s, s.mul(cubic, s.splat(1.595_769)), g)
                     }
                     Gate::Gelu => gelu(s, g),
                 };
@@ -250,15 +250,15 @@ fn sigmoid_times<S: Simd>(s: S, x: S::V, g: S::V) -> S::V {
 fn gelu<S: Simd>(s: S, g: S::V) -> S::V {
     const FIT: [f32; 10] = [
         0.170_872_77,
-        -0.822_152_23,
-        1.488_515_87,
-        -1.135_203_98,
+        -0.822_152_2,
+        1.488_515_9,
+        -1.135_204,
         0.278_868_07,
         -0.186_288_06,
         0.096_784_18,
         0.374_091_96,
-        1.000_023_68,
-        -1.265_512_23,
+        1.000_023_7,
+        -1.265_512_2,
     ];
     let zero = s.splat(0.0);
     let z = s.mul(g, s.splat(std::f32::consts::FRAC_1_SQRT_2));

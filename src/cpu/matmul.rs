@@ -5,9 +5,10 @@
 //! second-level cache, and register tiles run over it, so that widening is paid once per panel.
 
 use super::floats::{BF16, Element, F16, F32, Floats};
+use super::panel::{AffineRows, DenseRows, panels};
 use super::simd::{Kernel, LANES, Level, SLACK, Simd};
 use super::threads::{Out, parallel, scratch};
-use super::tile::{affine_dots, affine_widen, dots_upto6, packed, widen};
+use super::tile::{affine_dots, dots_upto6, packed, widen};
 use std::ops::Range;
 
 /// A weight matrix `[n, k]`, row-major, as the file stores it.
@@ -22,10 +23,6 @@ pub(crate) enum Weight<'a> {
 
 /// Multiply-adds that a piece of work should hold at least.
 const GRAIN: usize = 1 << 16;
-/// Columns of a panel: four rows of it and a tile of activations fit the first-level cache.
-const PANEL_K: usize = 1024;
-/// Rows of a panel.
-const PANEL_N: usize = 64;
 
 /// `y[m, n] = x[m, k] . W[n, k]^T (+ bias[n])`.
 pub(crate) fn matmul(
@@ -105,23 +102,23 @@ pub(crate) fn embedding(ids: &[u32], w: &Weight<'_>, n: usize, k: usize, y: &mut
 
 /// A quantized matrix whose packed rows are seen as bytes.
 #[derive(Clone, Copy)]
-struct Affine<'a> {
+pub(super) struct Affine<'a> {
     words: &'a [u8],
-    scales: Floats<'a>,
-    biases: Floats<'a>,
-    group: usize,
+    pub(super) scales: Floats<'a>,
+    pub(super) biases: Floats<'a>,
+    pub(super) group: usize,
 }
 
 /// The operands that all kinds of weights share.
 #[derive(Clone, Copy)]
-struct Job<'a> {
-    level: Level,
-    x: &'a [f32],
-    bias: Option<Floats<'a>>,
-    m: usize,
-    n: usize,
-    k: usize,
-    y: Out,
+pub(super) struct Job<'a> {
+    pub(super) level: Level,
+    pub(super) x: &'a [f32],
+    pub(super) bias: Option<Floats<'a>>,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) y: Out,
 }
 
 impl Job<'_> {
@@ -146,7 +143,7 @@ impl Job<'_> {
                     self.level.run(StreamDense::<E> { job: self, w, x, stride, rows });
                 });
             } else {
-                self.panels(DenseRows::<E>(w), x, stride);
+                panels(self, DenseRows::<E>(w), x, stride);
             }
         });
     }
@@ -171,21 +168,8 @@ impl Job<'_> {
                     });
                 });
             } else {
-                self.panels(AffineRows::<BITS>(w), x, stride);
+                panels(self, AffineRows::<BITS>(w), x, stride);
             }
-        });
-    }
-
-    fn panels<W: Rows>(&self, w: W, x: &[f32], stride: usize) {
-        let panel_stride = PANEL_K.min(self.k.next_multiple_of(LANES)) + LANES;
-        parallel(self.n, 4, PANEL_N, |rows| {
-            scratch(PANEL_N * panel_stride + w.spare(self.k), |buffer| {
-                for start in rows.clone().step_by(PANEL_N) {
-                    let rows = start..rows.end.min(start + PANEL_N);
-                    let (panel, spare) = buffer.split_at_mut(PANEL_N * panel_stride);
-                    self.level.run(Panel { job: *self, w, x, stride, panel, panel_stride, spare, rows });
-                }
-            });
         });
     }
 
@@ -204,7 +188,7 @@ impl Job<'_> {
     /// # Safety
     /// Column `col` on of row `row` belongs to the caller.
     #[inline(always)]
-    unsafe fn write(&self, row: usize, col: usize, values: &[f32], first: bool) {
+    pub(super) unsafe fn write(&self, row: usize, col: usize, values: &[f32], first: bool) {
         // SAFETY: the caller's promise.
         let y = unsafe { self.y.slice(row * self.n + col, values.len()) };
         for (i, (y, &value)) in y.iter_mut().zip(values).enumerate() {
@@ -219,9 +203,18 @@ impl Job<'_> {
 
 /// Four rows from `row` on; past the end the last one again, whose result is dropped.
 #[inline(always)]
-fn four(row: usize, end: usize) -> [usize; 4] {
+pub(super) fn four(row: usize, end: usize) -> [usize; 4] {
     let last = end - 1;
     [row, (row + 1).min(last), (row + 2).min(last), (row + 3).min(last)]
+}
+
+/// All rows, four at a time: one from each quarter, so that a processor's prefetcher sees four streams
+/// that each run straight on. A row may come twice at the end.
+#[inline(always)]
+fn quarters(rows: Range<usize>) -> impl Iterator<Item = [usize; 4]> {
+    let (step, last) = (rows.len().div_ceil(4), rows.end - 1);
+    (rows.start..rows.start + step)
+        .map(move |r| [r, (r + step).min(last), (r + 2 * step).min(last), (r + 3 * step).min(last)])
 }
 
 struct Pack<'a> {
@@ -264,38 +257,37 @@ impl<E: Element> Kernel for StreamDense<'_, E> {
         let Job { m, k, .. } = self.job;
         let w = self.w.as_ptr();
         let mut out = [[0.0; 4]; 6];
-        let mut row = self.rows.start;
-        while row < self.rows.end {
-            let r = four(row, self.rows.end);
+        for r in quarters(self.rows) {
             let mut i = 0;
             while i < m {
                 let count = (m - i).min(S::TILE);
-                // SAFETY: rows are inside the matrix, `x` was packed with this stride, and columns of `y`
-                // from `row` on are this piece's.
+                // SAFETY: rows are inside the matrix, `x` was packed with this stride, and these columns of
+                // `y` are this piece's.
                 unsafe {
                     let w = [w.add(r[0] * k), w.add(r[1] * k), w.add(r[2] * k), w.add(r[3] * k)];
                     let x = self.x.as_ptr().add(i * self.stride);
                     dots_upto6::<S, E>(s, w, x, self.stride, k, count, &mut out);
                     for c in 0..count {
-                        self.job.write(i + c, row, &out[c][..4.min(self.rows.end - row)], true);
+                        for (&r, value) in r.iter().zip(&out[c]) {
+                            self.job.write(i + c, r, std::slice::from_ref(value), true);
+                        }
                     }
                 }
                 i += count;
             }
-            row += 4;
         }
     }
 }
 
 /// Floats of scratch that hold a packed row and the bytes that may be read past it.
-const fn spare(k: usize, bits: usize) -> usize {
+pub(super) const fn spare(k: usize, bits: usize) -> usize {
     (packed(k, bits) + SLACK).div_ceil(4)
 }
 
 impl<'a> Affine<'a> {
     /// The packed row, or a copy of it in `spare` if it is so near the end that there is no slack after it.
     #[inline(always)]
-    fn row<const BITS: usize>(&self, row: usize, k: usize, spare: &'a mut [f32]) -> *const u8 {
+    pub(super) fn row<const BITS: usize>(&self, row: usize, k: usize, spare: &'a mut [f32]) -> *const u8 {
         let bytes = packed(k, BITS);
         let rest = &self.words[row * bytes..];
         if rest.len() >= bytes + SLACK {
@@ -312,7 +304,14 @@ impl<'a> Affine<'a> {
 /// # Safety
 /// `padded` values are writable at `out`.
 #[inline(always)]
-unsafe fn widen_floats<S: Simd>(s: S, v: Floats<'_>, at: usize, len: usize, padded: usize, out: *mut f32) {
+pub(super) unsafe fn widen_floats<S: Simd>(
+    s: S,
+    v: Floats<'_>,
+    at: usize,
+    len: usize,
+    padded: usize,
+    out: *mut f32,
+) {
     // SAFETY: the slices are as long as what is read from them.
     unsafe {
         match v.slice(at..at + len) {
@@ -342,12 +341,10 @@ impl<const BITS: usize> Kernel for StreamAffine<'_, BITS> {
         let (group, padded) = (self.w.group, self.sums.len());
         let groups = k / group;
         let (table, slot) = (self.table.as_mut_ptr(), self.spare.len() / 4);
-        let mut row = self.rows.start;
-        while row < self.rows.end {
+        for four in quarters(self.rows.clone()) {
             let mut w = [std::ptr::null(); 4];
             let mut scales = [table.cast_const(); 4];
             let mut biases = scales;
-            let four = four(row, self.rows.end);
             for r in 0..4 {
                 w[r] = self.w.row::<BITS>(four[r], k, &mut self.spare[r * slot..(r + 1) * slot]);
                 // SAFETY: `table` holds eight rows of `padded`.
@@ -358,157 +355,15 @@ impl<const BITS: usize> Kernel for StreamAffine<'_, BITS> {
                     (scales[r], biases[r]) = (scale, bias);
                 }
             }
-            // SAFETY: `row` leaves slack after each packed row; the rest was packed for this; columns of `y`
-            // from `row` on are this piece's.
+            // SAFETY: `row` leaves slack after each packed row; the rest was packed for this; these columns
+            // of `y` are this piece's.
             unsafe {
                 let sums = self.sums.as_ptr();
                 let out = affine_dots::<S, BITS>(s, w, scales, biases, self.x.as_ptr(), sums, k, group);
-                self.job.write(0, row, &out[..4.min(self.rows.end - row)], true);
-            }
-            row += 4;
-        }
-    }
-}
-
-/// Weights that can be widened row by row.
-trait Rows: Copy + Sync {
-    /// Scratch that `widen` wants for rows of `k`.
-    fn spare(&self, k: usize) -> usize;
-
-    /// Columns of one row as `f32`, padded with zeros to whole vectors.
-    ///
-    /// # Safety
-    /// As many values are writable at `out`.
-    unsafe fn widen<S: Simd>(
-        &self,
-        s: S,
-        row: usize,
-        k: usize,
-        cols: Range<usize>,
-        spare: &mut [f32],
-        out: *mut f32,
-    );
-}
-
-struct DenseRows<'a, E: Element>(&'a [E::Raw]);
-
-impl<E: Element> Clone for DenseRows<'_, E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<E: Element> Copy for DenseRows<'_, E> {}
-
-impl<E: Element> Rows for DenseRows<'_, E> {
-    fn spare(&self, _: usize) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    unsafe fn widen<S: Simd>(
-        &self,
-        s: S,
-        row: usize,
-        k: usize,
-        cols: Range<usize>,
-        _: &mut [f32],
-        out: *mut f32,
-    ) {
-        let w = &self.0[row * k..][cols];
-        // SAFETY: the caller's promise.
-        unsafe { widen::<S, E>(s, w.as_ptr(), w.len(), w.len().next_multiple_of(LANES), out) }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct AffineRows<'a, const BITS: usize>(Affine<'a>);
-
-impl<const BITS: usize> Rows for AffineRows<'_, BITS> {
-    fn spare(&self, k: usize) -> usize {
-        spare(k, BITS).next_multiple_of(LANES) + 2 * (k / self.0.group).next_multiple_of(LANES)
-    }
-
-    #[inline(always)]
-    unsafe fn widen<S: Simd>(
-        &self,
-        s: S,
-        row: usize,
-        k: usize,
-        cols: Range<usize>,
-        buffer: &mut [f32],
-        out: *mut f32,
-    ) {
-        let group = self.0.group;
-        let padded = (k / group).next_multiple_of(LANES);
-        let (table, spare) = buffer.split_at_mut(2 * padded);
-        let (scales, biases) = table.split_at_mut(padded);
-        let (first, count) = (row * (k / group) + cols.start / group, cols.len() / group);
-        // SAFETY: the tables hold all groups of a row, `row` leaves slack after it, the caller gave `out`.
-        unsafe {
-            let padded = count.next_multiple_of(LANES);
-            widen_floats(s, self.0.scales, first, count, padded, scales.as_mut_ptr());
-            widen_floats(s, self.0.biases, first, count, padded, biases.as_mut_ptr());
-            let w = self.0.row::<BITS>(row, k, spare).add(packed(cols.start, BITS));
-            affine_widen::<S, BITS>(s, w, scales.as_ptr(), biases.as_ptr(), cols.len(), group, out);
-        }
-    }
-}
-
-struct Panel<'a, W> {
-    job: Job<'a>,
-    w: W,
-    x: &'a [f32],
-    stride: usize,
-    panel: &'a mut [f32],
-    panel_stride: usize,
-    spare: &'a mut [f32],
-    rows: Range<usize>,
-}
-
-impl<W: Rows> Kernel for Panel<'_, W> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Job { m, k, .. } = self.job;
-        let panel = self.panel.as_mut_ptr();
-        let count = self.rows.len();
-        let mut out = [[0.0; 4]; 6];
-        let mut col = 0;
-        while col < k {
-            let cols = col..k.min(col + PANEL_K);
-            let len = cols.len().next_multiple_of(LANES);
-            for r in 0..count {
-                // SAFETY: the panel holds `PANEL_N` rows of this stride.
-                unsafe {
-                    let out = panel.add(r * self.panel_stride);
-                    self.w.widen(s, self.rows.start + r, k, cols.clone(), self.spare, out);
+                for (&r, value) in four.iter().zip(&out) {
+                    self.job.write(0, r, std::slice::from_ref(value), true);
                 }
             }
-            let mut i = 0;
-            while i < m {
-                let tile = (m - i).min(S::TILE);
-                let mut r = 0;
-                while r < count {
-                    let four = four(r, count);
-                    // SAFETY: panel and activations are padded to `len`; columns of `y` from `rows.start`
-                    // on are this piece's.
-                    unsafe {
-                        let mut w = [panel.cast_const(); 4];
-                        for (w, r) in w.iter_mut().zip(four) {
-                            *w = panel.add(r * self.panel_stride);
-                        }
-                        let x = self.x.as_ptr().add(i * self.stride + col);
-                        dots_upto6::<S, F32>(s, w, x, self.stride, len, tile, &mut out);
-                        for c in 0..tile {
-                            let values = &out[c][..4.min(count - r)];
-                            self.job.write(i + c, self.rows.start + r, values, col == 0);
-                        }
-                    }
-                    r += 4;
-                }
-                i += tile;
-            }
-            col = cols.end;
         }
     }
 }

@@ -5,14 +5,19 @@
 //! time; work is split over the current `rayon` pool (`threads`), whose threads keep their scratch memory,
 //! so that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
 //!
-//! `matmul` over `tile` is where the time goes; `attention`, `rope` and `math` are the rest of a layer.
+//! `matmul` and `panel` over `tile` are where the time goes; `attention`, `rope` and `math` are the rest of a layer.
+
+#![allow(clippy::needless_range_loop, reason = "an index keeps the lanes of several arrays together")]
 
 mod attention;
 mod floats;
 mod math;
 mod matmul;
+mod panel;
 mod rope;
 mod simd;
+#[cfg(test)]
+mod speed;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -27,6 +32,6 @@ pub(crate) use matmul::{Weight, embedding, matmul};
 pub(crate) use rope::{kv_write, rope};
 
 /// The instruction set in use: `avx512`, `avx2`, `neon` or `portable`.
-pub(crate) fn simd_name() -> &'static str {
+pub fn simd_name() -> &'static str {
     simd::Level::best().name()
 }

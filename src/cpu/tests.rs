@@ -252,7 +252,8 @@ fn gates() {
 fn elementwise_and_argmax() {
     let (a, b) = (Random(1).values(40_003), Random(2).values(40_003));
     let mut y = vec![f32::NAN; a.len()];
-    let cases: [(Binary, fn(f32, f32) -> f32); 6] = [
+    type Function = fn(f32, f32) -> f32;
+    let cases: [(Binary, Function); 6] = [
         (Binary::Add, |a, b| a + b),
         (Binary::Sub, |a, b| a - b),
         (Binary::Mul, |a, b| a * b),

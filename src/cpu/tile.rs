@@ -6,6 +6,9 @@
 use super::floats::Element;
 use super::simd::Simd;
 
+/// How many bytes before its use a streamed weight is asked for.
+const AHEAD: usize = 1024;
+
 /// `out[i][r]` = w\[r\] . x row `i`, both `k` long.
 ///
 /// # Safety
@@ -58,11 +61,13 @@ pub(super) unsafe fn dots<S: Simd, E: Element, const M: usize>(
 
 /// Four affine rows against one activation row: `sum over groups of scale * (codes . x) + bias * sum(x)`.
 /// The codes are never multiplied out, and `sums`, the activations' sum per group, is shared by all rows.
+/// Weights are asked for [`AHEAD`] of their use.
 ///
 /// # Safety
 /// `k * BITS / 8 + SLACK` bytes are readable at each `w`, `k` values at `x` (in the order of
 /// [`Simd::lane`]), `k / group` (rounded up to whole vectors) at `sums` and at each of `scales` and
 /// `biases`, whose padding is finite and meets zeros in `sums`.
+#[allow(clippy::too_many_arguments, reason = "the formula's operands and sizes")]
 #[inline(always)]
 pub(super) unsafe fn affine_dots<S: Simd, const BITS: usize>(
     s: S,
@@ -87,21 +92,25 @@ pub(super) unsafe fn affine_dots<S: Simd, const BITS: usize>(
         }
         g += S::N;
     }
+    let mut at = 0;
+    let mut x = x;
     for g in 0..groups {
         let mut part = [s.splat(0.0); 4];
-        let mut c = g * group;
-        let end = c + group;
-        while c < end {
-            // SAFETY: c + N <= k, as groups are whole vectors.
+        for _ in 0..group / (2 * S::N) {
+            // SAFETY: groups are whole pairs of vectors, and together no longer than the row.
             unsafe {
-                let xs = s.load(x.add(c));
+                let (first, second) = (s.load(x), s.load(x.add(S::N)));
                 for r in 0..4 {
-                    part[r] = s.fma(s.codes::<BITS>(w[r].add(c * BITS / 8)), xs, part[r]);
+                    let w = w[r].add(at);
+                    part[r] = s.fma(s.codes::<BITS>(w), first, part[r]);
+                    part[r] = s.fma(s.codes::<BITS>(w.add(packed(S::N, BITS))), second, part[r]);
                 }
+                x = x.add(2 * S::N);
             }
-            c += S::N;
+            at += packed(2 * S::N, BITS);
         }
         for r in 0..4 {
+            s.prefetch(w[r].wrapping_add(at + AHEAD));
             // SAFETY: g < groups.
             acc[r] = s.fma(s.splat(unsafe { *scales[r].add(g) }), part[r], acc[r]);
         }

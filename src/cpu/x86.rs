@@ -151,27 +151,28 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn codes<const BITS: usize>(self, p: *const u8) -> Self::V {
-        // A table look-up reads only the low bits of its index: it masks and converts at once.
+        // A table look-up reads only the low bits of its index: it masks and converts at once, and what a
+        // rotation brings in above does no harm.
         // SAFETY: the caller has `SLACK` readable bytes; constants are as long as the vectors read from them.
         unsafe {
             match BITS {
                 2 => {
                     let run = _mm512_set1_epi32(p.cast::<i32>().read_unaligned());
-                    let codes = _mm512_srlv_epi32(run, vector(const { &shifts::<16>(2, 32) }));
+                    let codes = _mm512_rorv_epi32(run, vector(const { &shifts::<16>(2, 32) }));
                     _mm512_permutexvar_ps(codes, vector_ps(const { &table::<16>(2) }))
                 }
                 4 => {
                     // Even lanes shift the first word, odd lanes the second: see `lane`.
                     const SHIFTS: [i32; 16] = [0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28];
                     let run = _mm512_set1_epi64(p.cast::<i64>().read_unaligned());
-                    let codes = _mm512_srlv_epi32(run, vector(&SHIFTS));
+                    let codes = _mm512_rorv_epi32(run, vector(&SHIFTS));
                     _mm512_permutexvar_ps(codes, vector_ps(const { &table::<16>(4) }))
                 }
                 8 => _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))),
                 _ => {
                     let run = _mm512_broadcast_i32x4(_mm_loadu_si128(p.cast()));
                     let bytes = _mm512_shuffle_epi8(run, vector(const { &windows::<16>(BITS) }));
-                    let codes = _mm512_srlv_epi32(bytes, vector(const { &shifts::<16>(BITS, 8) }));
+                    let codes = _mm512_rorv_epi32(bytes, vector(const { &shifts::<16>(BITS, 8) }));
                     let low = vector_ps(const { &table::<16>(if BITS == 3 { 3 } else { 4 }) });
                     match BITS {
                         3 => _mm512_permutexvar_ps(codes, low),

@@ -8,47 +8,47 @@ use std::sync::{Arc, LazyLock};
 
 /// Bytes in use. Exact under any number of threads.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     active: AtomicU64,
     peak: AtomicU64,
     cache: AtomicU64,
 }
 
 /// The counters of the whole process.
-pub fn counters() -> &'static Arc<Counters> {
+pub(crate) fn counters() -> &'static Arc<Counters> {
     static COUNTERS: LazyLock<Arc<Counters>> = LazyLock::new(Arc::default);
     &COUNTERS
 }
 
 impl Counters {
     /// Bytes in live buffers.
-    pub fn active(&self) -> u64 {
+    pub(crate) fn active(&self) -> u64 {
         self.active.load(Relaxed)
     }
 
     /// The most that [`Counters::active`] has been since the start or the last reset.
-    pub fn peak(&self) -> u64 {
+    pub(crate) fn peak(&self) -> u64 {
         self.peak.load(Relaxed)
     }
 
     /// Bytes in freed buffers that are kept for reuse.
-    pub fn cache(&self) -> u64 {
+    pub(crate) fn cache(&self) -> u64 {
         self.cache.load(Relaxed)
     }
 
     /// Starts a new peak at what is active now.
-    pub fn reset_peak(&self) {
+    pub(crate) fn reset_peak(&self) {
         self.peak.store(self.active(), Relaxed);
     }
 
     /// A buffer of `bytes` came to life.
-    pub fn allocated(&self, bytes: u64) {
+    pub(crate) fn allocated(&self, bytes: u64) {
         let active = self.active.fetch_add(bytes, Relaxed) + bytes;
         self.peak.fetch_max(active, Relaxed);
     }
 
     /// A buffer of `bytes` is gone.
-    pub fn freed(&self, bytes: u64) {
+    pub(crate) fn freed(&self, bytes: u64) {
         self.active.fetch_sub(bytes, Relaxed);
     }
 

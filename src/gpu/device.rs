@@ -34,7 +34,7 @@ pub struct Options {
     /// How long one submission may take.
     pub timeout: Duration,
     /// Where memory is counted, if not in the process-wide [`counters`].
-    pub counters: Option<Arc<Counters>>,
+    pub(crate) counters: Option<Arc<Counters>>,
     /// Which of the system's graphics interfaces to try.
     pub backends: wgpu::Backends,
 }
@@ -108,6 +108,9 @@ struct Flight {
     pending: VecDeque<(u64, wgpu::SubmissionIndex)>,
 }
 
+/// The device of this process, once somebody asked for it or handed one in.
+static SHARED: Mutex<Option<Result<Arc<Gpu>>>> = Mutex::new(None);
+
 /// A panic while a lock was held leaves data that is still whole here: go on with it.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -120,7 +123,6 @@ impl Gpu {
     /// # Errors
     /// `is_device`: there is no adapter, or none could be opened.
     pub fn shared() -> Result<Arc<Gpu>> {
-        static SHARED: Mutex<Option<Result<Arc<Gpu>>>> = Mutex::new(None);
         let mut shared = lock(&SHARED);
         match &*shared {
             Some(Ok(gpu)) if gpu.is_lost() => log::warn!("the GPU device was lost; opening it again"),
@@ -128,6 +130,23 @@ impl Gpu {
             None => {}
         }
         shared.insert(Gpu::open(&Options::from_env())).clone()
+    }
+
+    /// Makes this the device of the process, for an application that already has one.
+    ///
+    /// # Errors
+    /// `is_input`: another device is in use already; arrays may live on it.
+    pub fn install(self: &Arc<Self>) -> Result<()> {
+        match &mut *lock(&SHARED) {
+            Some(Ok(gpu)) if !gpu.is_lost() => Err(Error::input(format!(
+                "a device is in use already ({}): hand yours in before",
+                gpu.name()
+            ))),
+            shared => {
+                *shared = Some(Ok(self.clone()));
+                Ok(())
+            }
+        }
     }
 
     /// Opens the best adapter: discrete before integrated before virtual before software.
@@ -290,13 +309,18 @@ impl Gpu {
         &self.info.name
     }
 
+    /// Whether the adapter is a program on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
     /// What wgpu knows of the adapter: kind, driver, backend.
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.info
     }
 
     /// Where this device's memory is counted.
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 

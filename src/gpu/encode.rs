@@ -30,6 +30,12 @@ enum Ready {
     Copy { src: usize, src_offset: u64, dst: usize, dst_offset: u64, bytes: u64 },
 }
 
+/// The parameters of all dispatches in one uniform buffer, and where each set begins.
+struct Params<'a> {
+    buffer: Option<wgpu::Buffer>,
+    places: HashMap<&'a [u32], u64>,
+}
+
 impl Prepared {
     /// Submits after every `count` dispatches, so that no submission runs for long.
     #[must_use]
@@ -127,13 +133,13 @@ impl Gpu {
                 return Err(Error::input(format!("slot {slot} needs {bytes} bytes, its buffer has {have}")));
             }
         }
-        let (params, places) = self.params(recording)?;
+        let params = self.params(recording)?;
         let mut steps = Vec::with_capacity(recording.steps.len());
         for step in &recording.steps {
             steps.push(match step {
                 Step::Dispatch(dispatch) => {
-                    let place = places.get(&dispatch.params[..]).copied();
-                    self.ready(dispatch, recording, buffers, params.as_ref().zip(place))
+                    let place = params.places.get(&dispatch.params[..]).copied();
+                    self.ready(dispatch, recording, buffers, params.buffer.as_ref().zip(place))
                         .with_context(|| format!("kernel {}", dispatch.name))?
                 }
                 &Step::Copy { src, src_offset, dst, dst_offset, bytes } => {
@@ -208,11 +214,7 @@ impl Gpu {
         Ok(times)
     }
 
-    /// One uniform buffer with the parameters of all dispatches, and where each set begins.
-    fn params<'a>(
-        &self,
-        recording: &'a Recording,
-    ) -> Result<(Option<wgpu::Buffer>, HashMap<&'a [u32], u64>)> {
+    fn params<'a>(&self, recording: &'a Recording) -> Result<Params<'a>> {
         let mut places: HashMap<&[u32], u64> = HashMap::new();
         let mut bytes = Vec::new();
         for step in &recording.steps {
@@ -225,7 +227,7 @@ impl Gpu {
             bytes.resize(bytes.len().next_multiple_of(PARAMS_ALIGNMENT as usize), 0);
         }
         if bytes.is_empty() {
-            return Ok((None, places));
+            return Ok(Params { buffer: None, places });
         }
         let size = bytes.len() as u64;
         let usage = match self.caps().unified {
@@ -243,7 +245,7 @@ impl Gpu {
             }
             false => self.guarded("writing parameters", || self.queue.write_buffer(&buffer, 0, &bytes))?,
         }
-        Ok((Some(buffer), places))
+        Ok(Params { buffer: Some(buffer), places })
     }
 
     fn ready(

@@ -21,7 +21,7 @@ mod tests;
 mod transfer;
 
 pub use caps::{Caps, Tier};
-pub use counters::{Counters, counters};
+pub(crate) use counters::{Counters, counters};
 pub use device::{Gpu, Options};
 pub use encode::Prepared;
 pub use memory::Buffer;

@@ -2,13 +2,17 @@
 //!
 //! Kernels are our own, checked against the reference, so they are compiled without naga's bounds
 //! checks, loop counters and division checks (`Options::checked` keeps them), and workgroup memory is
-//! not zeroed. The bind group layout is explicit: which binding is written comes from the dispatch, how
-//! many bytes each needs at least from the shader, so wgpu has nothing left to check per dispatch.
+//! not zeroed. Before wgpu sees a shader it is read and validated here, with its constants filled in: so
+//! errors name file and line, workgroups too large for the device are refused (wgpu looks at neither
+//! size once constants decide it), and the explicit bind group layout knows how many bytes each binding
+//! needs, which leaves wgpu nothing to check per dispatch.
 
 use std::sync::Arc;
 
+use naga::back::pipeline_constants::process_overrides;
+
 use super::device::lock;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::gpu::{Dispatch, Gpu};
 
 /// What makes two dispatches share a pipeline.
@@ -46,10 +50,7 @@ impl Gpu {
     }
 
     fn compile(&self, dispatch: &Dispatch) -> Result<Pipeline> {
-        let source = &dispatch.source;
-        let module = source.parse().map_err(Error::device)?;
-        let least = binding_sizes(dispatch, &module)?;
-
+        let least = self.check(dispatch)?;
         let entries: Vec<_> = least
             .iter()
             .enumerate()
@@ -71,10 +72,10 @@ impl Gpu {
             true => wgpu::ShaderRuntimeChecks::checked(),
             false => wgpu::ShaderRuntimeChecks::unchecked(),
         };
-        let compiled = self.guarded("compiling", || {
+        let (raw, layout) = self.guarded("compiling", || {
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some(&dispatch.name),
-                source: wgpu::ShaderSource::Wgsl(source.text().into()),
+                source: wgpu::ShaderSource::Wgsl(dispatch.source.text().into()),
             };
             // SAFETY: every kernel is part of this crate or handed in by the application as code to be
             // trusted; each keeps within its bindings and ends its loops.
@@ -100,17 +101,49 @@ impl Gpu {
                 cache: None,
             });
             (raw, layout)
-        });
-        match compiled {
-            Ok((raw, layout)) => Ok(Pipeline { raw, layout, least }),
-            // wgpu knows lines of the linked text; validating again tells file and line.
-            Err(e) => match source.validate(&module, naga::valid::Capabilities::all()) {
-                Err(explained) if e.is_device() => Err(Error::device(explained)),
-                _ => Err(e),
-            },
-        }
-        .with_context(|| format!("kernel {}", dispatch.name))
+        })?;
+        Ok(Pipeline { raw, layout, least })
     }
+
+    /// Validates the shader as this dispatch uses it; returns the least size of each binding.
+    fn check(&self, dispatch: &Dispatch) -> Result<Vec<u64>> {
+        let source = &dispatch.source;
+        let module = source.parse().map_err(Error::device)?;
+        let info = source.validate(&module, naga::valid::Capabilities::all()).map_err(Error::device)?;
+        let constants = dispatch.constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        let main = Some((naga::ShaderStage::Compute, "main"));
+        let (module, info) = process_overrides(&module, &info, main, &constants).map_err(Error::device)?;
+        let Some(at) = module.entry_points.iter().position(|entry| entry.name == "main") else {
+            return Err(Error::device("the shader has no entry point `main`"));
+        };
+
+        let caps = self.caps();
+        let size = module.entry_points[at].workgroup_size;
+        let count = size.iter().map(|side| u64::from(*side)).product::<u64>();
+        if count > u64::from(caps.workgroup_size) {
+            let most = caps.workgroup_size;
+            return Err(Error::unsupported(format!(
+                "workgroups of {size:?}, {most} invocations is the most"
+            )));
+        }
+        let entry = info.get_entry_point(at);
+        let shared = module.global_variables.iter().filter(|(handle, variable)| {
+            variable.space == naga::AddressSpace::WorkGroup && !entry[*handle].is_empty()
+        });
+        let shared: u64 = shared.map(|(_, variable)| size_of(&module, variable)).sum();
+        if shared > u64::from(caps.workgroup_memory) {
+            let most = caps.workgroup_memory;
+            return Err(Error::unsupported(format!(
+                "{shared} bytes of workgroup memory, {most} is the most"
+            )));
+        }
+        binding_sizes(dispatch, &module)
+    }
+}
+
+fn size_of(module: &naga::Module, variable: &naga::GlobalVariable) -> u64 {
+    // Absurd sizes come out as more than any device has.
+    module.types[variable.ty].inner.try_size(module.to_ctx()).map_or(u64::MAX >> 8, u64::from)
 }
 
 /// The least size of each binding (parameters last), after checking that shader and dispatch agree.
@@ -133,7 +166,7 @@ fn binding_sizes(dispatch: &Dispatch, module: &naga::Module) -> Result<Vec<u64>>
         if binding.group != 0 || at >= least.len() {
             return Err(wrong("is not among what the dispatch binds"));
         }
-        let size = u64::from(module.types[variable.ty].inner.size(module.to_ctx()));
+        let size = size_of(module, variable);
         match (variable.space, dispatch.binds.get(at)) {
             (naga::AddressSpace::Storage { access }, Some(bind)) => {
                 if access.contains(naga::StorageAccess::STORE) != bind.write {

@@ -314,8 +314,22 @@ fn impossible_recordings_name_the_kernel() {
     assert!(refuse(&|d| d.binds[0].write = true).to_string().contains("read_write"));
     assert!(refuse(&|d| d.binds.truncate(1)).to_string().contains("uniform"));
     assert!(refuse(&|d| d.params.clear()).to_string().contains("@binding(2)"));
-    assert!(refuse(&|d| d.constants = vec![("WG", 4096.0)]).is_device());
-    assert!(refuse(&|d| d.constants = vec![("NONE", 1.0)]).is_device());
+    assert!(refuse(&|d| d.constants = vec![("WG", 4096.0)]).is_unsupported());
+    assert!(refuse(&|d| d.constants = vec![("NONE", 1.0)]).to_string().contains("NONE"));
+    let most = gpu.caps().workgroup_memory;
+    let shared = File {
+        name: "test/shared.wgsl",
+        text: "override N: u32 = 4;
+var<workgroup> s: array<u32, N>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1) fn main() { s[0] = 1u; workgroupBarrier(); y[0] = s[0]; }
+",
+    };
+    let e = refuse(&|d| {
+        d.source = link(&[&shared], "");
+        d.constants = vec![("N", f64::from(most / 4 + 1))];
+    });
+    assert!(e.is_unsupported() && e.to_string().contains("workgroup memory"), "{e}");
     // Nothing of this stays behind.
     let recording =
         Recording { buffers: vec![4096, 4096], steps: vec![Step::Dispatch(scale(4, 1, 0, 0, 1))] };
@@ -409,6 +423,45 @@ fn a_missing_adapter_is_an_error() {
     let other = Options { adapter: Some("Voodoo 2".into()), ..Options::default() };
     let e = Gpu::open(&other).unwrap_err();
     assert!(e.is_device() && e.to_string().contains("no GPU adapter"), "{e}");
+}
+
+#[test]
+fn a_wait_ends_and_work_goes_on() {
+    if open(&[]).is_none() {
+        return;
+    }
+    let timeout = std::time::Duration::from_millis(2);
+    let gpu = Gpu::open(&Options { timeout, ..Options::from_env() }).unwrap();
+    let slow = File {
+        name: "test/slow.wgsl",
+        text: "@group(0) @binding(0) var<storage, read_write> y: array<u32>;
+@group(0) @binding(1) var<uniform> rounds: u32;
+@compute @workgroup_size(1)
+fn main() {
+    var x = rounds;
+    for (var i = 0u; i < rounds; i++) { x = (x ^ (x >> 7u)) * 747796405u + i; }
+    y[0] = x | 1u;
+}
+",
+    };
+    let dispatch = Dispatch {
+        name: "slow".into(),
+        source: link(&[&slow], ""),
+        constants: vec![],
+        binds: vec![Bind { slot: 0, offset: 0, bytes: 4, write: true }],
+        params: vec![1 << 26],
+        grid: [1, 1, 1],
+    };
+    let buffer = gpu.alloc(4).unwrap();
+    let recording = Recording { buffers: vec![4], steps: vec![Step::Dispatch(dispatch)] };
+    gpu.run(&gpu.prepare(&recording, std::slice::from_ref(&buffer)).unwrap()).unwrap();
+    let e = gpu.wait().unwrap_err();
+    assert!(e.is_device() && e.to_string().contains("within 2ms"), "{e}");
+    let start = std::time::Instant::now();
+    while gpu.wait().is_err() {
+        assert!(start.elapsed().as_secs() < 60);
+    }
+    assert!(words(&gpu, &buffer)[0] > 0);
 }
 
 #[test]

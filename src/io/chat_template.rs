@@ -182,10 +182,12 @@ fn environment() -> Environment<'static> {
         env.set_syntax(syntax);
     }
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(python::method);
     env.set_formatter(|out, _, value| out.write_str(&python::text(value)).map_err(Into::into));
     env.add_filter("string", |value: Jinja| python::text(&value));
     env.add_filter("tojson", tojson);
+    env.add_filter("default", default);
+    env.add_filter("d", default);
     env.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -194,6 +196,20 @@ fn environment() -> Environment<'static> {
         python::strftime(&format, now.map_or(0, |d| d.as_secs()))
     });
     env
+}
+
+/// Jinja2's `default`, whose second argument may be named.
+fn default(
+    value: Jinja,
+    other: Option<Jinja>,
+    falsy_too: Option<bool>,
+    options: Kwargs,
+) -> Result<Jinja, minijinja::Error> {
+    let named: Option<Jinja> = options.get("default_value")?;
+    let falsy_too = falsy_too.or(options.get("boolean")?).unwrap_or(false);
+    options.assert_all_used()?;
+    let absent = value.is_undefined() || (falsy_too && !value.is_true());
+    Ok(if absent { other.or(named).unwrap_or_else(|| Jinja::from("")) } else { value })
 }
 
 /// `tojson` as `transformers` defines it: `json.dumps` that leaves other alphabets alone.

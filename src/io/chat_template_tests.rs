@@ -60,6 +60,25 @@ fn values_print_as_in_python() {
 }
 
 #[test]
+fn strings_have_pythons_methods() {
+    assert_eq!(
+        value(
+            "{{ x.rsplit(',', 1)[0] }} {{ x.rsplit(',') | length }} {{ x.partition(',')[2] }} {{ x.rpartition(';') }}",
+            json!("a,b,c")
+        ),
+        "a,b 3 b,c ['', '', 'a,b,c']"
+    );
+    assert_eq!(value("{{ x.removeprefix('a').removesuffix('c').replace(',', '') }}", json!("a,b,c")), "b");
+    assert_eq!(
+        value(
+            "{{ '' | default('r', boolean=true) }}{{ y | default('s') }}{{ '' | d('t') }}{{ y | default }}",
+            json!(0)
+        ),
+        "rs"
+    );
+}
+
+#[test]
 fn jinja_extensions() {
     let loops = "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}";
     assert_eq!(value(loops, json!(0)), "013");

@@ -155,17 +155,19 @@ impl ModelConfig {
 
     /// Positions that attention of layer `layer` sees, itself included; `None` means all.
     ///
-    /// Qwen slides only where its switch is on, and only from `max_window_layers` on; Llama never does;
-    /// others in each layer, or in those that `layer_types` names.
+    /// As in `transformers`: Llama never slides; Qwen only where its switch is on, and there from
+    /// `max_window_layers` on unless `layer_types` says otherwise; other architectures in each layer, or
+    /// in those that `layer_types` names.
     pub fn window(&self, layer: usize) -> Option<usize> {
-        let window = self.sliding_window?;
-        let slides = match (&self.layer_types, self.use_sliding_window) {
-            (_, Some(false)) => false,
-            (Some(types), _) => types.get(layer) == Some(&LayerType::SlidingAttention),
-            (None, Some(true)) => layer >= self.max_window_layers.unwrap_or(0),
-            (None, None) => self.model_type != "llama" && !self.model_type.starts_with("qwen"),
+        let qwen = self.model_type.starts_with("qwen");
+        if self.model_type == "llama" || (qwen && self.use_sliding_window != Some(true)) {
+            return None;
+        }
+        let slides = match &self.layer_types {
+            Some(types) => types.get(layer) == Some(&LayerType::SlidingAttention),
+            None => !qwen || layer >= self.max_window_layers.unwrap_or(0),
         };
-        slides.then_some(window)
+        self.sliding_window.filter(|_| slides)
     }
 }
 

@@ -136,8 +136,11 @@ fn windows_follow_each_family() {
     let qwen = |on: bool| json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": on, "max_window_layers": 1});
     assert_eq!(window(qwen(true)), [None, Some(8)]);
     assert_eq!(window(qwen(false)), [None, None]);
-    let listed = json!({"model_type": "qwen3", "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]});
-    assert_eq!(window(listed), [Some(8), None]);
+    let mut listed = qwen(true);
+    listed["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    assert_eq!(window(listed.clone()), [Some(8), None]);
+    listed["use_sliding_window"] = json!(null);
+    assert_eq!(window(listed), [None, None]);
 }
 
 #[test]

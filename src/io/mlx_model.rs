@@ -8,7 +8,6 @@ use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::quantized;
 use super::safetensors::TensorView;
-use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
@@ -170,6 +169,7 @@ fn matrix(c: &Checkpoint, module: &str, rows: usize, columns: usize) -> Result<A
         let (s, b) = (&scales[row * groups..][..groups], &biases[row * groups..][..groups]);
         quantized::dequantize(bytes, s, b, quantization, out)
     })?;
+    packed.bytes.release();
     shaped(c, &packed, rows, columns, out)
 }
 
@@ -183,14 +183,11 @@ fn shaped(
     Array2::from_shape_vec((rows, columns), data).map_err(|e| c.wrong(tensor, e))
 }
 
-/// The elements as f32, whatever their alignment in the file.
+/// The elements as f32; their pages are not needed after that.
 fn floats(c: &Checkpoint, tensor: &TensorView) -> Result<Vec<f32>> {
-    let bytes: &[u8] = &tensor.bytes;
-    let pairs = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    Ok(match tensor.dtype {
-        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => pairs.map(|x| half::f16::from_bits(x).to_f32()).collect(),
-        Dtype::BF16 => pairs.map(|x| f32::from_bits(u32::from(x) << 16)).collect(),
-        other => return Err(c.wrong(tensor, format_args!("dtype {other}, expected floating point"))),
-    })
+    let numbers = tensor
+        .to_f32()
+        .ok_or_else(|| c.wrong(tensor, format_args!("dtype {}, expected floating point", tensor.dtype)))?;
+    tensor.bytes.release();
+    Ok(numbers)
 }

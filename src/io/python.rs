@@ -1,10 +1,12 @@
-//! Values as Python spells them, for templates that were written for Python.
+//! What templates that were written for Python expect of values.
 //!
 //! Chat templates print JSON (`tojson`) and values, and models are trained on the exact text that
-//! Python's `json.dumps` and `str` gave. [`dumps`] and [`text`] give the same.
+//! Python's `json.dumps` and `str` gave: [`Dumps`] and [`text`] give the same. [`method`] is for
+//! methods of Python's types, [`strftime`] for dates.
 
-use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use minijinja::value::{Value, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, State};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use std::fmt::Write;
 
 /// How deep values may be nested.
@@ -208,6 +210,40 @@ fn repr_string(out: &mut String, text: &str) {
     out.push(quote);
 }
 
+/// Methods of Python's types: those of `minijinja_contrib`, and some of `str` that it lacks.
+pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let Some(text) = value.as_str() else { return unknown_method_callback(state, value, name, args) };
+    let three = |found: Option<(&str, &str)>, sep: &str, missing: [&str; 3]| {
+        Value::from_iter(found.map_or(missing, |(before, after)| [before, sep, after]))
+    };
+    Ok(match name {
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            text.strip_prefix(prefix).unwrap_or(text).into()
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            text.strip_suffix(suffix).unwrap_or(text).into()
+        }
+        "partition" => {
+            let (sep,): (&str,) = from_args(args)?;
+            three(text.split_once(sep), sep, [text, "", ""])
+        }
+        "rpartition" => {
+            let (sep,): (&str,) = from_args(args)?;
+            three(text.rsplit_once(sep), sep, ["", "", text])
+        }
+        "rsplit" => {
+            let (sep, most): (&str, Option<i64>) = from_args(args)?;
+            let most = most.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX - 1);
+            let mut parts: Vec<&str> = text.rsplitn(most + 1, sep).collect();
+            parts.reverse();
+            Value::from_iter(parts)
+        }
+        _ => return unknown_method_callback(state, value, name, args),
+    })
+}
+
 /// `time.strftime(format)` of a moment in UTC, for the directives that templates use; others stay.
 pub(super) fn strftime(format: &str, unix_seconds: u64) -> String {
     const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
@@ -284,7 +320,7 @@ pub(super) fn strftime(format: &str, unix_seconds: u64) -> String {
 
 /// Year, month, day of month and day of year of a day counted from 1970-01-01.
 fn civil(mut days: u64) -> (u64, u64, u64, u64) {
-    let leap = |y: u64| y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+    let leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
     let mut year = 1970 + days / 146_097 * 400; // whole cycles of the calendar
     days %= 146_097;
     while days >= 365 + u64::from(leap(year)) {

@@ -149,6 +149,18 @@ impl TensorView {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The elements widened to f32; `None` unless they are floating point.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let words = self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let halves = self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        match self.dtype {
+            Dtype::F32 => Some(words.collect()),
+            Dtype::F16 => Some(halves.map(|x| half::f16::from_bits(x).to_f32()).collect()),
+            Dtype::BF16 => Some(halves.map(|x| half::bf16::from_bits(x).to_f32()).collect()),
+            _ => None,
+        }
+    }
 }
 
 /// An opened file whose header has passed every check.

@@ -37,11 +37,16 @@ impl Tokenizer {
     /// # Errors
     /// Malformed content.
     pub fn from_bytes(tokenizer_json: &[u8]) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer_json)
-            .map_err(|e| Error::format(format!("{TOKENIZER}: {e}")))?;
+        let fail = |e: &dyn std::fmt::Display| Error::format(format!("{TOKENIZER}: {e}"));
+        // The crate panics on some text that is not JSON, and on some JSON that is inconsistent.
+        serde_json::from_slice::<serde::de::IgnoredAny>(tokenizer_json)
+            .map_err(|e| fail(&format_args!("not valid JSON: {e}")))?;
+        let mut inner =
+            guarded(|| tokenizers::Tokenizer::from_bytes(tokenizer_json)).map_err(|e| fail(&e))?;
         // Some files carry the truncation and padding of a training run.
-        inner.with_truncation(None).map_err(|e| Error::format(format!("{TOKENIZER}: {e}")))?;
+        inner.with_truncation(None).map_err(|e| fail(&e))?;
         inner.with_padding(None);
+        guarded(|| inner.encode_fast("", true)).map_err(|e| fail(&e))?; // its template's tokens exist
         Ok(Self { inner: Arc::new(inner), eos_token_ids: Vec::new() })
     }
 
@@ -82,7 +87,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer cannot represent the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special);
+        let encoding = guarded(|| self.inner.encode_fast(text, add_special));
         let encoding = encoding.map_err(|e| Error::input(format!("cannot tokenize: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -93,7 +98,8 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder failed.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|e| Error::input(format!("cannot decode tokens: {e}")))
+        guarded(|| self.inner.decode(ids, skip_special))
+            .map_err(|e| Error::input(format!("cannot decode tokens: {e}")))
     }
 
     /// Starts decoding ids that arrive one by one.
@@ -117,6 +123,10 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    fn is_special(&self, token: &str) -> bool {
+        self.inner.get_added_vocabulary().is_special_token(token)
+    }
+
     /// Number of tokens, added ones included. The model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -127,6 +137,12 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tokenizer({} tokens)", self.vocab_size())
     }
+}
+
+/// Calls into `tokenizers`; a panic there, which inconsistent files can cause, becomes an error.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err("the file is inconsistent".into()))
 }
 
 /// A special token in JSON: its text, or an object with `content`.
@@ -154,8 +170,12 @@ impl TokenStream {
     /// # Errors
     /// The tokenizer's decoder failed.
     pub fn push(&mut self, id: u32) -> Result<String> {
+        let Some(token) = self.tokenizer.id_to_token(id) else { return Ok(String::new()) };
+        if self.skip_special && self.tokenizer.is_special(&token) {
+            return Ok(String::new()); // decoding sees its neighbours side by side
+        }
         self.window.push(id);
-        if self.tokenizer.id_to_token(id).is_some_and(|token| is_byte_token(&token)) {
+        if is_byte_token(&token) {
             return Ok(String::new()); // the run of bytes may go on, and is judged as a whole
         }
         let text = self.tokenizer.decode(&self.window, self.skip_special)?;

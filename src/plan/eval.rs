@@ -11,6 +11,15 @@ use crate::reference::Values;
 use ndarray::{Array1, Array2};
 
 impl Device {
+    /// Where models run best: the GPU, but the CPU where there is none or only a software adapter, which is
+    /// slower than native kernels.
+    pub fn best() -> Self {
+        match Gpu::shared() {
+            Ok(gpu) if !gpu.is_software() => Self::GPU,
+            _ => Self::CPU,
+        }
+    }
+
     /// This device, or the CPU where there is no GPU; the first fallback is logged as a warning.
     pub fn or_fallback(self) -> Self {
         static WARNED: std::sync::Once = std::sync::Once::new();
@@ -66,7 +75,7 @@ impl MLXArray {
     /// A length that is not `dims` times the dtype's size; no adapter; memory exhausted.
     pub fn from_bytes(bytes: &[u8], dims: &[usize], dtype: Dtype, device: Device) -> Result<Self> {
         check_len(bytes.len() / dtype.size(), dims)?;
-        if bytes.len() % dtype.size() != 0 {
+        if !bytes.len().is_multiple_of(dtype.size()) {
             return Err(Error::input(format!("{} bytes are not whole {dtype} elements", bytes.len())));
         }
         Ok(Self::from_buffer(Spec::new(dims, dtype), Buffer::from_bytes(bytes, device)?))

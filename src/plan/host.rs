@@ -36,7 +36,7 @@ pub(super) fn lower(graph: Graph) -> Lowered {
         let spec = node.spec;
         let bytes = spec.bytes();
         let kind = if outputs.contains(&i) { Slot::Output { bytes } } else { Slot::Temp { bytes } };
-        let mut fresh = |l: &mut Lowering| Operand { slot: l.slot(kind), offset: 0, spec: spec.clone() };
+        let fresh = |l: &mut Lowering| Operand { slot: l.slot(kind), offset: 0, spec: spec.clone() };
         let operand = match node.kind {
             Kind::Leaf { index, .. } => Operand { slot: l.slot(Slot::Leaf(index)), offset: 0, spec },
             Kind::Scalar(bits) => {

@@ -1,0 +1,190 @@
+//! Words and flags.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use unimlx::KvKind;
+
+/// MLX for every GPU: run language models through wgpu, or natively on the CPU.
+///
+/// Without -m the shipped model is used: a storyteller of 10 million parameters.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 other trouble, 2 bad arguments, 3 bad or unsupported model, \
+4 device or memory, 130 interrupted.
+Environment: UNIMLX_ADAPTER picks the adapter by a part of its name, UNIMLX_DISABLE switches off subgroups, \
+f16, dot4, coop, timestamps, unified or baseline (all), UNIMLX_CHECKED=1 keeps bounds checks in kernels, \
+UNIMLX_LOG=debug says what is going on.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a text.
+    Generate(GenerateArgs),
+    /// Talk with a model, one line at a time. Ctrl-C stops the answer, Ctrl-D ends the chat.
+    Chat(ChatArgs),
+    /// Say what this machine offers: adapter, tiers, limits, memory.
+    Info(InfoArgs),
+    /// Say what a model needs: weights, cache, scratch.
+    Fit(FitArgs),
+    /// Write the logits of a prompt to a safetensors file.
+    Logits(LogitsArgs),
+}
+
+/// Which model, and where it runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Model folder, Hugging Face's or MLX's [default: the shipped storyteller]
+    #[arg(short, long, value_name = "DIR", env = "UNIMLX_MODEL")]
+    pub(crate) model: Option<PathBuf>,
+
+    /// Where to compute: a GPU if there is one, or as you say
+    #[arg(long, value_enum, default_value_t = On::Auto, env = "UNIMLX_DEVICE")]
+    pub(crate) device: On,
+
+    /// Threads of the CPU path [default: all cores]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum On {
+    Auto,
+    Cpu,
+    Gpu,
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kv {
+    F32,
+    F16,
+}
+
+impl From<Kv> for KvKind {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::F32 => Self::F32,
+            Kv::F16 => Self::F16,
+        }
+    }
+}
+
+/// How the next token is chosen.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SamplingArgs {
+    /// 0 takes the likeliest token; higher is bolder [default: as the model's files say, or 0]
+    #[arg(long, value_name = "T")]
+    pub(crate) temp: Option<f32>,
+    /// Choose among the K likeliest tokens; 0 is off
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Choose among the likeliest tokens that make up this much probability; 1 is off
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Leave out tokens less likely than this part of the likeliest; 0 is off
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f32>,
+    /// Divide the logits of tokens that were there already; 1 is off
+    #[arg(long, value_name = "R")]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// The same seed gives the same text [default: from the clock]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Stop before this text (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
+    #[arg(long, value_enum, env = "UNIMLX_KV")]
+    pub(crate) kv: Option<Kv>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The text to continue; `-` or a pipe reads it from standard input
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["tokens", "file"])]
+    pub(crate) prompt: Option<String>,
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "tokens")]
+    pub(crate) file: Option<PathBuf>,
+    /// Token ids instead of text
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
+    pub(crate) tokens: Vec<u32>,
+    /// Put the text into the model's chat template, as a user's message
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Tokens to generate at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Go on after an end-of-text token
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Print one JSON object when done: ids, text, counts, speed
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// What the model is told before the talk begins
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Tokens of an answer at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024)]
+    pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InfoArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Also measure how fast tensors are written
+    #[arg(long)]
+    pub(crate) measure: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FitArgs {
+    /// Model folder [default: the shipped storyteller]
+    #[arg(short, long, value_name = "DIR", env = "UNIMLX_MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// Tokens of prompt and answer together [default: the model's own limit]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// Memory there is, in GB [default: what can be found out]
+    #[arg(long, value_name = "GB")]
+    pub(crate) memory: Option<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogitsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Token ids of the prompt
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
+    pub(crate) tokens: Vec<u32>,
+    /// File to write: tensor `logits`, f32 [n_tokens, vocab]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
+    #[arg(long, value_enum, env = "UNIMLX_KV")]
+    pub(crate) kv: Option<Kv>,
+    /// Print one JSON object when done
+    #[arg(long)]
+    pub(crate) json: bool,
+}

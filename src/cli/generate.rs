@@ -1,0 +1,126 @@
+//! `unimlx generate`: a text and its continuation.
+
+use super::args::GenerateArgs;
+use super::model::{checkpoint, load, options};
+use super::terminal::{Status, bytes, say};
+use serde_json::json;
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+use unimlx::{Chat, Checkpoint, Error, FinishReason, Generator, Result, Stats, Tokenizer};
+
+/// What the shipped model is asked when nothing else is said.
+const STORY: &str = "Once upon a time";
+
+/// Streams the continuation to standard output, figures to standard error.
+pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
+    let checkpoint = checkpoint(args.model.model.as_deref())?;
+    let (tokenizer, ids) = prompt(args, &checkpoint)?;
+    let model = load(&args.model, &checkpoint)?;
+    let mut options = options(&model, &args.sampling, args.max_tokens);
+    options.ignore_eos = args.ignore_eos;
+
+    let status = Status::new();
+    let mut generator = Generator::new(&model, args.sampling.kv.map(Into::into));
+    generator.prompt_with(&ids, options, &mut |p| {
+        status.show(&format!("reading {} of {} tokens", p.done, p.total));
+        ControlFlow::Continue(())
+    })?;
+    status.clear();
+
+    let mut text = None;
+    if let Some(tokenizer) = &tokenizer {
+        let mut all = String::new();
+        if !args.json && args.tokens.is_empty() && !args.chat {
+            say(&tokenizer.decode(&ids, true)?)?;
+        }
+        for piece in generator.text(tokenizer) {
+            let piece = piece?;
+            if !args.json {
+                say(&piece)?;
+            }
+            all += &piece;
+        }
+        text = Some(all);
+    } else {
+        for token in &mut generator {
+            let token = token?;
+            if !args.json {
+                say(&format!("{token} "))?;
+            }
+        }
+    }
+
+    let (stats, reason) = (generator.stats(), generator.finish_reason());
+    if args.json {
+        let object = json!({
+            "ids": generator.tokens()[ids.len()..],
+            "text": text,
+            "finish_reason": match reason { Some(FinishReason::Stop) => "stop", _ => "length" },
+            "prompt_tokens": ids.len(),
+            "prompt_tokens_per_second": stats.prompt_rate(),
+            "generation_tokens_per_second": stats.generation_rate(),
+            "peak_memory_bytes": stats.peak_bytes,
+            "device": model.device().name(),
+        });
+        say(&format!("{object}\n"))
+    } else {
+        say("\n")?;
+        eprintln!("{}", figures(&stats));
+        Ok(())
+    }
+}
+
+/// The prompt as tokens, and the tokenizer unless ids were given to a folder that has none.
+fn prompt(args: &GenerateArgs, checkpoint: &Checkpoint) -> Result<(Option<Tokenizer>, Vec<u32>)> {
+    if !args.tokens.is_empty() {
+        return Ok((checkpoint.tokenizer().ok(), args.tokens.clone()));
+    }
+    let tokenizer = checkpoint.tokenizer()?;
+    let text = text(args)?;
+    let ids = if args.chat {
+        let template = checkpoint.chat_template()?;
+        let template =
+            template.ok_or_else(|| Error::unsupported("--chat: the model has no chat template"))?;
+        let messages = [json!({ "role": "user", "content": text })];
+        let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
+        tokenizer.encode(&template.render(&chat)?, false)?
+    } else {
+        tokenizer.encode(&text, true)?
+    };
+    if ids.is_empty() {
+        return Err(Error::input("the prompt is empty"));
+    }
+    Ok((Some(tokenizer), ids))
+}
+
+fn text(args: &GenerateArgs) -> Result<String> {
+    let read = |name: &str, source: &mut dyn Read| {
+        let mut text = String::new();
+        source.read_to_string(&mut text).map(|_| text).map_err(|e| Error::io(format!("{name}: {e}")))
+    };
+    if let Some(path) = &args.file {
+        let name = path.display().to_string();
+        let mut file = std::fs::File::open(path).map_err(|e| Error::io(format!("{name}: {e}")))?;
+        return read(&name, &mut file);
+    }
+    let mut stdin = std::io::stdin();
+    match args.prompt.as_deref() {
+        Some("-") => read("standard input", &mut stdin),
+        Some(text) => Ok(text.to_string()),
+        None if args.model.model.is_none() => Ok(STORY.to_string()),
+        None if !stdin.is_terminal() => read("standard input", &mut stdin),
+        None => Err(Error::input("no prompt: say -p TEXT, -f FILE or --tokens 1,2,3")),
+    }
+}
+
+/// What it cost, in one line per phase.
+pub(super) fn figures(stats: &Stats) -> String {
+    format!(
+        "prompt: {} tokens, {:.1} tokens/s\ngeneration: {} tokens, {:.1} tokens/s\npeak memory: {}",
+        stats.prompt_tokens,
+        stats.prompt_rate(),
+        stats.generated_tokens,
+        stats.generation_rate(),
+        bytes(stats.peak_bytes)
+    )
+}

@@ -1,0 +1,79 @@
+//! `unimlx info`: what this machine offers, what was chosen, what was switched off.
+
+use super::args::InfoArgs;
+use super::terminal::{bytes, say};
+use serde_json::{Value, json};
+use unimlx::{Gpu, Result};
+
+/// Prints a table or, with `--json`, one object.
+pub(crate) fn info(args: &InfoArgs) -> Result<()> {
+    let cpu = json!({ "simd": unimlx::simd_name(), "threads": rayon::current_num_threads() });
+    let gpu = match Gpu::shared() {
+        Ok(gpu) => describe(&gpu, args.measure)?,
+        Err(e) => json!({ "missing": e.to_string() }),
+    };
+    let all = json!({ "version": env!("CARGO_PKG_VERSION"), "gpu": gpu, "cpu": cpu });
+    if args.json { say(&format!("{all:#}\n")) } else { say(&table(&all)) }
+}
+
+fn describe(gpu: &std::sync::Arc<Gpu>, measure: bool) -> Result<Value> {
+    let (info, caps) = (gpu.info(), gpu.caps());
+    let mut all = json!({
+        "adapter": info.name,
+        "kind": format!("{:?}", info.device_type),
+        "backend": info.backend.to_string(),
+        "driver": format!("{} {}", info.driver, info.driver_info).trim(),
+        "tiers": caps.tiers().iter().map(|t| t.name()).collect::<Vec<_>>(),
+        "subgroup": caps.subgroups.map(|(least, most)| json!([least, most])),
+        "memory": gpu.memory_kind(),
+        "memory_note": gpu.memory_note(),
+        "limits": {
+            "buffer": caps.max_buffer,
+            "binding": caps.max_binding,
+            "storage_buffers": caps.storage_buffers,
+            "workgroup_memory": caps.workgroup_memory,
+            "workgroup_size": caps.workgroup_size,
+            "offset_alignment": caps.offset_alignment,
+        },
+        "switched_off": gpu.switched_off(),
+    });
+    if measure {
+        all["upload_gb_s"] = json!((gpu.measure_upload()? * 10.0).round() / 10.0);
+    }
+    Ok(all)
+}
+
+fn table(all: &Value) -> String {
+    let mut text = format!("unimlx {}\n", all["version"].as_str().unwrap_or_default());
+    let mut row = |name: &str, value: String| text.push_str(&format!("{name:<17} {value}\n"));
+    let word = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
+    let list = |v: &Value| {
+        let words: Vec<String> = v.as_array().into_iter().flatten().map(word).collect();
+        if words.is_empty() { "nothing".to_string() } else { words.join(", ") }
+    };
+    let gpu = &all["gpu"];
+    if let Some(reason) = gpu["missing"].as_str() {
+        row("gpu", format!("none: {reason}"));
+    } else {
+        row("gpu", format!("{} ({}, {})", word(&gpu["adapter"]), word(&gpu["kind"]), word(&gpu["backend"])));
+        row("driver", word(&gpu["driver"]));
+        row("tiers", list(&gpu["tiers"]));
+        if !gpu["subgroup"].is_null() {
+            row("subgroup size", format!("{} to {}", gpu["subgroup"][0], gpu["subgroup"][1]));
+        }
+        row("memory", format!("{}: {}", word(&gpu["memory"]), word(&gpu["memory_note"])));
+        if !gpu["upload_gb_s"].is_null() {
+            row("upload", format!("{} GB/s", gpu["upload_gb_s"]));
+        }
+        let limits = &gpu["limits"];
+        let size = |name: &str| bytes(limits[name].as_u64().unwrap_or(0));
+        row("buffer", format!("at most {}, bindings {}", size("buffer"), size("binding")));
+        row(
+            "workgroup",
+            format!("{} invocations, {} of memory", limits["workgroup_size"], size("workgroup_memory")),
+        );
+        row("switched off", list(&gpu["switched_off"]));
+    }
+    row("cpu", format!("{}, {} threads", word(&all["cpu"]["simd"]), all["cpu"]["threads"]));
+    text
+}

@@ -1,0 +1,26 @@
+//! `unimlx logits`: the raw scores of a prompt, for comparing engines.
+
+use super::args::LogitsArgs;
+use super::model::{checkpoint, load};
+use super::terminal::say;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+use unimlx::{Error, Result};
+
+/// Writes tensor `logits`, f32 `[n_tokens, vocab]`.
+pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
+    let checkpoint = checkpoint(args.model.model.as_deref())?;
+    let model = load(&args.model, &checkpoint)?;
+    let values = unimlx::logits(&model, &args.tokens, args.kv.map(Into::into))?;
+    let shape = vec![args.tokens.len(), model.config().vocab_size];
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let path = args.output.display();
+    let failed = |e: &dyn std::fmt::Display| Error::io(format!("{path}: {e}"));
+    let view = TensorView::new(Dtype::F32, shape.clone(), &bytes).map_err(|e| failed(&e))?;
+    safetensors::serialize_to_file([("logits", view)], None, &args.output).map_err(|e| failed(&e))?;
+    if args.json {
+        let object = json!({ "output": args.output, "shape": shape, "device": model.device().name() });
+        return say(&format!("{object}\n"));
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! What the subcommands share: arguments, the model they run, how they end.
+
+mod args;
+mod chat;
+mod fit;
+mod generate;
+mod info;
+mod logits;
+mod model;
+mod terminal;
+
+pub(crate) use args::{Args, Command};
+pub(crate) use chat::chat;
+pub(crate) use fit::fit;
+pub(crate) use generate::generate;
+pub(crate) use info::info;
+pub(crate) use logits::logits;
+pub(crate) use terminal::{exit, log};

@@ -1,0 +1,90 @@
+//! The model that a command runs: a folder, or the one shipped inside the binary.
+
+use super::args::{ModelArgs, On, SamplingArgs};
+use super::terminal::{Status, bytes};
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+use std::path::Path;
+use unimlx::{Checkpoint, Device, Error, GenerateOptions, Gpu, LoadOptions, Model, Result};
+
+macro_rules! shipped {
+    ($($name:literal),*) => {
+        [$(($name, Cow::Borrowed(include_bytes!(concat!("../../examples/storyteller/", $name)).as_slice()))),*]
+    };
+}
+
+/// Opens a folder, or the shipped storyteller.
+pub(crate) fn checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
+    match folder {
+        Some(folder) => Checkpoint::open(folder),
+        None => Checkpoint::from_memory(shipped![
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]),
+    }
+}
+
+/// Loads the model where it is to run, showing progress.
+pub(crate) fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> Result<Model> {
+    if let Some(threads) = args.threads {
+        if threads == 0 {
+            return Err(Error::input("--threads 0: at least one is needed"));
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|e| Error::input(format!("--threads {threads}: {e}")))?;
+    }
+    let device = device(args.device)?;
+    let status = Status::new();
+    let mut progress = |p: unimlx::Progress<'_>| {
+        status.show(&format!("loading {} of {}", bytes(p.done as u64), bytes(p.total as u64)));
+        ControlFlow::Continue(())
+    };
+    let options = LoadOptions { device: Some(device), progress: Some(&mut progress) };
+    let model = Model::from_checkpoint(checkpoint, options);
+    status.clear();
+    model
+}
+
+/// Where to compute. A software adapter is slower than the CPU path, so `auto` does not take it.
+fn device(on: On) -> Result<Device> {
+    match on {
+        On::Cpu => Ok(Device::CPU),
+        On::Gpu => Gpu::shared().map(|_| Device::GPU),
+        On::Auto => {
+            let why = match Gpu::shared() {
+                Ok(gpu) if !gpu.is_software() => return Ok(Device::GPU),
+                Ok(gpu) => format!("only the software adapter {}", gpu.name()),
+                Err(e) => e.to_string(),
+            };
+            let threads = rayon::current_num_threads();
+            eprintln!(
+                "unimlx: no GPU ({why}); computing on the CPU, {threads} threads, {}",
+                unimlx::simd_name()
+            );
+            Ok(Device::CPU)
+        }
+    }
+}
+
+/// The model's suggestions, overruled by flags.
+pub(crate) fn options(model: &Model, args: &SamplingArgs, max_tokens: usize) -> GenerateOptions {
+    let suggested = GenerateOptions::suggested(model.generation_config());
+    let clock = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(0, |d| d.as_nanos() as u64)
+    };
+    GenerateOptions {
+        max_tokens: Some(max_tokens),
+        temperature: args.temp.unwrap_or(suggested.temperature),
+        top_k: args.top_k.unwrap_or(suggested.top_k),
+        top_p: args.top_p.unwrap_or(suggested.top_p),
+        min_p: args.min_p.unwrap_or(suggested.min_p),
+        repetition_penalty: args.repeat_penalty.unwrap_or(suggested.repetition_penalty),
+        seed: args.seed.unwrap_or_else(clock),
+        stop: args.stop.clone(),
+        ..suggested
+    }
+}

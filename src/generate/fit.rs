@@ -1,0 +1,55 @@
+//! What a model needs, from its files alone.
+
+use crate::io::Checkpoint;
+use crate::kv_quantization::KvKind;
+
+/// Bytes that a model takes when it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fit {
+    /// The weights, packed as in the files.
+    pub weights: u64,
+    /// Keys and values of the whole context.
+    pub cache: u64,
+    /// Keys and values of one token, all layers.
+    pub cache_per_token: u64,
+    /// Activations of the largest prefill chunk, and the logits.
+    pub scratch: u64,
+    /// Tokens that the figures are for.
+    pub context: usize,
+    /// Tokens that the model was made for.
+    pub most: usize,
+}
+
+impl Fit {
+    /// What `checkpoint` needs for `context` tokens (its own limit by default) with this kind of cache.
+    pub fn of(checkpoint: &Checkpoint, context: Option<usize>, kind: KvKind) -> Self {
+        let config = checkpoint.config();
+        let most = config.max_position_embeddings.unwrap_or(4096);
+        let context = context.unwrap_or(most);
+        let cache_per_token = kind.bytes_per_token(config.num_key_value_heads * config.head_dim)
+            * config.num_hidden_layers as u64;
+        let widest = config.intermediate_size.max(config.num_attention_heads * config.head_dim);
+        let rows = super::runner::CHUNK.min(context);
+        let scratch = 4 * (rows * (4 * config.hidden_size + 4 * widest) + config.vocab_size) as u64;
+        Self {
+            weights: checkpoint.total_bytes() as u64,
+            cache: cache_per_token * context as u64,
+            cache_per_token,
+            scratch,
+            context,
+            most,
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.cache + self.scratch
+    }
+
+    /// The longest context within so many bytes, at most the model's own.
+    pub fn context_in(&self, bytes: u64) -> usize {
+        let rest = bytes.saturating_sub(self.weights + self.scratch);
+        ((rest / self.cache_per_token.max(1)) as usize).min(self.most)
+    }
+}

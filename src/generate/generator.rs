@@ -1,0 +1,257 @@
+//! [`Generator`]: an iterator of tokens, with the memory of a conversation.
+
+use super::options::GenerateOptions;
+use super::runner::{Runner, Want};
+use super::sampler::sample;
+use super::text::TextStream;
+use crate::error::{Error, Result};
+use crate::gpu::counters;
+use crate::io::Tokenizer;
+use crate::kv_quantization::{KvCache, KvKind};
+use crate::models::Model;
+use crate::nn::Report;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// An end token, or a stop string.
+    Stop,
+    /// `max_tokens`, or the end of the model's context.
+    Length,
+}
+
+/// What the last prompt and its answer cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Tokens of the prompt that went through the model.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that were in the cache already.
+    pub cached_tokens: usize,
+    /// From the prompt to the first token.
+    pub prompt_time: Duration,
+    /// Tokens of the answer.
+    pub generated_tokens: usize,
+    /// Time in the model for all tokens but the first.
+    pub generation_time: Duration,
+    /// The most bytes of arrays, weights included unless mapped, that were ever in use.
+    pub peak_bytes: u64,
+}
+
+impl Stats {
+    /// Prompt tokens per second; 0 if nothing was read.
+    pub fn prompt_rate(&self) -> f64 {
+        rate(self.prompt_tokens, self.prompt_time)
+    }
+
+    /// Generated tokens per second; the first counts as the prompt's.
+    pub fn generation_rate(&self) -> f64 {
+        rate(self.generated_tokens.saturating_sub(1), self.generation_time)
+    }
+}
+
+fn rate(n: usize, time: Duration) -> f64 {
+    if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+/// The most tokens of an answer that room is made for at once.
+const ROOM: usize = 1024;
+
+/// Generates tokens. Iterate after [`Generator::prompt`]; end tokens are not part of the answer.
+///
+/// Keys and values stay when an answer ends: the next prompt reads only what differs, so a conversation
+/// that is passed in whole each time costs no more than its new part.
+pub struct Generator {
+    model: Model,
+    runner: Runner,
+    options: GenerateOptions,
+    end_ids: Vec<u32>,
+    /// The prompt, then the answer. The cache holds all but perhaps the last.
+    tokens: Vec<u32>,
+    /// A token that is chosen but not yet handed out.
+    pending: Option<u32>,
+    logits: Vec<f32>, // [vocab]
+    /// There is more to come.
+    active: bool,
+    finished: Option<FinishReason>,
+    stats: Stats,
+}
+
+impl Generator {
+    /// A generator with an empty cache; `kind` is how it keeps keys and values, by default what suits the
+    /// model's device.
+    pub fn new(model: &Model, kind: Option<KvKind>) -> Self {
+        let kind = kind.unwrap_or(KvKind::default_for(model.device()));
+        Self {
+            model: model.clone(),
+            runner: Runner::new(model, kind),
+            options: GenerateOptions::default(),
+            end_ids: Vec::new(),
+            tokens: Vec::new(),
+            pending: None,
+            logits: vec![0.0; model.config().vocab_size],
+            active: false,
+            finished: None,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Reads a prompt and begins an answer.
+    ///
+    /// # Errors
+    /// An empty prompt, one longer than the model's context, an id beyond the vocabulary, options out of
+    /// range; the device failed.
+    pub fn prompt(&mut self, tokens: &[u32], options: GenerateOptions) -> Result<()> {
+        self.prompt_with(tokens, options, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// [`Generator::prompt`] with a report after each chunk of tokens; `Break` cancels.
+    ///
+    /// # Errors
+    /// As [`Generator::prompt`]; cancelled.
+    pub fn prompt_with(
+        &mut self,
+        tokens: &[u32],
+        options: GenerateOptions,
+        progress: &mut Report<'_>,
+    ) -> Result<()> {
+        options.check()?;
+        self.model.check(tokens)?;
+        let context = self.model.context_length();
+        if tokens.len() > context {
+            return Err(Error::input(format!(
+                "the prompt has {} tokens, the model's context {context}",
+                tokens.len()
+            )));
+        }
+        let known = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        // At least one token must go through the model to say what comes next.
+        let cached = known.min(self.runner.cache().len()).min(tokens.len() - 1);
+        self.runner.truncate(cached);
+        self.tokens.truncate(cached);
+        self.end_ids = options.stop_ids.clone();
+        if !options.ignore_eos {
+            self.end_ids.extend(self.model.eos_token_ids());
+        }
+        let room = tokens.len() + options.max_tokens.unwrap_or(0).min(ROOM);
+        self.runner.reserve(room.min(context))?;
+        self.options = options;
+        (self.pending, self.active, self.finished) = (None, false, None); // until all went well
+        let begin = Instant::now();
+        self.stats =
+            Stats { cached_tokens: cached, prompt_tokens: tokens.len() - cached, ..Stats::default() };
+        let read = self.runner.prompt(&tokens[cached..], self.options.want(), progress);
+        // What went through before a cancellation or a failure stays useful.
+        self.tokens = tokens[..self.runner.cache().len()].to_vec();
+        read?;
+        self.pending = Some(self.choose()?);
+        self.active = true;
+        self.stats.prompt_time = begin.elapsed();
+        Ok(())
+    }
+
+    /// The token that follows the latest step.
+    fn choose(&mut self) -> Result<u32> {
+        if self.options.want() == Want::Token {
+            let mut token = [0u32];
+            self.runner.read(&mut token)?;
+            return Ok(token[0]);
+        }
+        self.runner.read(&mut self.logits)?;
+        let step = self.stats.generated_tokens as u64;
+        Ok(sample(&mut self.logits, &self.tokens, &self.options, step))
+    }
+
+    /// The next token of the answer, or why there is none.
+    fn next_token(&mut self) -> Result<Result<u32, FinishReason>> {
+        if self.options.max_tokens.is_some_and(|most| self.stats.generated_tokens >= most) {
+            return Ok(Err(FinishReason::Length));
+        }
+        let token = match (self.pending.take(), self.tokens.last()) {
+            (Some(token), _) => token,
+            (None, Some(_)) if self.runner.cache().len() >= self.model.context_length() => {
+                return Ok(Err(FinishReason::Length));
+            }
+            (None, Some(&last)) => {
+                let begin = Instant::now();
+                self.runner.step(&[last], self.options.want())?;
+                let token = self.choose()?;
+                self.stats.generation_time += begin.elapsed();
+                token
+            }
+            (None, None) => return Err(Error::input("there was no prompt")),
+        };
+        if self.end_ids.contains(&token) {
+            return Ok(Err(FinishReason::Stop));
+        }
+        self.tokens.push(token);
+        self.stats.generated_tokens += 1;
+        Ok(Ok(token))
+    }
+
+    /// Ends the answer here.
+    pub(super) fn finish(&mut self, reason: FinishReason) {
+        (self.active, self.finished) = (false, Some(reason));
+    }
+
+    /// Decodes the answer as it is generated.
+    pub fn text<'a>(&'a mut self, tokenizer: &Tokenizer) -> TextStream<'a> {
+        TextStream::new(self, tokenizer)
+    }
+
+    /// Why the answer ended; `None` while it has not, or when it failed.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finished
+    }
+
+    /// The options of the last prompt.
+    pub fn options(&self) -> &GenerateOptions {
+        &self.options
+    }
+
+    /// The prompt and the answer so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// What the model remembers.
+    pub fn cache(&self) -> &KvCache {
+        self.runner.cache()
+    }
+
+    /// What the last prompt and its answer cost so far.
+    pub fn stats(&self) -> Stats {
+        Stats { peak_bytes: counters().peak(), ..self.stats }
+    }
+}
+
+impl Iterator for Generator {
+    type Item = Result<u32>;
+
+    /// The next token. An error ends the answer.
+    fn next(&mut self) -> Option<Result<u32>> {
+        if !self.active {
+            return None;
+        }
+        match self.next_token() {
+            Ok(Ok(token)) => Some(Ok(token)),
+            Ok(Err(reason)) => {
+                self.finish(reason);
+                None
+            }
+            Err(e) => {
+                self.active = false;
+                Some(Err(e.context("generating")))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Generator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Generator({:?}, {} tokens)", self.model, self.tokens.len())
+    }
+}

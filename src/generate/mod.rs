@@ -1,0 +1,21 @@
+//! From a prompt to an answer, token by token.
+//!
+//! [`Runner`](runner::Runner) puts tokens through the model: the prompt in chunks, then one at a time by a
+//! program that is planned once and replayed. [`Generator`] samples, decides when to stop and is an
+//! iterator of token ids; [`TextStream`] turns them into text and looks for stop strings.
+
+mod fit;
+mod generator;
+mod options;
+mod rng;
+mod runner;
+mod sampler;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use fit::Fit;
+pub use generator::{FinishReason, Generator, Stats};
+pub use options::GenerateOptions;
+pub use runner::logits;
+pub use text::TextStream;

@@ -1,0 +1,206 @@
+//! [`Model`]: a checkpoint that can run.
+
+use super::loader;
+use crate::array::{Device, MLXArray};
+use crate::dtype::Dtype;
+use crate::error::{Context, Error, Result};
+use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
+use crate::kv_quantization::{KvCache, KvKind};
+use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Step, Weights};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How to load a model.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    /// Where it will run; by default [`Device::best`].
+    pub device: Option<Device>,
+    /// Called after each tensor with bytes done and in all; `Break` cancels.
+    pub progress: Option<&'a mut Report<'a>>,
+}
+
+impl fmt::Debug for LoadOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+/// What every architecture can do: build the graph of a pass.
+pub(crate) trait Architecture: Send + Sync {
+    /// `ids` `[t]` u32 -> `[t, hidden]`, writing keys and values into the cache.
+    fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray;
+
+    /// `[t, hidden] -> [t, vocab]`
+    fn logits(&self, hidden: &MLXArray) -> MLXArray;
+}
+
+impl<A: SelfAttention> Architecture for Decoder<A> {
+    fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray {
+        Decoder::hidden(self, ids, step)
+    }
+
+    fn logits(&self, hidden: &MLXArray) -> MLXArray {
+        Decoder::logits(self, hidden)
+    }
+}
+
+/// A language model on a device. Clone is free; `Send + Sync`.
+///
+/// ```no_run
+/// use unimlx::{GenerateOptions, Generator, LoadOptions, Model, Tokenizer};
+/// # fn main() -> unimlx::Result<()> {
+/// let model = Model::load("path/to/model", LoadOptions::default())?;
+/// let tokenizer = Tokenizer::open("path/to/model")?;
+/// let mut generator = Generator::new(&model, None);
+/// generator.prompt(&tokenizer.encode("Once upon a time", true)?, GenerateOptions::default())?;
+/// for piece in generator.text(&tokenizer) {
+///     print!("{}", piece?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    architecture: Box<dyn Architecture>,
+    config: ModelConfig,
+    generation_config: GenerationConfig,
+    device: Device,
+    bytes: usize,
+}
+
+impl Model {
+    /// Loads a model folder, Hugging Face's or MLX's.
+    ///
+    /// # Errors
+    /// A missing or malformed file, a tensor that is missing or has the wrong shape, an architecture that
+    /// is not known, no adapter, not enough memory, cancelled.
+    pub fn load(path: impl AsRef<Path>, options: LoadOptions<'_>) -> Result<Self> {
+        Self::from_checkpoint(&Checkpoint::open(path)?, options)
+    }
+
+    /// Loads an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_checkpoint(checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        let load = loader(&config.model_type)?;
+        let device = options.device.unwrap_or_else(Device::best);
+        let mut silent = |_: Progress<'_>| ControlFlow::Continue(());
+        let report = options.progress.unwrap_or(&mut silent);
+        let mut weights = Weights::new(checkpoint, device, report);
+        let architecture =
+            load(&mut weights, &config).with_context(|| format!("loading a {} model", config.model_type))?;
+        Ok(Self(Arc::new(Inner {
+            architecture,
+            generation_config: checkpoint.generation_config().clone(),
+            bytes: weights.bytes(),
+            config,
+            device,
+        })))
+    }
+
+    /// The checked `config.json`.
+    pub fn config(&self) -> &ModelConfig {
+        &self.0.config
+    }
+
+    /// The checked `generation_config.json`.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.0.generation_config
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> Device {
+        self.0.device
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// The most tokens, prompt and answer together, that its positions were made for.
+    pub fn context_length(&self) -> usize {
+        let config = &self.0.config;
+        Rope::context_length(&config.rope, config.max_position_embeddings).unwrap_or(u32::MAX as usize)
+    }
+
+    /// Tokens that end an answer, as the model's files say.
+    pub fn eos_token_ids(&self) -> Vec<u32> {
+        let mut ids = self.0.generation_config.eos_token_ids.clone();
+        for &id in &self.0.config.eos_token_ids {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    /// An empty cache for this model.
+    pub(crate) fn cache(&self, kind: KvKind) -> KvCache {
+        let config = &self.0.config;
+        let width = config.num_key_value_heads * config.head_dim;
+        KvCache::new(config.num_hidden_layers, width, kind, self.0.device)
+    }
+
+    /// The graph of a pass over `ids` `[t]` at `positions` `[t]`: logits `[t, vocab]`, or `[1, vocab]` of
+    /// the last token alone.
+    pub(crate) fn forward(
+        &self,
+        ids: &MLXArray,
+        positions: &MLXArray,
+        cache: &KvCache,
+        last_only: bool,
+    ) -> MLXArray {
+        let step = Step { positions, cache };
+        let hidden = self.0.architecture.hidden(ids, &step); // [t, hidden]
+        let hidden = if last_only { hidden.slice(0, ids.size() - 1, 1) } else { hidden };
+        self.0.architecture.logits(&hidden)
+    }
+
+    /// Logits of every position, `[n, vocab]` row by row, by the reference interpreter: for tests of small
+    /// models.
+    ///
+    /// # Errors
+    /// As [`Model::check`].
+    #[doc(hidden)]
+    pub fn reference_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.check(tokens)?;
+        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
+        let leaf = |data: &[u32]| {
+            let bytes = bytemuck::cast_slice(data);
+            MLXArray::from_bytes(bytes, &[data.len()], Dtype::U32, self.device())
+        };
+        let mut cache = self.cache(KvKind::F32);
+        cache.reserve(tokens.len(), tokens.len())?;
+        let logits = self.forward(&leaf(tokens)?, &leaf(&positions)?, &cache, false);
+        let values = crate::reference::eval(&logits)?;
+        let mut bytes = vec![0; logits.nbytes()];
+        values.to_bytes(Dtype::F32, &mut bytes);
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Refuses ids beyond the vocabulary.
+    pub(crate) fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.0.config.vocab_size;
+        match tokens.iter().position(|&id| id as usize >= vocab) {
+            Some(i) => Err(Error::input(format!(
+                "token {i} of the prompt is {}, but the vocabulary has {vocab} entries",
+                tokens[i]
+            ))),
+            None if tokens.is_empty() => Err(Error::input("there are no tokens to read")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({} on {}, {} bytes)", self.0.config.model_type, self.0.device, self.0.bytes)
+    }
+}

@@ -1,0 +1,68 @@
+//! Attention over a cache: what is left of it when the projections are the paper's business.
+
+use crate::array::MLXArray;
+use crate::io::ModelConfig;
+use crate::kv_quantization::KvCache;
+use crate::ops;
+
+/// What one pass through the layers sees besides its tokens.
+pub(crate) struct Step<'a> {
+    /// Position of each token, `[t]` u32.
+    pub(crate) positions: &'a MLXArray,
+    /// Keys and values of earlier tokens; those of these tokens are written on the way.
+    pub(crate) cache: &'a KvCache,
+}
+
+/// Grouped-query attention of one layer, causal, within a window if there is one.
+pub(crate) struct Heads {
+    layer: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+}
+
+impl Heads {
+    pub(crate) fn new(config: &ModelConfig, layer: usize) -> Self {
+        Self {
+            layer,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            window: config.window(layer),
+        }
+    }
+
+    /// Width of all query heads.
+    pub(crate) fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key heads, or of all value heads.
+    pub(crate) fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// `[t, n * head_dim] -> [t, n, head_dim]`
+    pub(crate) fn split(&self, x: &MLXArray) -> MLXArray {
+        let [t, width] = [x.dims()[0], x.dims()[1]];
+        x.reshape(&[t, width / self.head_dim, self.head_dim])
+    }
+
+    /// Writes keys and values into the cache, then `softmax(q k^T / sqrt(head_dim)) v` over all that this
+    /// layer may see. `q` `[t, heads, head_dim]`, `k` `[t, kv_heads, head_dim]`, `v` `[t, kv_width]` ->
+    /// `[t, q_width]`.
+    pub(crate) fn attend(&self, q: &MLXArray, k: &MLXArray, v: &MLXArray, step: &Step<'_>) -> MLXArray {
+        let t = q.dims()[0];
+        let k = k.reshape(&[t, self.kv_width()]); // [t, kv_width]
+        let (keys, values) = step.cache.write(self.layer, &k, v, step.positions); // [capacity, kv_width]
+        let op = ops::Attention {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
+            window: self.window,
+        };
+        let o = MLXArray::apply(op, &[q, &keys, &values, step.positions]); // [t, heads, head_dim]
+        o.reshape(&[t, self.q_width()])
+    }
+}
