@@ -13,7 +13,8 @@ pub(crate) static REDUCE: File = wgsl!("reduce.wgsl");
 pub(crate) static TOPK: File = wgsl!("topk.wgsl");
 pub(crate) static PUT: File = wgsl!("put.wgsl");
 pub(crate) static PACK: File = wgsl!("parts/pack.wgsl");
-pub(crate) static MATH: File = wgsl!("parts/math.wgsl");
+pub(crate) static ANGLE: File = wgsl!("parts/angle.wgsl");
+pub(crate) static ERF: File = wgsl!("parts/erf.wgsl");
 
 impl Lowering<'_> {
     pub(super) fn map(&mut self, i: usize) -> Result<Operand> {
@@ -31,7 +32,7 @@ impl Lowering<'_> {
         );
         let stage = Stage {
             name: "map",
-            files: vec![&MAP, &PACK, &MATH],
+            files: vec![&MAP, &PACK, &ANGLE, &ERF],
             generated,
             params: vec![
                 ("n", output.spec.size().into()),
@@ -80,7 +81,7 @@ impl Lowering<'_> {
         );
         let stage = Stage {
             name,
-            files: vec![&REDUCE, &PACK, &MATH],
+            files: vec![&REDUCE, &PACK, &ANGLE, &ERF],
             generated,
             params: vec![
                 ("n", n.into()),

@@ -5,9 +5,9 @@ use super::slots::{Operand, Slot, Slots};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::gpu::{Bind, Caps, Dispatch, Recording, Step};
-use crate::op::{Arg, Kernel, Spec, Stage, Word};
-use crate::prim::{Fold, Prim};
-use crate::wgsl::{File, link, wgsl};
+use crate::op::{Arg, Kernel, Spec, Stage};
+use crate::prim::Prim;
+use crate::wgsl::link;
 
 /// Inputs that one generated kernel may read: with its output, the baseline's 8 storage buffers.
 const MAX_READS: usize = 7;

@@ -2,6 +2,7 @@
 
 use super::graph::{Chosen, Graph, Kind};
 use super::slots::{Operand, Slot, Slots};
+use crate::cpu::{self, Binary};
 use crate::dtype::Dtype;
 use crate::op::{CpuKernel, HostMut, HostRef, Spec};
 use crate::prim::{Fun, Prim};
@@ -152,10 +153,12 @@ fn put(x: &[HostRef<'_>], out: HostMut<'_>) {
 fn primitive(prim: Prim, inputs: &[Operand]) -> CpuKernel {
     let plain = inputs.iter().all(|o| o.spec.dtype == Dtype::F32);
     match prim {
-        Prim::Map(Fun::Add) if plain => binary(|a, b| a + b),
-        Prim::Map(Fun::Sub) if plain => binary(|a, b| a - b),
-        Prim::Map(Fun::Mul) if plain => binary(|a, b| a * b),
-        Prim::Map(Fun::Div) if plain => binary(|a, b| a / b),
+        Prim::Map(Fun::Add) if plain => binary(Binary::Add),
+        Prim::Map(Fun::Sub) if plain => binary(Binary::Sub),
+        Prim::Map(Fun::Mul) if plain => binary(Binary::Mul),
+        Prim::Map(Fun::Div) if plain => binary(Binary::Div),
+        Prim::Map(Fun::Max) if plain => binary(Binary::Max),
+        Prim::Map(Fun::Min) if plain => binary(Binary::Min),
         prim => Box::new(move |x, out| {
             let values: Vec<(Values, &Spec)> =
                 x.iter().map(|r| (Values::from_bytes(r.bytes, r.spec.dtype), r.spec)).collect();
@@ -165,9 +168,6 @@ fn primitive(prim: Prim, inputs: &[Operand]) -> CpuKernel {
     }
 }
 
-fn binary(f: impl Fn(f32, f32) -> f32 + Send + Sync + 'static) -> CpuKernel {
-    Box::new(move |x: &[HostRef<'_>], mut out: HostMut<'_>| {
-        let (a, b) = (x[0].as_slice::<f32>(), x[1].as_slice::<f32>());
-        out.as_mut_slice::<f32>().iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
-    })
+fn binary(kind: Binary) -> CpuKernel {
+    Box::new(move |x, mut out| cpu::binary(kind, x[0].as_slice(), x[1].as_slice(), out.as_mut_slice()))
 }
