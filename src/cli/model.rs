@@ -33,8 +33,7 @@ pub(crate) fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> Result<Model> {
         if threads == 0 {
             return Err(Error::input("--threads 0: at least one is needed"));
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        pool.map_err(|e| Error::input(format!("--threads {threads}: {e}")))?;
+        unimlx::set_threads(threads);
     }
     let device = device(args.device)?;
     let status = Status::new();
@@ -59,7 +58,7 @@ fn device(on: On) -> Result<Device> {
                 Ok(gpu) => format!("only the software adapter {}", gpu.name()),
                 Err(e) => e.to_string(),
             };
-            let threads = rayon::current_num_threads();
+            let threads = unimlx::threads();
             eprintln!(
                 "unimlx: no GPU ({why}); computing on the CPU, {threads} threads, {}",
                 unimlx::simd_name()
