@@ -5,10 +5,12 @@
 //! time; work is split over the current `rayon` pool (`threads`), whose threads keep their scratch memory,
 //! so that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
 //!
-//! `matmul` and `panel` over `tile` are where the time goes; `attention`, `rope` and `math` are the rest of a layer.
+//! `matmul`, and `panel` over `tile` or `amx`, are where the time goes; `attention`, `rope` and `math` are the rest of a layer.
 
 #![allow(clippy::needless_range_loop, reason = "an index keeps the lanes of several arrays together")]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod floats;
 mod math;
@@ -31,7 +33,7 @@ pub(crate) use math::{Binary, Gate, argmax, binary, gate, rms_norm, softmax};
 pub(crate) use matmul::{Weight, embedding, matmul};
 pub(crate) use rope::{kv_write, rope};
 
-/// The instruction set in use: `avx512`, `avx2`, `neon` or `portable`.
+/// The instruction set in use: `avx512+amx`, `avx512`, `avx2`, `neon` or `portable`.
 pub fn simd_name() -> &'static str {
     simd::Level::best().name()
 }
