@@ -33,6 +33,8 @@ const PAIR: usize = 2 * TILE;
 const PANEL_N: usize = 128;
 /// Columns of a panel, which stays in the second-level cache.
 const PANEL_K: usize = 2048;
+/// Floats of the tiles that are multiplied together.
+const STAGE: usize = 4 * FLOATS;
 /// Activation rows from which tiles pay.
 pub(super) const MIN_ROWS: usize = 8;
 
@@ -75,19 +77,18 @@ pub(super) trait Rows: Copy + Sync {
     /// Which two of a step's columns `unpack` puts into pair `p`.
     fn pair(&self, p: usize) -> [usize; 2];
 
-    /// Columns of one row, padded with zeros to whole steps, one step every `stride` floats.
+    /// Columns of up to 16 rows, padded with zeros to whole steps: one tile for every step, two tiles apart.
     ///
     /// # Safety
     /// So much is writable at `out`.
     unsafe fn unpack(
         &self,
         s: Avx512,
-        row: usize,
+        rows: Range<usize>,
         k: usize,
         cols: Range<usize>,
         spare: &mut [f32],
         out: *mut f32,
-        stride: usize,
     );
 }
 
@@ -115,20 +116,20 @@ impl Rows for DenseRows<'_> {
     unsafe fn unpack(
         &self,
         _: Avx512,
-        row: usize,
+        rows: Range<usize>,
         k: usize,
         cols: Range<usize>,
         _: &mut [f32],
         out: *mut f32,
-        stride: usize,
     ) {
-        let chunks = self.0[row * k..][cols].chunks(STEP);
-        for (i, w) in chunks.enumerate() {
-            let mask = u32::MAX >> (STEP - w.len());
-            // SAFETY: the mask is as long as the chunk; the caller gave `out`.
-            unsafe {
-                let w = _mm512_maskz_loadu_epi16(mask, w.as_ptr().cast());
-                _mm512_storeu_si512(out.add(i * stride).cast(), w);
+        for (r, row) in rows.enumerate() {
+            for (i, w) in self.0[row * k..][cols.clone()].chunks(STEP).enumerate() {
+                let mask = u32::MAX >> (STEP - w.len());
+                // SAFETY: the mask is as long as the chunk; the caller gave `out`.
+                unsafe {
+                    let w = _mm512_maskz_loadu_epi16(mask, w.as_ptr().cast());
+                    _mm512_storeu_si512(out.add(i * 2 * FLOATS + r * LANES).cast(), w);
+                }
             }
         }
     }
@@ -147,37 +148,72 @@ impl<const BITS: usize> Rows for AffineRows<'_, BITS> {
     }
 
     fn spare(&self, k: usize) -> usize {
-        spare(k, BITS)
+        TILE * spare(k, BITS)
     }
 
     fn pair(&self, p: usize) -> [usize; 2] {
-        let lane = Avx512::lane(BITS, p);
-        [lane, LANES + lane]
+        if BITS == 4 { [2 * p, 2 * p + 1] } else { [p, LANES + p] }
     }
 
     #[inline(always)]
     unsafe fn unpack(
         &self,
         s: Avx512,
-        row: usize,
+        rows: Range<usize>,
         k: usize,
         cols: Range<usize>,
         spare: &mut [f32],
         out: *mut f32,
-        stride: usize,
     ) {
-        let w = self.0.row::<BITS>(row, k, spare);
+        let slot = spare.len() / TILE;
+        let mut w = [std::ptr::null(); TILE];
+        for (r, w) in w.iter_mut().enumerate() {
+            // Past the end the last row again, whose results are dropped.
+            let row = (rows.start + r).min(rows.end - 1);
+            *w = self.0.row::<BITS>(row, k, &mut spare[r * slot..(r + 1) * slot]);
+        }
         for (i, c) in cols.step_by(STEP).enumerate() {
-            // SAFETY: `row` leaves slack after it; the caller gave `out`.
-            unsafe {
-                let w = w.add(packed(c, BITS));
-                let low = _mm512_castps_si512(s.codes::<BITS>(w));
-                let high = _mm512_castps_si512(s.codes::<BITS>(w.add(packed(LANES, BITS))));
-                _mm512_storeu_si512(out.add(i * stride).cast(), interleave(low, high));
+            for (r, w) in w.iter().enumerate() {
+                // SAFETY: `row` leaves slack after it; the caller gave `out`.
+                unsafe {
+                    let codes = codes::<BITS>(s, w.add(packed(c, BITS)));
+                    _mm512_storeu_si512(out.add(i * 2 * FLOATS + r * LANES).cast(), codes);
+                }
             }
         }
     }
 }
+
+/// A step of codes as bf16, in the order of [`Rows::pair`].
+///
+/// # Safety
+/// As for [`Simd::codes`], twice.
+#[inline(always)]
+unsafe fn codes<const BITS: usize>(s: Avx512, p: *const u8) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if BITS == 4 {
+            // A byte holds a pair: its halves index a table, whose look-up ignores what is above.
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+            let halves = _mm512_or_si512(bytes, _mm512_slli_epi32::<12>(bytes));
+            return _mm512_permutexvar_epi16(halves, _mm512_loadu_si512(SIXTEEN.as_ptr().cast()));
+        }
+        let low = _mm512_castps_si512(s.codes::<BITS>(p));
+        let high = _mm512_castps_si512(s.codes::<BITS>(p.add(packed(LANES, BITS))));
+        interleave(low, high)
+    }
+}
+
+/// 0 to 15 as bf16, twice.
+static SIXTEEN: [u16; 32] = {
+    let mut out = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        out[i] = (((i % 16) as f32).to_bits() >> 16) as u16;
+        i += 1;
+    }
+    out
+};
 
 /// The product of `job` on tiles.
 ///
@@ -200,14 +236,14 @@ pub(super) unsafe fn product<W: Rows>(job: Job<'_>, w: W) {
         let k = k.min(PANEL_K);
         let panel = PANEL_N * k.next_multiple_of(STEP) / 2;
         let table = PANEL_N * k.div_ceil(w.group()).next_multiple_of(LANES);
-        let len = panel + 2 * table + 2 * PANEL_N * TILE + 4 * FLOATS + w.spare(job.k);
+        let len = panel + 2 * table + 2 * PANEL_N * TILE + 2 * STAGE + w.spare(job.k);
         parallel(n, PAIR, PANEL_N, |rows| {
             scratch(len, |buffer| {
                 let (panel, buffer) = buffer.split_at_mut(panel);
                 let (scales, buffer) = buffer.split_at_mut(table);
                 let (biases, buffer) = buffer.split_at_mut(table);
                 let (acc, buffer) = buffer.split_at_mut(2 * PANEL_N * TILE);
-                let (stage, spare) = buffer.split_at_mut(4 * FLOATS);
+                let (stage, spare) = buffer.split_at_mut(2 * STAGE);
                 for start in rows.clone().step_by(PANEL_N) {
                     let rows = start..rows.end.min(start + PANEL_N);
                     let panel = Panel { job, w, x, sums, panel, scales, biases, acc, stage, spare, rows };
@@ -330,7 +366,7 @@ struct Panel<'a, W> {
     biases: &'a mut [f32],
     /// Results: `[pair of tiles][tile][tile of activations]`.
     acc: &'a mut [f32],
-    /// A group's results, not scaled yet.
+    /// Results of two groups, not scaled yet: one is scaled while tiles compute the other.
     stage: &'a mut [f32],
     spare: &'a mut [f32],
     rows: Range<usize>,
@@ -368,12 +404,13 @@ impl<W: Rows> Panel<'_, W> {
         let s = unsafe { Avx512::assume() };
         let k = self.job.k;
         let steps = cols.len().div_ceil(STEP);
-        for r in 0..self.rows.len() {
-            let at = ((r / PAIR * steps * 2) + r % PAIR / TILE) * FLOATS + r % TILE * LANES;
+        for row in (0..self.rows.len()).step_by(TILE) {
+            let rows = self.rows.start + row..self.rows.end.min(self.rows.start + row + TILE);
+            let at = (row / PAIR * steps * 2 + row % PAIR / TILE) * FLOATS;
             // SAFETY: the panel holds so many steps of all rows.
             unsafe {
                 let out = self.panel.as_mut_ptr().add(at);
-                self.w.unpack(s, self.rows.start + r, k, cols.clone(), self.spare, out, 2 * FLOATS);
+                self.w.unpack(s, rows, k, cols.clone(), self.spare, out);
             }
         }
         let Some(affine) = self.w.affine() else { return };
@@ -410,51 +447,35 @@ impl<W: Rows> Panel<'_, W> {
         let Job { m, k, .. } = self.job;
         let group = self.w.group();
         let scaled = self.w.affine().is_some();
-        let (all_steps, all_groups) = (k.div_ceil(STEP), k.div_ceil(group));
-        let steps = cols.len().div_ceil(STEP);
+        let (steps, all_steps) = (cols.len().div_ceil(STEP), k.div_ceil(STEP));
         let pairs = self.rows.len().div_ceil(PAIR);
         self.acc[..pairs * 2 * T * FLOATS].fill(0.0);
+        let mut computed = None;
         for (g, col) in cols.clone().step_by(group).enumerate() {
             let first = g * group / STEP;
             let count = (group / STEP).min(steps - first);
             let x = &self.x[pair_at(pair, all_steps) + col / STEP * PARTS * T * FLOATS..]
                 [..count * PARTS * T * FLOATS];
-            let mut sums = [_mm512_setzero_ps(); T];
-            for (j, v) in sums.iter_mut().enumerate() {
-                let sums = &self.sums[((pair * 2 + j) * all_groups + col / group) * LANES..][..LANES];
-                // SAFETY: sixteen values.
-                *v = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-            }
             for p in 0..pairs {
                 let w = &self.panel[(p * steps + first) * 2 * FLOATS..][..count * 2 * FLOATS];
-                let acc = &mut self.acc[p * 2 * T * FLOATS..][..2 * T * FLOATS];
-                if !scaled {
-                    // SAFETY: the slices are as long as what tiles touch.
-                    unsafe { dots::<T>(w.as_ptr(), x.as_ptr(), count, true, acc.as_mut_ptr()) };
-                    continue;
-                }
-                let stage = &mut self.stage[..2 * T * FLOATS];
-                // SAFETY: as above.
-                unsafe { dots::<T>(w.as_ptr(), x.as_ptr(), count, false, stage.as_mut_ptr()) };
-                let scales = &self.scales[g * PANEL_N + p * PAIR..][..PAIR];
-                let biases = &self.biases[g * PANEL_N + p * PAIR..][..PAIR];
-                for r in 0..PAIR {
-                    let (scale, bias) = (_mm512_set1_ps(scales[r]), _mm512_set1_ps(biases[r]));
-                    for j in 0..T {
-                        let at = (r / TILE * T + j) * FLOATS + r % TILE * LANES;
-                        // SAFETY: inside the pair's tiles.
-                        unsafe {
-                            let out = acc.as_mut_ptr().add(at);
-                            let sum = _mm512_fmadd_ps(bias, sums[j], _mm512_loadu_ps(out));
-                            let dot = _mm512_loadu_ps(stage.as_ptr().add(at));
-                            _mm512_storeu_ps(out, _mm512_fmadd_ps(scale, dot, sum));
-                        }
-                    }
+                let out = if scaled {
+                    &mut self.stage[(g * pairs + p) % 2 * STAGE..][..2 * T * FLOATS]
+                } else {
+                    &mut self.acc[p * 2 * T * FLOATS..][..2 * T * FLOATS]
+                };
+                // SAFETY: the slices are as long as what tiles touch.
+                unsafe { dots::<T>(w.as_ptr(), x.as_ptr(), count, !scaled, out.as_mut_ptr()) };
+                if scaled && let Some((g, p)) = computed.replace((g, p)) {
+                    self.scale::<T>(pair, cols.start, g, p);
                 }
             }
         }
-        for row in (0..self.rows.len()).step_by(TILE) {
-            for j in 0..T {
+        if let Some((g, p)) = computed {
+            self.scale::<T>(pair, cols.start, g, p);
+        }
+        let count = self.rows.len();
+        for j in 0..T {
+            for row in (0..count).step_by(TILE) {
                 let at = (row / TILE * T + j) * FLOATS;
                 let mut block = [_mm512_setzero_ps(); TILE];
                 for (v, acc) in block.iter_mut().zip(self.acc[at..at + FLOATS].chunks_exact(LANES)) {
@@ -462,15 +483,47 @@ impl<W: Rows> Panel<'_, W> {
                     *v = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
                 }
                 transpose(&mut block);
-                let start = (pair * 2 + j) * TILE;
-                for (i, v) in block.iter().enumerate().take(m - start) {
-                    let mut values = [0.0; LANES];
-                    // SAFETY: sixteen values; these columns of `y` are this piece's.
-                    unsafe {
-                        _mm512_storeu_ps(values.as_mut_ptr(), *v);
-                        let values = &values[..TILE.min(self.rows.len() - row)];
-                        self.job.write(start + i, self.rows.start + row, values, cols.start == 0);
-                    }
+                for (i, v) in block.into_iter().enumerate() {
+                    let out = &mut self.stage[i * PANEL_N + row..][..LANES];
+                    // SAFETY: sixteen values.
+                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) };
+                }
+            }
+            let start = (pair * 2 + j) * TILE;
+            for i in 0..TILE.min(m - start) {
+                let values = &self.stage[i * PANEL_N..][..count];
+                // SAFETY: these columns of `y` are this piece's.
+                unsafe { self.job.write(start + i, self.rows.start, values, cols.start == 0) };
+            }
+        }
+    }
+
+    /// Adds up group `g` after column `col`, of weight pair `p` against a pair of activation tiles.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    fn scale<const T: usize>(&mut self, pair: usize, col: usize, g: usize, p: usize) {
+        let (group, pairs) = (self.w.group(), self.rows.len().div_ceil(PAIR));
+        let mut sums = [_mm512_setzero_ps(); T];
+        for (j, v) in sums.iter_mut().enumerate() {
+            let at = (pair * 2 + j) * self.job.k.div_ceil(group) + col / group + g;
+            let sums = &self.sums[at * LANES..][..LANES];
+            // SAFETY: sixteen values.
+            *v = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        }
+        let stage = &self.stage[(g * pairs + p) % 2 * STAGE..][..2 * T * FLOATS];
+        let acc = &mut self.acc[p * 2 * T * FLOATS..][..2 * T * FLOATS];
+        let scales = &self.scales[g * PANEL_N + p * PAIR..][..PAIR];
+        let biases = &self.biases[g * PANEL_N + p * PAIR..][..PAIR];
+        for r in 0..PAIR {
+            let (scale, bias) = (_mm512_set1_ps(scales[r]), _mm512_set1_ps(biases[r]));
+            for j in 0..T {
+                let at = (r / TILE * T + j) * FLOATS + r % TILE * LANES;
+                // SAFETY: inside the pair's tiles.
+                unsafe {
+                    let out = acc.as_mut_ptr().add(at);
+                    let sum = _mm512_fmadd_ps(bias, sums[j], _mm512_loadu_ps(out));
+                    let dot = _mm512_loadu_ps(stage.as_ptr().add(at));
+                    _mm512_storeu_ps(out, _mm512_fmadd_ps(scale, dot, sum));
                 }
             }
         }
