@@ -5,7 +5,7 @@
 //! second-level cache, and register tiles run over it, so that widening is paid once per panel.
 
 #[cfg(target_arch = "x86_64")]
-use super::amx;
+use super::amx_panel as amx;
 use super::floats::{BF16, Element, F16, F32, Floats};
 use super::panel::{AffineRows, DenseRows, panels};
 use super::simd::{Kernel, LANES, Level, SLACK, Simd};

@@ -5,12 +5,15 @@
 //! time; work is split over the current `rayon` pool (`threads`), whose threads keep their scratch memory,
 //! so that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
 //!
-//! `matmul`, and `panel` over `tile` or `amx`, are where the time goes; `attention`, `rope` and `math` are the rest of a layer.
+//! `matmul` is where the time goes: few rows by `tile`, many by `panel` over `tile`, or by `amx_panel` over
+//! `amx` where there are matrix tiles. `attention`, `rope` and `math` are the rest of a layer.
 
 #![allow(clippy::needless_range_loop, reason = "an index keeps the lanes of several arrays together")]
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_panel;
 mod attention;
 mod floats;
 mod math;
