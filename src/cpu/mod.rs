@@ -5,10 +5,15 @@
 //! time; work is split over a `team` of threads (`threads`), which keep their scratch memory, so
 //! that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
 //!
-//! `matmul` and `panel` over `tile` are where the time goes; `attention`, `rope` and `math` are the rest of a layer.
+//! `matmul` is where the time goes: few rows by `tile`, many by `panel` over `tile`, or by `amx_panel` over
+//! `amx` where there are matrix tiles. `attention`, `rope` and `math` are the rest of a layer.
 
 #![allow(clippy::needless_range_loop, reason = "an index keeps the lanes of several arrays together")]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_panel;
 mod attention;
 mod floats;
 mod math;
@@ -33,7 +38,7 @@ pub(crate) use matmul::{Weight, embedding, matmul};
 pub(crate) use rope::{kv_write, rope};
 pub use team::{set_threads, threads};
 
-/// The instruction set in use: `avx512`, `avx2`, `neon` or `portable`.
+/// The instruction set in use: `avx512+amx`, `avx512`, `avx2`, `neon` or `portable`.
 pub fn simd_name() -> &'static str {
     simd::Level::best().name()
 }
