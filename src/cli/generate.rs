@@ -4,7 +4,7 @@ use super::args::GenerateArgs;
 use super::model::{checkpoint, load, options};
 use super::terminal::{Status, bytes, say};
 use serde_json::json;
-use std::io::{IsTerminal, Read};
+use std::io::{ErrorKind, IsTerminal, Read};
 use std::ops::ControlFlow;
 use unimlx::{Chat, Checkpoint, Error, FinishReason, Generator, Result, Stats, Tokenizer};
 
@@ -96,7 +96,10 @@ fn prompt(args: &GenerateArgs, checkpoint: &Checkpoint) -> Result<(Option<Tokeni
 fn text(args: &GenerateArgs) -> Result<String> {
     let read = |name: &str, source: &mut dyn Read| {
         let mut text = String::new();
-        source.read_to_string(&mut text).map(|_| text).map_err(|e| Error::io(format!("{name}: {e}")))
+        source.read_to_string(&mut text).map(|_| text).map_err(|e| match e.kind() {
+            ErrorKind::InvalidData => Error::input(format!("{name}: the prompt is not UTF-8 text")),
+            _ => Error::io(format!("{name}: {e}")),
+        })
     };
     if let Some(path) = &args.file {
         let name = path.display().to_string();

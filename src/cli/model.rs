@@ -16,7 +16,8 @@ macro_rules! shipped {
 /// Opens a folder, or the shipped storyteller.
 pub(crate) fn checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
     match folder {
-        Some(folder) => Checkpoint::open(folder),
+        // Whoever names a folder that is not there should see the exit code of a bad model.
+        Some(folder) => Checkpoint::open(folder).map_err(|e| if e.is_io() { Error::format(e) } else { e }),
         None => Checkpoint::from_memory(shipped![
             "config.json",
             "generation_config.json",
@@ -30,9 +31,6 @@ pub(crate) fn checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
 /// Loads the model where it is to run, showing progress.
 pub(crate) fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> Result<Model> {
     if let Some(threads) = args.threads {
-        if threads == 0 {
-            return Err(Error::input("--threads 0: at least one is needed"));
-        }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         pool.map_err(|e| Error::input(format!("--threads {threads}: {e}")))?;
     }
