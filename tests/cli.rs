@@ -119,19 +119,21 @@ fn without_arguments_a_story_is_told() {
 fn prompts_come_from_arguments_files_and_pipes() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prompt.txt");
+    let path = file.to_str().unwrap();
     fs::write(&file, "One day, a fox").unwrap();
-    let common = ["generate", "--device", "cpu", "--temp", "0", "-n", "8"];
-    let with = |more: &[&str]| [&common[..], more].concat();
+    fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["generate", "--device", "cpu", "--temp", "0", "-n", "8"], more].concat()
+    }
 
     let told = succeeds(&with(&["-p", "One day, a fox"]));
     assert!(told.starts_with("One day, a fox") && told.len() > 20, "{told}");
-    assert_eq!(succeeds(&with(&["-f", file.to_str().unwrap()])), told);
+    assert_eq!(succeeds(&with(&["-f", path])), told);
     assert_eq!(out(&run_with_input(&with(&["-p", "-"]), "One day, a fox")), told);
     assert_eq!(out(&run_with_input(&with(&["-m", MODEL]), "One day, a fox")), told);
 
     fails(&with(&["-f", "/nonexistent"]), 1, &["/nonexistent"]);
     fs::write(&file, [0xff, 0xfe, 0x00]).unwrap();
-    fails(&with(&["-f", file.to_str().unwrap()]), 2, &["prompt.txt", "UTF-8"]);
+    fails(&with(&["-f", path]), 2, &["prompt.txt", "UTF-8"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::args::ChatArgs;
 use super::generate::figures;
-use super::model::{checkpoint, load, options};
+use super::model::{checkpoint, complete, load, options};
 use super::terminal::{Status, say};
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const HELP: &str =
 /// Reads lines, streams answers. The cache keeps the conversation: only what is new is read again.
 pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let checkpoint = checkpoint(args.model.model.as_deref())?;
-    let tokenizer = checkpoint.tokenizer()?;
+    let tokenizer = complete(checkpoint.tokenizer())?;
     let template = checkpoint.chat_template()?;
     let template =
         template.ok_or_else(|| Error::unsupported("the model has no chat template; try generate"))?;

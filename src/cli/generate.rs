@@ -1,7 +1,7 @@
 //! `unimlx generate`: a text and its continuation.
 
 use super::args::GenerateArgs;
-use super::model::{checkpoint, load, options};
+use super::model::{checkpoint, complete, load, options};
 use super::terminal::{Status, bytes, say};
 use serde_json::json;
 use std::io::{ErrorKind, IsTerminal, Read};
@@ -75,7 +75,7 @@ fn prompt(args: &GenerateArgs, checkpoint: &Checkpoint) -> Result<(Option<Tokeni
     if !args.tokens.is_empty() {
         return Ok((checkpoint.tokenizer().ok(), args.tokens.clone()));
     }
-    let tokenizer = checkpoint.tokenizer()?;
+    let tokenizer = complete(checkpoint.tokenizer())?;
     let text = text(args)?;
     let ids = if args.chat {
         let template = checkpoint.chat_template()?;

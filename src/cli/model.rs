@@ -16,8 +16,7 @@ macro_rules! shipped {
 /// Opens a folder, or the shipped storyteller.
 pub(crate) fn checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
     match folder {
-        // Whoever names a folder that is not there should see the exit code of a bad model.
-        Some(folder) => Checkpoint::open(folder).map_err(|e| if e.is_io() { Error::format(e) } else { e }),
+        Some(folder) => complete(Checkpoint::open(folder)),
         None => Checkpoint::from_memory(shipped![
             "config.json",
             "generation_config.json",
@@ -26,6 +25,11 @@ pub(crate) fn checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
             "tokenizer_config.json"
         ]),
     }
+}
+
+/// A file that the model lacks makes it a bad model: the exit code should say so.
+pub(crate) fn complete<T>(part: Result<T>) -> Result<T> {
+    part.map_err(|e| if e.is_io() { Error::format(e) } else { e })
 }
 
 /// Loads the model where it is to run, showing progress.
