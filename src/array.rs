@@ -131,6 +131,11 @@ impl MLXArray {
         Self::lazy(Spec::new(&[], dtype), Device::CPU, Expr::Scalar(bits))
     }
 
+    /// An array of which only the spec matters.
+    pub(crate) fn placeholder(spec: Spec) -> Self {
+        Self::lazy(spec, Device::CPU, Expr::Scalar(0))
+    }
+
     /// A 0-dimensional constant; it follows the other operand's device.
     pub fn scalar(value: f32) -> Self {
         Self::scalar_bits(value.to_bits(), Dtype::F32)

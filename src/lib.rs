@@ -43,7 +43,9 @@
 //! `reference` says what everything means, `ops` have kernels, `cpu` has native ones. 4: `plan` turns graphs
 //! into work. 5: `io` reads checkpoints, `nn` builds layers, `kv_quantization` keeps keys and values. 6:
 //! `models`, one paper per file. 7: `generate`.
-#![allow(dead_code, unused_imports, reason = "the floors above are still being built")]
+
+// The library never prints; the binary and the examples do.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod array;
 mod cpu;
@@ -63,6 +65,7 @@ pub mod ops;
 mod plan;
 mod prim;
 mod reference;
+mod trial;
 mod wgsl;
 
 pub use array::{Device, MLXArray};
@@ -88,15 +91,6 @@ pub use wgsl::File;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Prepared, Recording, Step};
+    pub use crate::trial::Trial;
     pub use crate::wgsl::{Source, link};
-
-    /// The packed elements of an array by the reference interpreter.
-    ///
-    /// # Errors
-    /// A buffer that cannot be read back.
-    pub fn reference(array: &crate::MLXArray) -> crate::Result<Vec<u8>> {
-        let mut bytes = vec![0; array.nbytes()];
-        crate::reference::eval(array)?.to_bytes(array.dtype(), &mut bytes);
-        Ok(bytes)
-    }
 }

@@ -1,5 +1,4 @@
 //! The `unimlx` command: a plot of subcommands, each told in its own file under `cli/`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the library never prints; this is the binary")]
 
 mod cli;
 

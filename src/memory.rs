@@ -78,13 +78,12 @@ pub(crate) enum Buffer {
 /// Counted host memory, zeroed, in whole words so that every dtype is aligned.
 pub(crate) struct HostBuffer {
     words: RwLock<Vec<u32>>,
-    bytes: usize,
 }
 
 impl HostBuffer {
-    fn new(words: Vec<u32>, bytes: usize) -> Self {
+    fn new(words: Vec<u32>) -> Self {
         gpu::counters().allocated(4 * words.len() as u64);
-        Self { words: RwLock::new(words), bytes }
+        Self { words: RwLock::new(words) }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Vec<u32>> {
@@ -93,10 +92,6 @@ impl HostBuffer {
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Vec<u32>> {
         self.words.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 
@@ -120,15 +115,14 @@ impl Buffer {
     }
 
     pub(crate) fn host_zeroed(bytes: usize) -> Self {
-        Self::Host(Arc::new(HostBuffer::new(vec![0; bytes.div_ceil(4)], bytes)))
+        Self::Host(Arc::new(HostBuffer::new(vec![0; bytes.div_ceil(4)])))
     }
 
     /// The words become the buffer's; nothing is copied where the types allow.
     pub(crate) fn from_f32(data: Vec<f32>) -> Self {
-        let bytes = 4 * data.len();
         let words =
             bytemuck::try_cast_vec(data).unwrap_or_else(|(_, data)| bytemuck::cast_slice(&data).to_vec());
-        Self::Host(Arc::new(HostBuffer::new(words, bytes)))
+        Self::Host(Arc::new(HostBuffer::new(words)))
     }
 
     /// A copy of packed elements on a device.
@@ -148,15 +142,6 @@ impl Buffer {
         match self {
             Self::Host(_) | Self::Mapped(..) => Device::CPU,
             Self::Gpu(_) => Device::GPU,
-        }
-    }
-
-    /// Bytes of the elements.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Host(host) => host.bytes(),
-            Self::Mapped(_, range) => range.len(),
-            Self::Gpu(buffer) => buffer.bytes() as usize,
         }
     }
 

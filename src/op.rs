@@ -244,6 +244,15 @@ pub struct Case {
     pub reduction: usize,
 }
 
+impl Case {
+    /// Shape and dtype of the result.
+    pub fn output(&self) -> Spec {
+        let inputs: Vec<MLXArray> =
+            self.inputs.iter().map(|fill| MLXArray::placeholder(fill.spec())).collect();
+        self.op.meaning(&inputs).spec().clone()
+    }
+}
+
 /// How a test fills an input.
 #[derive(Clone, Debug)]
 pub enum Fill {

@@ -8,7 +8,7 @@ const FLOORS: &[&[&str]] = &[
     &["error", "dtype", "layout"],
     &["wgsl", "gpu"],
     &["array", "formula", "prim", "op", "memory"],
-    &["reference", "ops", "cpu"],
+    &["reference", "trial", "ops", "cpu"],
     &["plan"],
     &["io", "nn", "kv_quantization"],
     &["models"],

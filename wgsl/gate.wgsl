@@ -1,7 +1,7 @@
 // y = act(g) * u
 //
 // Work split: one invocation per element.
-// Parts: erf (math).
+// Parts: erf.
 
 struct Params { n: u32, stride: u32 }
 

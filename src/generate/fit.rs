@@ -2,6 +2,7 @@
 
 use crate::io::Checkpoint;
 use crate::kv_quantization::KvKind;
+use crate::nn::Rope;
 
 /// Bytes that a model takes when it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl Fit {
     /// What `checkpoint` needs for `context` tokens (its own limit by default) with this kind of cache.
     pub fn of(checkpoint: &Checkpoint, context: Option<usize>, kind: KvKind) -> Self {
         let config = checkpoint.config();
-        let most = config.max_position_embeddings.unwrap_or(4096);
+        let most = Rope::context_length(&config.rope, config.max_position_embeddings).unwrap_or(4096);
         let context = context.unwrap_or(most);
         let cache_per_token = kind.bytes_per_token(config.num_key_value_heads * config.head_dim)
             * config.num_hidden_layers as u64;

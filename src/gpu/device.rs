@@ -320,6 +320,7 @@ impl Gpu {
     }
 
     /// Where this device's memory is counted.
+    #[cfg(test)]
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }

@@ -165,9 +165,11 @@ impl ModelConfig {
         }
         let slides = match &self.layer_types {
             Some(types) => types.get(layer) == Some(&LayerType::SlidingAttention),
-            None => !qwen || layer >= self.max_window_layers.unwrap_or(0),
+            None => !qwen || layer >= self.max_window_layers.unwrap_or(28),
         };
-        self.sliding_window.filter(|_| slides)
+        // What transformers' configuration classes assume where a file is silent; `null` means none.
+        let assumed = (qwen || self.model_type == "mistral") && self.raw().get("sliding_window").is_none();
+        self.sliding_window.or(assumed.then_some(4096)).filter(|_| slides)
     }
 }
 

@@ -15,8 +15,7 @@ mod weights;
 
 pub(crate) use attention::{Heads, Step};
 pub(crate) use decoder::{Decoder, SelfAttention};
-pub(crate) use linear::{Embedding, Linear};
-pub(crate) use mlp::Mlp;
+pub(crate) use linear::Linear;
 pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Rope;
 pub use weights::{Progress, Report};

@@ -62,5 +62,9 @@ pub(super) fn cases() -> Vec<Case> {
         inputs: vec![Fill::Normal(Spec::new(&[r, n], Dtype::F32))],
         reduction: 1,
     };
-    vec![case(1, 5003), case(3, 256), case(2, 7), case(1, 1)]
+    // The greatest value several times: once per workgroup pass, and in neighbouring invocations.
+    let mut tied = vec![0.5; 700];
+    [13, 14, 269, 300, 555].iter().for_each(|&i| tied[i] = 2.0);
+    let ties = Case { op: Arc::new(Argmax), inputs: vec![Fill::F32(vec![1, 700], tied)], reduction: 1 };
+    vec![ties, case(1, 5003), case(3, 256), case(2, 7), case(1, 1)]
 }

@@ -224,6 +224,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(2, 1, 256, 300), &[280], None, Dtype::F32),
         case(Shape(3, 1, 10, 600), &[514, 515, 516], Some(600), Dtype::F32),
         case(Shape(2, 2, 64, 520), &[100], None, Dtype::BF16),
+        case(Shape(3, 1, 7, 30), &[11, 29], None, Dtype::F16),
         // Prefill.
         case(Shape(4, 2, 64, 128), &block(0, 33), None, Dtype::F16),
         case(Shape(2, 1, 80, 90), &block(7, 70), Some(16), Dtype::F32),

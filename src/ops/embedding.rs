@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 static EMBEDDING: File = wgsl!("embedding.wgsl");
 
-/// `[ids [t] u32, weight.. (see `[`Format`]`)] -> [t, k] f32`; an id past the end gives zeros.
+/// `[ids [t] u32, weight..] -> [t, k] f32`, the weight's inputs as [`Format`] says; an id past the end gives
+/// zeros.
 #[derive(Clone, Debug)]
 pub struct Embedding {
     /// How the weight is stored.

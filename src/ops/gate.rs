@@ -1,6 +1,6 @@
 //! Gated activation: `act(g) * u`.
 
-use super::kernel::{MATH, spread};
+use super::kernel::{ERF, spread};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -58,7 +58,7 @@ impl Op for Gate {
         let (grid, stride) = spread(n.div_ceil(256));
         let stage = Stage {
             name: "gate",
-            files: vec![&GATE, &MATH],
+            files: vec![&GATE, &ERF],
             constants: vec![("KIND", f64::from(self.kind as u32))],
             reads: vec![Arg::Input(0), Arg::Input(1)],
             writes: vec![Arg::Output],

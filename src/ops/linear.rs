@@ -22,7 +22,7 @@ const FEW: usize = 4;
 /// Rows of `x` and of the weight that make a tile.
 const TILE: usize = 64;
 
-/// `[x [m, k] f32, weight.. (see `[`Format`]`), bias [n] if any] -> [m, n]`
+/// `[x [m, k] f32, weight.., bias [n] if any] -> [m, n]`, the weight's inputs as [`Format`] says.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// How the weight is stored.

@@ -189,6 +189,14 @@ impl MLXArray {
         }
     }
 
+    /// The GPU work that evaluating this array takes, one line per step; empty on the CPU. Nothing runs.
+    ///
+    /// # Errors
+    /// No adapter, memory exhausted, a kernel the driver refuses.
+    pub fn recording(&self) -> Result<String> {
+        Ok(super::Program::new(std::slice::from_ref(self))?.recording())
+    }
+
     /// Computes the elements now, if they do not exist yet.
     ///
     /// # Panics

@@ -3,8 +3,9 @@
 //! Nodes appear after their inputs. An op that has no kernel where it would run is replaced by its
 //! meaning. The list holds no elements, so two graphs with equal lists share one plan.
 
+use super::check::trusted;
 use crate::array::{Device, Expr, MLXArray, State};
-use crate::gpu::Caps;
+use crate::gpu::{Caps, Gpu};
 use crate::op::{CpuKernel, Kernel, Op, Site, Spec};
 use crate::prim::Prim;
 use std::collections::HashMap;
@@ -59,13 +60,13 @@ impl Node {
     }
 }
 
-/// Where a graph will run, and how.
+/// Where a graph will run.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     /// `None`: the CPU.
     pub(super) caps: Option<&'a Caps>,
-    /// Whether chains of elementwise work become one kernel.
-    pub(super) fuse: bool,
+    /// The device that kernels are tried on before they are trusted; none for plans that only get printed.
+    pub(super) gpu: Option<&'a Arc<Gpu>>,
 }
 
 /// The flat list, its leaves and its outputs.
@@ -164,7 +165,8 @@ fn choose(op: &Arc<dyn Op>, inputs: &[MLXArray], output: &Spec, target: Target<'
         None => op.cpu(&specs).map(Chosen::Cpu),
         Some(caps) => {
             let site = Site { inputs: &specs, output, caps };
-            op.kernels(&site).into_iter().next().map(Chosen::Gpu)
+            let trusted = |k: &Kernel| target.gpu.is_none_or(|gpu| trusted(op.as_ref(), k, gpu));
+            op.kernels(&site).into_iter().find(trusted).map(Chosen::Gpu)
         }
     };
     if chosen.is_none() {

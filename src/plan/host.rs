@@ -2,6 +2,7 @@
 
 use super::graph::{Chosen, Graph, Kind};
 use super::slots::{Operand, Slot, Slots};
+use crate::cpu::{self, Binary};
 use crate::dtype::Dtype;
 use crate::op::{CpuKernel, HostMut, HostRef, Spec};
 use crate::prim::{Fun, Prim};
@@ -36,6 +37,15 @@ pub(super) fn lower(graph: Graph) -> Lowered {
         let spec = node.spec;
         let bytes = spec.bytes();
         let kind = if outputs.contains(&i) { Slot::Output { bytes } } else { Slot::Temp { bytes } };
+        // The operand that an in-place step overwrites: a leaf that may change, else a copy.
+        let writable = |l: &mut Lowering, target: Operand, fresh: &dyn Fn(&mut Lowering) -> Operand| {
+            if matches!(l.slots.kinds[target.slot], Slot::Leaf(i) if leaves[i].0.mutable) {
+                return target;
+            }
+            let output = fresh(l);
+            l.step(Box::new(copy), vec![target], &output);
+            output
+        };
         let fresh = |l: &mut Lowering| Operand { slot: l.slot(kind), offset: 0, spec: spec.clone() };
         let operand = match node.kind {
             Kind::Leaf { index, .. } => Operand { slot: l.slot(Slot::Leaf(index)), offset: 0, spec },
@@ -52,27 +62,19 @@ pub(super) fn lower(graph: Graph) -> Lowered {
             Kind::Op { op, inputs, kernel: Chosen::Cpu(kernel) } => {
                 let mut operands: Vec<Operand> = inputs.iter().map(|&x| placed[x].clone()).collect();
                 let output = match op.in_place() {
-                    Some(k) => {
-                        let target = operands.remove(k);
-                        let changes = |slot: Slot| matches!(slot, Slot::Leaf(i) if leaves[i].0.mutable);
-                        if changes(l.slots.kinds[target.slot]) {
-                            target
-                        } else {
-                            let output = fresh(&mut l);
-                            l.step(
-                                Box::new(|x, out| out.bytes.copy_from_slice(x[0].bytes)),
-                                vec![target],
-                                &output,
-                            );
-                            output
-                        }
-                    }
+                    Some(k) => writable(&mut l, operands.remove(k), &fresh),
                     None => fresh(&mut l),
                 };
                 l.step(kernel, operands, &output);
                 output
             }
             Kind::Op { .. } => unreachable!("the target was the CPU"),
+            Kind::Prim(Prim::Write, inputs) => {
+                let output = writable(&mut l, placed[inputs[0]].clone(), &fresh);
+                let operands = inputs[1..].iter().map(|&x| placed[x].clone()).collect();
+                l.step(Box::new(put), operands, &output);
+                output
+            }
             Kind::Prim(Prim::View(layout), inputs)
                 if layout.is_contiguous() && (layout.offset * spec.dtype.size()).is_multiple_of(4) =>
             {
@@ -103,7 +105,7 @@ pub(super) fn lower(graph: Graph) -> Lowered {
             }
             let slot = l.slot(Slot::Output { bytes: operand.spec.bytes() });
             let own = Operand { slot, offset: 0, spec: operand.spec.clone() };
-            l.step(Box::new(|x, out| out.bytes.copy_from_slice(x[0].bytes)), vec![operand], &own);
+            l.step(Box::new(copy), vec![operand], &own);
             own
         })
         .collect();
@@ -133,14 +135,30 @@ impl Lowering {
     }
 }
 
+fn copy(x: &[HostRef<'_>], out: HostMut<'_>) {
+    out.bytes.copy_from_slice(x[0].bytes);
+}
+
+/// Rows to their places in the output; an index past the end is skipped.
+fn put(x: &[HostRef<'_>], out: HostMut<'_>) {
+    let row = out.bytes.len() / out.spec.dims[0].max(1);
+    for (rows, &to) in x[0].bytes.chunks_exact(row.max(1)).zip(x[1].as_slice::<u32>()) {
+        if let Some(place) = out.bytes.chunks_exact_mut(row.max(1)).nth(to as usize) {
+            place.copy_from_slice(rows);
+        }
+    }
+}
+
 /// A primitive as a kernel: straight loops for f32 arithmetic, the interpreter for the rest.
 fn primitive(prim: Prim, inputs: &[Operand]) -> CpuKernel {
     let plain = inputs.iter().all(|o| o.spec.dtype == Dtype::F32);
     match prim {
-        Prim::Map(Fun::Add) if plain => binary(|a, b| a + b),
-        Prim::Map(Fun::Sub) if plain => binary(|a, b| a - b),
-        Prim::Map(Fun::Mul) if plain => binary(|a, b| a * b),
-        Prim::Map(Fun::Div) if plain => binary(|a, b| a / b),
+        Prim::Map(Fun::Add) if plain => binary(Binary::Add),
+        Prim::Map(Fun::Sub) if plain => binary(Binary::Sub),
+        Prim::Map(Fun::Mul) if plain => binary(Binary::Mul),
+        Prim::Map(Fun::Div) if plain => binary(Binary::Div),
+        Prim::Map(Fun::Max) if plain => binary(Binary::Max),
+        Prim::Map(Fun::Min) if plain => binary(Binary::Min),
         prim => Box::new(move |x, out| {
             let values: Vec<(Values, &Spec)> =
                 x.iter().map(|r| (Values::from_bytes(r.bytes, r.spec.dtype), r.spec)).collect();
@@ -150,9 +168,6 @@ fn primitive(prim: Prim, inputs: &[Operand]) -> CpuKernel {
     }
 }
 
-fn binary(f: impl Fn(f32, f32) -> f32 + Send + Sync + 'static) -> CpuKernel {
-    Box::new(move |x: &[HostRef<'_>], mut out: HostMut<'_>| {
-        let (a, b) = (x[0].as_slice::<f32>(), x[1].as_slice::<f32>());
-        out.as_mut_slice::<f32>().iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
-    })
+fn binary(kind: Binary) -> CpuKernel {
+    Box::new(move |x, mut out| cpu::binary(kind, x[0].as_slice(), x[1].as_slice(), out.as_mut_slice()))
 }

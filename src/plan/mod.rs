@@ -1,12 +1,15 @@
 //! From a lazy graph to work that runs.
 //!
-//! [`graph`] flattens the graph and picks a kernel for each op, or its meaning; [`host`] and [`gpu`] turn
+//! [`graph`] flattens the graph and picks a kernel for each op, or its meaning, after [`check`] has tried
+//! it; [`host`] and [`gpu`] turn
 //! the list into steps over buffers ([`slots`]) for native kernels or a [`Recording`](crate::gpu::Recording);
-//! [`expr`] prints the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
+//! [`expr`] and [`generated`] print the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
 //! binds them to buffers; [`eval`] is everything that looks at elements.
 
+mod check;
 mod eval;
 mod expr;
+mod generated;
 mod gpu;
 mod graph;
 mod host;

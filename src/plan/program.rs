@@ -49,7 +49,7 @@ fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray
     let fuse = FUSE.load(Ordering::Relaxed);
     let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
     let caps = gpu.as_ref().map(|g| g.caps());
-    let graph = Graph::of(outputs, Target { caps, fuse });
+    let graph = Graph::of(outputs, Target { caps, gpu: gpu.as_ref() });
     let leaves = graph.leaves.clone();
     let key = graph.key(device, fuse);
     let lock = || cache().lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,17 +175,6 @@ impl Program {
         match &self.plan.body {
             Body::Gpu(recording) => recording.to_string(),
             Body::Cpu(_) => String::new(),
-        }
-    }
-
-    /// Runs once and says what each dispatch cost, in seconds; empty on the CPU.
-    ///
-    /// # Errors
-    /// The device failed, or has no timestamps.
-    pub(crate) fn run_timed(&mut self) -> Result<Vec<(String, f64)>> {
-        match &self.prepared {
-            Some((gpu, prepared)) => gpu.run_timed(prepared),
-            None => self.run().map(|()| Vec::new()),
         }
     }
 }

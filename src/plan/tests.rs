@@ -118,6 +118,7 @@ fn views_gathers_and_folds() {
         check("topk", &x.topk(4), 0.0);
         let rows = MLXArray::from_u32(&[7, 1], &[2]).unwrap();
         check("put", &x.put(&(x.slice(0, 0, 2) * 5.0), &rows), 1e-6);
+        check("put halves", &x.astype(Dtype::F16).put(&x.slice(0, 1, 2), &rows), 0.0);
         let w = array(&[4, 6, 3], 0.5, -0.01, device);
         check("matmul", &x.matmul(&w), 1e-5);
         check("matmul of expressions", &(&x * 2.0).matmul(&(w.t().t() + 1.0)), 1e-5);
@@ -165,6 +166,13 @@ fn a_program_reads_its_leaves_anew() {
             assert_eq!(out, [2.0 * value; 3]);
         }
         assert!(x.overwrite(&[0; 16]).is_err());
+
+        let cache = MLXArray::mutable(&[4, 2], Dtype::F32, device).unwrap();
+        let row = MLXArray::new_cpu(vec![7.0, 8.0], ArrayShape::Shape2D(1, 2)).to_device(device);
+        let at = MLXArray::from_u32(&[2], &[1]).unwrap();
+        let mut program = Program::new(&[cache.put(&row, &at).sum(0)]).unwrap();
+        program.run().unwrap();
+        assert_eq!(cache.data(), [0.0, 0.0, 0.0, 0.0, 7.0, 8.0, 0.0, 0.0], "written in place on {device}");
     }
 }
 

@@ -1,4 +1,4 @@
-// cos_sin(x): cosine and sine to about 1e-7 at every angle that f32 can hold.
+// cos_sin(x), cosine(x), sine(x): cosine and sine to about 1e-7 at every angle that f32 can hold.
 //
 // An f32 is a whole number m < 2^24 times a power of two, so x / 2 pi less its whole turns is m times a
 // window of the bits of 1 / 2 pi (Payne and Hanek, 1983). That is integer arithmetic, exact whatever a
@@ -55,4 +55,12 @@ fn cos_sin(x: f32) -> vec2<f32> {
         result = -result;
     }
     return vec2<f32>(result.x, select(result.y, -result.y, x < 0.0));
+}
+
+fn sine(x: f32) -> f32 {
+    return cos_sin(x).y;
+}
+
+fn cosine(x: f32) -> f32 {
+    return cos_sin(x).x;
 }

@@ -1,0 +1,65 @@
+//! Trust, after a trial: drivers miscompile.
+//!
+//! The first time a kernel is chosen on an adapter, the smallest case of its op that links to the same
+//! shaders runs and is compared with the definition. A kernel that disagrees is switched off with a log
+//! line, and the next best, or the meaning, takes its place. Ops from outside the crate have no cases and
+//! are trusted.
+
+use crate::gpu::Gpu;
+use crate::op::{Kernel, Op, Site, Spec};
+use crate::ops;
+use crate::trial::Trial;
+use crate::wgsl::link;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+/// What makes two uses of a kernel the same code: shaders and constants, not sizes.
+fn identity(kernel: &Kernel) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for stage in &kernel.stages {
+        link(&stage.files, &stage.generated).key().hash(&mut hasher);
+        for (name, value) in &stage.constants {
+            (name, value.to_bits()).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// Whether a kernel does on this adapter what its op says.
+pub(super) fn trusted(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> bool {
+    static VERDICTS: LazyLock<Mutex<HashMap<(String, u64), bool>>> = LazyLock::new(Mutex::default);
+    let key = (gpu.name().to_string(), identity(kernel));
+    let verdicts = || VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&verdict) = verdicts().get(&key) {
+        return verdict;
+    }
+    let verdict = match smallest(op, key.1, gpu) {
+        None => true,
+        Some((trial, kernel)) => match trial.gpu(gpu, &kernel) {
+            Ok(()) => true,
+            Err(e) => {
+                let name = kernel.stages.first().map_or(op.name(), |stage| stage.name);
+                log::warn!("{}: kernel {name} is switched off: {e}", gpu.name());
+                gpu.switch_off(format!("{name} ({e})"));
+                false
+            }
+        },
+    };
+    verdicts().insert(key, verdict);
+    verdict
+}
+
+/// The smallest case of an op that runs the same code.
+fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
+    let (_, cases) = ops::ALL.iter().find(|(name, _)| *name == op.name())?;
+    let mut cases = cases();
+    cases.sort_by_key(|case| case.inputs.iter().map(|fill| fill.spec().bytes()).sum::<usize>());
+    cases.into_iter().find_map(|case| {
+        let inputs: Vec<Spec> = case.inputs.iter().map(|fill| fill.spec()).collect();
+        let output = case.output();
+        let site = Site { inputs: &inputs, output: &output, caps: gpu.caps() };
+        let kernel = case.op.kernels(&site).into_iter().find(|k| identity(k) == code)?;
+        Trial::new(case, 1).ok().map(|trial| (trial, kernel))
+    })
+}

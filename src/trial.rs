@@ -1,0 +1,233 @@
+//! One case, every purpose: an op on given inputs, with the value its definition gives.
+//!
+//! Tests run every case on every kernel; the planner runs the smallest before it trusts a kernel on an
+//! adapter for the first time. Outputs lie between guard bytes that must not change, and one function says
+//! how far a result may be from the definition.
+
+use crate::array::{Device, MLXArray};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Recording, Step};
+use crate::op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Spec};
+use crate::reference::{self, Values};
+use crate::wgsl::link;
+use std::sync::Arc;
+
+/// A case with its inputs and its expected output, as packed elements.
+#[derive(Debug)]
+pub struct Trial {
+    /// The op and how its inputs were filled.
+    pub case: Case,
+    /// What comes out.
+    pub output: Spec,
+    inputs: Vec<Vec<u8>>,
+    expected: Vec<u8>,
+}
+
+const GUARD: usize = 256;
+const SENTINEL: u8 = 0x5a;
+
+fn padded(bytes: usize) -> usize {
+    bytes.next_multiple_of(4).max(4)
+}
+
+impl Trial {
+    /// Fills the inputs from a seed and interprets the definition.
+    ///
+    /// # Errors
+    /// An input that does not fill its shape.
+    pub fn new(case: Case, seed: u64) -> Result<Self> {
+        let mut random = Random(seed);
+        let inputs: Vec<Vec<u8>> = case.inputs.iter().map(|f| fill(f, &mut random)).collect();
+        let arrays = case.inputs.iter().zip(&inputs).map(|(f, bytes)| {
+            let spec = f.spec();
+            MLXArray::from_bytes(bytes, &spec.dims, spec.dtype, Device::CPU)
+        });
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
+        let y = MLXArray::apply_shared(case.op.clone(), &arrays.iter().collect::<Vec<_>>());
+        let mut expected = vec![0; y.nbytes()];
+        reference::eval(&y)?.to_bytes(y.dtype(), &mut expected);
+        Ok(Self { output: y.spec().clone(), case, inputs, expected })
+    }
+
+    /// Runs a GPU kernel and compares.
+    ///
+    /// # Errors
+    /// A kernel that the driver refuses, that writes outside its output, or whose result is too far off.
+    pub fn gpu(&self, gpu: &Arc<Gpu>, kernel: &Kernel) -> Result<()> {
+        let upload = |bytes: &[u8]| -> Result<Buffer> {
+            let mut data = bytes.to_vec();
+            data.resize(padded(bytes.len()), 0);
+            let buffer = gpu.alloc(data.len() as u64)?;
+            gpu.write(&buffer, 0, &data)?;
+            Ok(buffer)
+        };
+        let mut buffers = self.inputs.iter().map(|b| upload(b)).collect::<Result<Vec<_>>>()?;
+        let scratch = buffers.len();
+        for &bytes in &kernel.scratch {
+            buffers.push(upload(&vec![0xff; bytes as usize])?);
+        }
+        let size = padded(self.output.bytes());
+        let mut initial = vec![SENTINEL; GUARD + size + GUARD];
+        if let Some(i) = self.case.op.in_place() {
+            initial[GUARD..GUARD + self.output.bytes()].copy_from_slice(&self.inputs[i]);
+        }
+        let output = buffers.len();
+        buffers.push(upload(&initial)?);
+
+        let bind = |arg: &Arg, write: bool| match *arg {
+            Arg::Input(i) => Bind { slot: i, offset: 0, bytes: padded(self.inputs[i].len()) as u64, write },
+            Arg::InputPart { index, offset, bytes } => {
+                Bind { slot: index, offset, bytes: bytes.next_multiple_of(4), write }
+            }
+            Arg::Output => Bind { slot: output, offset: GUARD as u64, bytes: size as u64, write },
+            Arg::Scratch(i) => Bind { slot: scratch + i, offset: 0, bytes: kernel.scratch[i], write },
+        };
+        let steps = kernel.stages.iter().map(|stage| {
+            let reads = stage.reads.iter().map(|arg| bind(arg, false));
+            Step::Dispatch(Dispatch {
+                name: stage.name.to_string(),
+                source: link(&stage.files, &stage.generated),
+                constants: stage.constants.clone(),
+                binds: reads.chain(stage.writes.iter().map(|arg| bind(arg, true))).collect(),
+                params: stage.params.iter().map(|(_, word)| word.bits()).collect(),
+                grid: stage.grid,
+            })
+        });
+        let recording =
+            Recording { buffers: buffers.iter().map(Buffer::bytes).collect(), steps: steps.collect() };
+        let prepared = gpu.prepare(&recording, &buffers)?;
+        gpu.run(&prepared)?;
+        let bytes = gpu.read_vec(&buffers[output])?;
+        if bytes[..GUARD].iter().chain(&bytes[GUARD + size..][..GUARD]).any(|&b| b != SENTINEL) {
+            return Err(Error::device(format!("wrote outside its output: {self}")));
+        }
+        self.compare(&bytes[GUARD..][..self.output.bytes()])
+    }
+
+    /// Runs a native kernel and compares.
+    ///
+    /// # Errors
+    /// A result that is too far off.
+    pub fn cpu(&self, kernel: &CpuKernel) -> Result<()> {
+        // Words, so that every dtype is aligned.
+        let words = |bytes: &[u8]| -> Vec<u32> {
+            let mut words = vec![0u32; bytes.len().div_ceil(4)];
+            bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+            words
+        };
+        let specs: Vec<Spec> = self.case.inputs.iter().map(Fill::spec).collect();
+        let inputs: Vec<Vec<u32>> = self.inputs.iter().map(|b| words(b)).collect();
+        let in_place = self.case.op.in_place();
+        let refs: Vec<HostRef<'_>> = (0..inputs.len())
+            .filter(|i| Some(*i) != in_place)
+            .map(|i| HostRef {
+                bytes: &bytemuck::cast_slice(&inputs[i])[..specs[i].bytes()],
+                spec: &specs[i],
+            })
+            .collect();
+        let mut out =
+            in_place.map_or_else(|| words(&vec![SENTINEL; self.output.bytes()]), |i| inputs[i].clone());
+        let bytes = &mut bytemuck::cast_slice_mut(&mut out)[..self.output.bytes()];
+        kernel(&refs, HostMut { bytes, spec: &self.output });
+        self.compare(&bytemuck::cast_slice(&out)[..self.output.bytes()])
+    }
+
+    fn compare(&self, actual: &[u8]) -> Result<()> {
+        let (expected, actual) = (widen(&self.expected, self.output.dtype), widen(actual, self.output.dtype));
+        let limit = self.tolerance(&expected);
+        match expected.iter().zip(&actual).position(|(e, a)| (e - a).abs() > limit || a.is_nan()) {
+            None => Ok(()),
+            Some(i) => Err(Error::device(format!(
+                "element {i} is {}, not {} +- {limit:e}: {self}",
+                actual[i], expected[i]
+            ))),
+        }
+    }
+
+    /// A few roundings of the output's type, times the root of the number of terms, relative to the largest
+    /// result.
+    fn tolerance(&self, expected: &[f64]) -> f64 {
+        let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
+        let terms = (self.case.reduction as f64).sqrt();
+        let rounding = f64::from(self.output.dtype.epsilon()) + f64::from(f32::EPSILON) * 8.0 * terms;
+        if self.output.dtype.is_float() { rounding * largest } else { 0.0 }
+    }
+}
+
+impl std::fmt::Display for Trial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of", self.case.op)?;
+        self.case.inputs.iter().try_for_each(|fill| write!(f, " {}", fill.spec()))?;
+        write!(f, " -> {}", self.output)
+    }
+}
+
+/// A small generator of the same numbers on every machine.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32 ^ (self.0 >> 20) as u32
+    }
+
+    /// Normally distributed, nearly: the sum of twelve uniform ones.
+    fn normal(&mut self) -> f32 {
+        (0..12).map(|_| (self.bits() >> 8) as f32 / (1 << 24) as f32).sum::<f32>() - 6.0
+    }
+}
+
+/// An input in packed little-endian elements.
+fn fill(fill: &Fill, random: &mut Random) -> Vec<u8> {
+    let words = |values: &mut dyn Iterator<Item = u32>| values.flat_map(u32::to_le_bytes).collect();
+    let floats = |values: Vec<f32>, dtype: Dtype| {
+        let mut bytes = vec![0; values.len() * dtype.size()];
+        Values::F(values).to_bytes(dtype, &mut bytes);
+        bytes
+    };
+    match fill {
+        Fill::Normal(spec) => {
+            let row = spec.dims.last().copied().unwrap_or(1).max(1);
+            let uneven = |i: usize| 0.5 + 0.25 * ((i / row) % 5) as f32;
+            floats((0..spec.size()).map(|i| random.normal() * uneven(i)).collect(), spec.dtype)
+        }
+        Fill::Bits(spec) => words(&mut (0..spec.bytes() / 4).map(|_| random.bits())),
+        Fill::Below(spec, bound) => words(&mut (0..spec.size()).map(|_| random.bits() % bound)),
+        Fill::U32(_, values) => words(&mut values.iter().copied()),
+        Fill::F32(_, values) => floats(values.clone(), Dtype::F32),
+    }
+}
+
+fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f64> {
+    match Values::from_bytes(bytes, dtype) {
+        Values::F(v) => v.into_iter().map(f64::from).collect(),
+        Values::U(v) => v.into_iter().map(f64::from).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Site;
+    use crate::ops;
+
+    #[test]
+    fn a_kernel_that_computes_something_else_is_seen() {
+        let Ok(gpu) = Gpu::shared() else {
+            assert!(std::env::var_os("UNIMLX_REQUIRE_GPU").is_none(), "a GPU was promised");
+            return;
+        };
+        let (_, cases) = ops::ALL.iter().find(|(name, _)| *name == "gate").unwrap();
+        let trial = Trial::new(cases().remove(0), 3).unwrap();
+        let specs: Vec<Spec> = trial.case.inputs.iter().map(Fill::spec).collect();
+        let site = Site { inputs: &specs, output: &trial.output, caps: gpu.caps() };
+        let mut kernel = trial.case.op.kernels(&site).remove(0);
+        trial.gpu(&gpu, &kernel).unwrap();
+        for (name, value) in &mut kernel.stages[0].constants {
+            *value = if *name == "KIND" { (*value + 1.0) % 3.0 } else { *value };
+        }
+        let e = trial.gpu(&gpu, &kernel).unwrap_err().to_string();
+        assert!(e.contains("element") && e.contains("Gate"), "{e}");
+    }
+}
