@@ -45,7 +45,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
             "/exit" | "/quit" => return Ok(()),
             "/help" => eprintln!("{HELP}"),
             "/clear" => messages = system(),
-            "/stats" => eprintln!("{}", figures(&generator.stats())),
+            "/stats" => eprintln!("{}", figures(&generator.stats(), model.device())),
             text => {
                 // History is a convenience; an answer matters more.
                 let _ = editor.add_history_entry(text);

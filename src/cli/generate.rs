@@ -6,7 +6,7 @@ use super::terminal::{Status, bytes, say};
 use serde_json::json;
 use std::io::{ErrorKind, IsTerminal, Read};
 use std::ops::ControlFlow;
-use unimlx::{Chat, Checkpoint, Error, FinishReason, Generator, Result, Stats, Tokenizer};
+use unimlx::{Chat, Checkpoint, Device, Error, FinishReason, Generator, Result, Stats, Tokenizer};
 
 /// What the shipped model is asked when nothing else is said.
 const STORY: &str = "Once upon a time";
@@ -65,7 +65,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
         say(&format!("{object}\n"))
     } else {
         say("\n")?;
-        eprintln!("{}", figures(&stats));
+        eprintln!("{}", figures(&stats, model.device()));
         Ok(())
     }
 }
@@ -117,9 +117,10 @@ fn text(args: &GenerateArgs) -> Result<String> {
 }
 
 /// What it cost, in one line per phase.
-pub(super) fn figures(stats: &Stats) -> String {
+pub(super) fn figures(stats: &Stats, device: Device) -> String {
+    let beside = if device == Device::CPU { " beside the weights" } else { "" };
     format!(
-        "prompt: {} tokens, {:.1} tokens/s\ngeneration: {} tokens, {:.1} tokens/s\npeak memory: {}",
+        "prompt: {} tokens, {:.1} tokens/s\ngeneration: {} tokens, {:.1} tokens/s\npeak memory: {}{beside}",
         stats.prompt_tokens,
         stats.prompt_rate(),
         stats.generated_tokens,
