@@ -15,7 +15,7 @@ fn main() -> unimlx::Result<()> {
     let tokenizer = checkpoint.tokenizer()?;
     let model = Model::from_checkpoint(&checkpoint, LoadOptions::default())?; // on the GPU if there is one
     let mut generator = Generator::new(&model, None);
-    let options = GenerateOptions { max_tokens: Some(200), temperature: 0.7, ..GenerateOptions::default() };
+    let options = GenerateOptions { max_tokens: Some(400), temperature: 0.7, ..GenerateOptions::default() };
     generator.prompt(&tokenizer.encode(&prompt, true)?, options)?;
 
     print!("{prompt}");

@@ -96,3 +96,8 @@ pub mod internals {
     pub use crate::trial::Trial;
     pub use crate::wgsl::{Source, link};
 }
+
+/// The README's snippets are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

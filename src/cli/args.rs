@@ -1,5 +1,6 @@
 //! Words and flags.
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use unimlx::KvKind;
@@ -14,11 +15,17 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 other trouble, 2 bad arguments, 3 bad or unsupported model, \
-4 device or memory, 130 interrupted.
-Environment: UNIMLX_ADAPTER picks the adapter by a part of its name, UNIMLX_DISABLE switches off subgroups, \
-f16, dot4, coop, timestamps, unified or baseline (all), UNIMLX_CHECKED=1 keeps bounds checks in kernels, \
-UNIMLX_LOG=debug says what is going on.";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done, 1 other trouble, 2 bad arguments, 3 bad or unsupported model,
+  4 device or memory, 130 interrupted
+
+Environment:
+  UNIMLX_ADAPTER=NAME    use the adapter whose name contains this
+  UNIMLX_DISABLE=a,b     switch off subgroups, f16, dot4, coop, timestamps,
+                         unified, or all of these: baseline
+  UNIMLX_CHECKED=1       keep bounds checks in kernels
+  UNIMLX_LOG=debug       say what is going on";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -48,7 +55,7 @@ pub(crate) struct ModelArgs {
     pub(crate) device: On,
 
     /// Threads of the CPU path [default: all cores]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
 }
 
@@ -79,19 +86,19 @@ impl From<Kv> for KvKind {
 #[derive(Debug, clap::Args)]
 pub(crate) struct SamplingArgs {
     /// 0 takes the likeliest token; higher is bolder [default: as the model's files say, or 0]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temp: Option<f32>,
     /// Choose among the K likeliest tokens; 0 is off
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
     /// Choose among the likeliest tokens that make up this much probability; 1 is off
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Leave out tokens less likely than this part of the likeliest; 0 is off
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
     /// Divide the logits of tokens that were there already; 1 is off
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub(crate) repeat_penalty: Option<f32>,
     /// The same seed gives the same text [default: from the clock]
     #[arg(long)]
@@ -108,7 +115,7 @@ pub(crate) struct SamplingArgs {
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The text to continue; `-` or a pipe reads it from standard input
+    /// The text to continue; `-` reads it from standard input, and so does a pipe if -m is given
     #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["tokens", "file"])]
     pub(crate) prompt: Option<String>,
     /// Read the text from a file
@@ -118,10 +125,10 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
     pub(crate) tokens: Vec<u32>,
     /// Put the text into the model's chat template, as a user's message
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tokens")]
     pub(crate) chat: bool,
     /// Tokens to generate at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -163,10 +170,10 @@ pub(crate) struct FitArgs {
     #[arg(short, long, value_name = "DIR", env = "UNIMLX_MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// Tokens of prompt and answer together [default: the model's own limit]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
     pub(crate) context: Option<usize>,
     /// Memory there is, in GB [default: what can be found out]
-    #[arg(long, value_name = "GB")]
+    #[arg(long, value_name = "GB", allow_negative_numbers = true)]
     pub(crate) memory: Option<f64>,
     /// Print one JSON object
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use super::args::ChatArgs;
 use super::generate::figures;
-use super::model::{checkpoint, load, options};
+use super::model::{checkpoint, complete, load, options};
 use super::terminal::{Status, say};
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const HELP: &str =
 /// Reads lines, streams answers. The cache keeps the conversation: only what is new is read again.
 pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let checkpoint = checkpoint(args.model.model.as_deref())?;
-    let tokenizer = checkpoint.tokenizer()?;
+    let tokenizer = complete(checkpoint.tokenizer())?;
     let template = checkpoint.chat_template()?;
     let template =
         template.ok_or_else(|| Error::unsupported("the model has no chat template; try generate"))?;
@@ -45,7 +45,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
             "/exit" | "/quit" => return Ok(()),
             "/help" => eprintln!("{HELP}"),
             "/clear" => messages = system(),
-            "/stats" => eprintln!("{}", figures(&generator.stats())),
+            "/stats" => eprintln!("{}", figures(&generator.stats(), model.device())),
             text => {
                 // History is a convenience; an answer matters more.
                 let _ = editor.add_history_entry(text);
@@ -55,10 +55,11 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
                 stopped.store(false, Ordering::Relaxed);
                 let answer = answer(&mut generator, &tokenizer, &ids, args, &model, &stopped);
                 match answer {
-                    Ok(answer) => messages.push(json!({ "role": "assistant", "content": answer })),
-                    Err(e) if e.is_cancelled() || e.is_input() => {
+                    Ok(Some(answer)) => messages.push(json!({ "role": "assistant", "content": answer })),
+                    Ok(None) => drop(messages.pop()),
+                    Err(e) if e.is_input() => {
                         messages.pop();
-                        eprintln!("unimlx: {e}");
+                        eprintln!("unimlx: {e}; /clear forgets the conversation");
                     }
                     Err(e) => return Err(e),
                 }
@@ -67,7 +68,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     }
 }
 
-/// One answer, as far as it came: Ctrl-C ends it and keeps what was said.
+/// One answer, as far as it came: Ctrl-C ends it and keeps what was said. `None` if it came before that.
 fn answer(
     generator: &mut Generator,
     tokenizer: &unimlx::Tokenizer,
@@ -75,14 +76,17 @@ fn answer(
     args: &ChatArgs,
     model: &unimlx::Model,
     stopped: &AtomicBool,
-) -> Result<String> {
+) -> Result<Option<String>> {
     let status = Status::new();
     let read = generator.prompt_with(ids, options(model, &args.sampling, args.max_tokens), &mut |p| {
         status.show(&format!("reading {} of {} tokens", p.done, p.total));
         if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     status.clear();
-    read?;
+    match read {
+        Err(e) if e.is_cancelled() => return Ok(None),
+        other => other?,
+    }
     let mut all = String::new();
     for piece in generator.text(tokenizer) {
         let piece = piece?;
@@ -93,5 +97,5 @@ fn answer(
         }
     }
     say("\n")?;
-    Ok(all)
+    Ok(Some(all))
 }

@@ -4,10 +4,13 @@ use super::args::FitArgs;
 use super::model::checkpoint;
 use super::terminal::{bytes, say};
 use serde_json::json;
-use unimlx::{Fit, KvKind, Result};
+use unimlx::{Error, Fit, KvKind, Result};
 
 /// Prints weights, cache per kind and scratch for a context, and whether they fit.
 pub(crate) fn fit(args: &FitArgs) -> Result<()> {
+    if let Some(gb) = args.memory.filter(|gb| !(*gb > 0.0)) {
+        return Err(Error::input(format!("--memory {gb}: expected a positive number of GB")));
+    }
     let checkpoint = checkpoint(args.model.as_deref())?;
     let memory = args.memory.map(|gb| (gb * 1e9) as u64).or_else(unimlx::memory::host_memory);
     let kinds = KvKind::ALL.map(|kind| (kind, Fit::of(&checkpoint, args.context, kind)));

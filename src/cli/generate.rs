@@ -1,12 +1,12 @@
 //! `unimlx generate`: a text and its continuation.
 
 use super::args::GenerateArgs;
-use super::model::{checkpoint, load, options};
+use super::model::{checkpoint, complete, load, options};
 use super::terminal::{Status, bytes, say};
 use serde_json::json;
-use std::io::{IsTerminal, Read};
+use std::io::{ErrorKind, IsTerminal, Read};
 use std::ops::ControlFlow;
-use unimlx::{Chat, Checkpoint, Error, FinishReason, Generator, Result, Stats, Tokenizer};
+use unimlx::{Chat, Checkpoint, Device, Error, FinishReason, Generator, Result, Stats, Tokenizer};
 
 /// What the shipped model is asked when nothing else is said.
 const STORY: &str = "Once upon a time";
@@ -65,7 +65,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
         say(&format!("{object}\n"))
     } else {
         say("\n")?;
-        eprintln!("{}", figures(&stats));
+        eprintln!("{}", figures(&stats, model.device()));
         Ok(())
     }
 }
@@ -75,7 +75,7 @@ fn prompt(args: &GenerateArgs, checkpoint: &Checkpoint) -> Result<(Option<Tokeni
     if !args.tokens.is_empty() {
         return Ok((checkpoint.tokenizer().ok(), args.tokens.clone()));
     }
-    let tokenizer = checkpoint.tokenizer()?;
+    let tokenizer = complete(checkpoint.tokenizer())?;
     let text = text(args)?;
     let ids = if args.chat {
         let template = checkpoint.chat_template()?;
@@ -96,7 +96,10 @@ fn prompt(args: &GenerateArgs, checkpoint: &Checkpoint) -> Result<(Option<Tokeni
 fn text(args: &GenerateArgs) -> Result<String> {
     let read = |name: &str, source: &mut dyn Read| {
         let mut text = String::new();
-        source.read_to_string(&mut text).map(|_| text).map_err(|e| Error::io(format!("{name}: {e}")))
+        source.read_to_string(&mut text).map(|_| text).map_err(|e| match e.kind() {
+            ErrorKind::InvalidData => Error::input(format!("{name}: the prompt is not UTF-8 text")),
+            _ => Error::io(format!("{name}: {e}")),
+        })
     };
     if let Some(path) = &args.file {
         let name = path.display().to_string();
@@ -114,9 +117,10 @@ fn text(args: &GenerateArgs) -> Result<String> {
 }
 
 /// What it cost, in one line per phase.
-pub(super) fn figures(stats: &Stats) -> String {
+pub(super) fn figures(stats: &Stats, device: Device) -> String {
+    let beside = if device == Device::CPU { " beside the weights" } else { "" };
     format!(
-        "prompt: {} tokens, {:.1} tokens/s\ngeneration: {} tokens, {:.1} tokens/s\npeak memory: {}",
+        "prompt: {} tokens, {:.1} tokens/s\ngeneration: {} tokens, {:.1} tokens/s\npeak memory: {}{beside}",
         stats.prompt_tokens,
         stats.prompt_rate(),
         stats.generated_tokens,

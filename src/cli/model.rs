@@ -16,7 +16,7 @@ macro_rules! shipped {
 /// Opens a folder, or the shipped storyteller.
 pub(crate) fn checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
     match folder {
-        Some(folder) => Checkpoint::open(folder),
+        Some(folder) => complete(Checkpoint::open(folder)),
         None => Checkpoint::from_memory(shipped![
             "config.json",
             "generation_config.json",
@@ -27,12 +27,14 @@ pub(crate) fn checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
     }
 }
 
+/// A file that the model lacks makes it a bad model: the exit code should say so.
+pub(crate) fn complete<T>(part: Result<T>) -> Result<T> {
+    part.map_err(|e| if e.is_io() { Error::format(e) } else { e })
+}
+
 /// Loads the model where it is to run, showing progress.
 pub(crate) fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> Result<Model> {
     if let Some(threads) = args.threads {
-        if threads == 0 {
-            return Err(Error::input("--threads 0: at least one is needed"));
-        }
         unimlx::set_threads(threads);
     }
     let device = device(args.device)?;

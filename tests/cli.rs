@@ -1,0 +1,291 @@
+//! The binary as its users meet it: what it prints, where, and the exit code. Nothing here needs a GPU.
+#![cfg(feature = "cli")]
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/storyteller");
+const GREEDY: [&str; 8] = ["generate", "--tokens", "1,2,3", "--temp", "0", "-n", "5", "--ignore-eos"];
+
+/// The command without what the caller's environment would say to it, and without any Vulkan driver.
+fn unimlx(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unimlx"));
+    for name in ["UNIMLX_MODEL", "UNIMLX_DEVICE", "UNIMLX_KV", "UNIMLX_LOG"] {
+        command.env_remove(name);
+    }
+    command.args(args).env("VK_DRIVER_FILES", "/nonexistent").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    unimlx(args).output().unwrap()
+}
+
+fn run_with_input(args: &[&str], input: &str) -> Output {
+    let mut command = unimlx(args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn out(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn err(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// Standard output of a run that must succeed.
+#[track_caller]
+fn succeeds(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", err(&output));
+    out(&output).to_string()
+}
+
+#[track_caller]
+fn json(args: &[&str]) -> Value {
+    let text = succeeds(args);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
+}
+
+/// A run that must end with this code and one line on standard error that holds all of `words`.
+#[track_caller]
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", err(&output));
+    assert_eq!(out(&output), "", "{args:?}");
+    let text = err(&output);
+    assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{args:?}: `{word}` is not in: {text}");
+    }
+    assert!(!text.contains("panicked") && !text.contains("RUST_BACKTRACE"), "{args:?}: {text}");
+}
+
+/// A copy of the shipped model without one file.
+fn copy_without(left_out: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let names = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    for name in names.into_iter().filter(|name| *name != left_out) {
+        fs::copy(Path::new(MODEL).join(name), folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+/// Greedy generation with a folder, which must end with code 3.
+#[track_caller]
+fn refuses(folder: &TempDir, words: &[&str]) {
+    let folder = folder.path().to_str().unwrap();
+    fails(&[&GREEDY[..], &["--device", "cpu", "-m", folder]].concat(), 3, words);
+}
+
+#[test]
+fn generate_prints_one_json_object() {
+    let args = [&GREEDY[..], &["--json", "--device", "cpu"]].concat();
+    let (first, second) = (json(&args), json(&args));
+    assert_eq!(succeeds(&args).lines().count(), 1);
+    assert_eq!(first["ids"].as_array().unwrap().len(), 5);
+    assert!(first["ids"].as_array().unwrap().iter().all(Value::is_u64));
+    assert_eq!(first["ids"], second["ids"]);
+    assert_eq!(first["device"], "CPU");
+    // The folder and what is built in are the same model.
+    assert_eq!(json(&[&args[..], &["-m", MODEL]].concat())["ids"], first["ids"]);
+}
+
+#[test]
+fn without_arguments_a_story_is_told() {
+    let output = run(&["generate", "-n", "30"]);
+    assert!(output.status.success());
+    assert!(out(&output).starts_with("Once upon a time"), "{}", out(&output));
+    assert!(err(&output).contains("tokens/s"), "{}", err(&output));
+}
+
+#[test]
+fn prompts_come_from_arguments_files_and_pipes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.txt");
+    let path = file.to_str().unwrap();
+    fs::write(&file, "One day, a fox").unwrap();
+    fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["generate", "--device", "cpu", "--temp", "0", "-n", "8"], more].concat()
+    }
+
+    let told = succeeds(&with(&["-p", "One day, a fox"]));
+    assert!(told.starts_with("One day, a fox") && told.len() > 20, "{told}");
+    assert_eq!(succeeds(&with(&["-f", path])), told);
+    assert_eq!(out(&run_with_input(&with(&["-p", "-"]), "One day, a fox")), told);
+    assert_eq!(out(&run_with_input(&with(&["-m", MODEL]), "One day, a fox")), told);
+
+    fails(&with(&["-f", "/nonexistent"]), 1, &["/nonexistent"]);
+    fs::write(&file, [0xff, 0xfe, 0x00]).unwrap();
+    fails(&with(&["-f", path]), 2, &["prompt.txt", "UTF-8"]);
+}
+
+#[test]
+fn nothing_to_generate_and_nothing_to_read() {
+    let none = json(&["generate", "--device", "cpu", "-n", "0", "--json"]);
+    assert_eq!((&none["ids"], &none["text"]), (&Value::Array(vec![]), &Value::from("")));
+    fails(&["generate", "-p", ""], 2, &["the prompt is empty"]);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_names_both_lengths() {
+    let ids = ["7"; 2050].join(",");
+    fails(&["generate", "--device", "cpu", "--tokens", &ids], 2, &["2050", "2048"]);
+}
+
+#[test]
+fn chat_answers_line_by_line() {
+    let input = "What is 3 plus 4?\n\n/clear\nWhat is 3 plus 4?\n/exit\nnot read\n";
+    let output = run_with_input(&["chat", "--device", "cpu"], input);
+    assert!(output.status.success(), "{}", err(&output));
+    assert_eq!(out(&output), "3 plus 4 is 7.\n3 plus 4 is 7.\n");
+    assert_eq!(
+        succeeds(&["generate", "--device", "cpu", "--chat", "-p", "What is 3 plus 4?"]).trim(),
+        "3 plus 4 is 7."
+    );
+}
+
+#[test]
+fn stop_strings_end_the_text() {
+    let args = ["generate", "--device", "cpu", "--json", "--stop", "little"];
+    let told = json(&args);
+    assert_eq!(told["finish_reason"], "stop");
+    assert!(!told["text"].as_str().unwrap().contains("little"), "{told}");
+}
+
+#[test]
+fn logits_are_written_as_a_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.safetensors");
+    let path = file.to_str().unwrap();
+    let printed = json(&["logits", "--device", "cpu", "--tokens", "1,2,3", "-o", path, "--json"]);
+    assert_eq!(printed["shape"], serde_json::json!([3, 4096]));
+    let bytes = fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let logits = tensors.tensor("logits").unwrap();
+    assert_eq!((logits.dtype(), logits.shape()), (safetensors::Dtype::F32, &[3, 4096][..]));
+    let values = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    // The last row's largest is the first token of the greedy answer.
+    let last: Vec<f32> = values.skip(2 * 4096).collect();
+    assert!(last.iter().all(|v| v.is_finite()));
+    let best = (0..4096).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+    let ids = &json(&[&GREEDY[..], &["--json", "--device", "cpu"]].concat())["ids"];
+    assert_eq!(ids[0].as_u64(), Some(best as u64));
+
+    fails(&["logits", "--device", "cpu", "--tokens", "1", "-o", "/nonexistent/x"], 1, &["/nonexistent/x"]);
+    fails(&["logits", "--device", "cpu", "--tokens", "4096", "-o", path], 2, &["4096"]);
+}
+
+#[test]
+fn bad_models_are_refused_in_one_line() {
+    fails(&["generate", "-m", "/nonexistent"], 3, &["/nonexistent"]);
+    fails(&["fit", "-m", "/nonexistent"], 3, &["/nonexistent"]);
+    let folder = copy_without("config.json");
+    refuses(&folder, &["config.json"]);
+    fs::write(folder.path().join("config.json"), "{ \"model_type\": ").unwrap();
+    refuses(&folder, &["config.json"]);
+    fs::write(folder.path().join("config.json"), "[1, 2]").unwrap();
+    refuses(&folder, &["config.json"]);
+
+    let config = fs::read_to_string(Path::new(MODEL).join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["model_type"] = "abacus".into();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    refuses(&folder, &["config.json", "model_type", "abacus", "llama"]);
+
+    refuses(&copy_without("model.safetensors"), &["model.safetensors"]);
+    let folder = copy_without("model.safetensors");
+    let weights = fs::read(Path::new(MODEL).join("model.safetensors")).unwrap();
+    for length in [0, 7, 1000, weights.len() - 1] {
+        fs::write(folder.path().join("model.safetensors"), &weights[..length]).unwrap();
+        refuses(&folder, &["model.safetensors"]);
+    }
+
+    let folder = copy_without("tokenizer.json");
+    let path = folder.path().to_str().unwrap();
+    fails(&["generate", "-m", path, "-p", "hello"], 3, &["tokenizer"]);
+    // Ids need no tokenizer.
+    let ids = succeeds(&[&GREEDY[..], &["--device", "cpu", "-m", path]].concat());
+    assert_eq!(ids.split_whitespace().filter(|id| id.parse::<u32>().is_ok()).count(), 5, "{ids}");
+}
+
+#[test]
+fn bad_arguments_have_a_code_of_their_own() {
+    let bad: [&[&str]; 11] = [
+        &[],
+        &["sing"],
+        &["generate", "--bogus"],
+        &["generate", "-n", "many"],
+        &["generate", "--tokens", "1,x"],
+        &["generate", "--threads", "0"],
+        &["generate", "--threads", "100000"],
+        &["generate", "--tokens", "1", "-p", "both"],
+        &["fit", "-c", "0"],
+        &["fit", "--memory", "-3"],
+        &["logits", "--tokens", "1"],
+    ];
+    for args in bad {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));
+        assert!(!err(&output).contains("panicked"), "{args:?}: {}", err(&output));
+    }
+    let cpu = ["generate", "--device", "cpu"];
+    fails(&[&cpu[..], &["--temp", "-1"]].concat(), 2, &["temperature", "-1"]);
+    fails(&[&cpu[..], &["--top-p", "1.5"]].concat(), 2, &["top_p", "1.5"]);
+    fails(&[&cpu[..], &["--tokens", "99999"]].concat(), 2, &["99999", "4096"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn without_vulkan_the_cpu_computes_and_says_so_once() {
+    fails(&["generate", "--device", "gpu"], 4, &["no GPU adapter"]);
+    let output = run(&[&GREEDY[..], &["--json"]].concat());
+    assert!(output.status.success());
+    assert_eq!(err(&output).lines().count(), 1, "{}", err(&output));
+    assert!(err(&output).contains("computing on the CPU"), "{}", err(&output));
+    let ids = |output: &Output| serde_json::from_str::<Value>(out(output)).unwrap()["ids"].clone();
+    assert_eq!(ids(&output), json(&[&GREEDY[..], &["--json", "--device", "cpu"]].concat())["ids"]);
+    assert!(json(&["info", "--json"])["gpu"]["missing"].is_string());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_reader_that_leaves_is_no_trouble() {
+    let mut command = unimlx(&["generate", "--device", "cpu", "-n", "400", "--ignore-eos"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(err(&output), "");
+}
+
+#[test]
+fn info_and_fit_print_json() {
+    let info = json(&["info", "--json"]);
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+    assert!(info["cpu"]["threads"].as_u64().unwrap() > 0);
+    assert!(succeeds(&["info"]).contains("cpu"));
+
+    let fit = json(&["fit", "--json", "-c", "1000", "--memory", "1"]);
+    assert_eq!((&fit["context"], &fit["memory_bytes"]), (&1000.into(), &1_000_000_000.into()));
+    assert!(fit["weight_bytes"].as_u64().unwrap() > 5_000_000);
+    let kinds = fit["kinds"].as_array().unwrap();
+    let bytes = |name: &str| kinds.iter().find(|k| k["kv"] == name).unwrap()["kv_bytes"].as_u64().unwrap();
+    assert_eq!(bytes("f32"), 2 * bytes("f16"));
+    assert!(succeeds(&["fit"]).contains("context that fits"));
+}
