@@ -1,6 +1,6 @@
 //! Any bytes as `model.safetensors`: an error, or tensors that can all be looked at.
 //!
-//! `cargo +nightly fuzz run safetensors_header`, with fixtures of `tests/golden` as the corpus.
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz safetensors_header`, with fixtures of `tests/golden` as the corpus.
 
 #![no_main]
 
