@@ -8,7 +8,7 @@ use unimlx::{Error, Fit, KvKind, Result};
 
 /// Prints weights, cache per kind and scratch for a context, and whether they fit.
 pub(crate) fn fit(args: &FitArgs) -> Result<()> {
-    if let Some(gb) = args.memory.filter(|gb| !(*gb > 0.0)) {
+    if let Some(gb) = args.memory.filter(|gb| gb.is_nan() || *gb <= 0.0) {
         return Err(Error::input(format!("--memory {gb}: expected a positive number of GB")));
     }
     let checkpoint = checkpoint(args.model.as_deref())?;
