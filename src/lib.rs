@@ -42,12 +42,13 @@
 //! is everything that touches wgpu. 2: `array`, `formula`, `prim`, `op`, `memory`: the graph. 3:
 //! `reference` says what everything means, `ops` have kernels, `cpu` has native ones. 4: `plan` turns graphs
 //! into work. 5: `io` reads checkpoints, `nn` builds layers, `kv_quantization` keeps keys and values. 6:
-//! `models`, one paper per file. 7: `generate`.
+//! `models`, one paper per file. 7: `generate`. 8: `bench`.
 
 // The library never prints; the binary and the examples do.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod array;
+mod bench;
 mod cpu;
 mod dtype;
 mod error;
@@ -69,7 +70,8 @@ mod trial;
 mod wgsl;
 
 pub use array::{Device, MLXArray};
-pub use cpu::simd_name;
+pub use bench::{BenchOptions, BenchRow, bench};
+pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use generate::{FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits};

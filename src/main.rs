@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Chat(options) => cli::chat(&options),
         Command::Info(options) => cli::info(&options),
         Command::Fit(options) => cli::fit(&options),
+        Command::Bench(options) => cli::bench(&options),
         Command::Logits(options) => cli::logits(&options),
     };
     cli::exit(outcome)

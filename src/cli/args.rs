@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Info(InfoArgs),
     /// Say what a model needs: weights, cache, scratch.
     Fit(FitArgs),
+    /// Measure tokens per second, as llama-bench does.
+    Bench(BenchArgs),
     /// Write the logits of a prompt to a safetensors file.
     Logits(LogitsArgs),
 }
@@ -176,6 +178,38 @@ pub(crate) struct FitArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+    Csv,
+    Md,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tokens of the prompt; 0 leaves it out
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub(crate) prompt: usize,
+    /// Tokens to generate; 0 leaves it out
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    pub(crate) generate: usize,
+    /// Tokens in the cache before either begins
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub(crate) depth: usize,
+    /// Timed runs, after one to warm up
+    #[arg(short, long, value_name = "N", default_value_t = 3)]
+    pub(crate) repetitions: usize,
+    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
+    #[arg(long, value_enum, env = "UNIMLX_KV")]
+    pub(crate) kv: Option<Kv>,
+    /// How to print: one JSON object per line, comma-separated values, markdown
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]

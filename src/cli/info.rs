@@ -7,7 +7,7 @@ use unimlx::{Gpu, Result};
 
 /// Prints a table or, with `--json`, one object.
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
-    let cpu = json!({ "simd": unimlx::simd_name(), "threads": rayon::current_num_threads() });
+    let cpu = json!({ "simd": unimlx::simd_name(), "threads": unimlx::threads() });
     let gpu = match Gpu::shared() {
         Ok(gpu) => describe(&gpu, args.measure)?,
         Err(e) => json!({ "missing": e.to_string() }),

@@ -1,6 +1,7 @@
 //! What the subcommands share: arguments, the model they run, how they end.
 
 mod args;
+mod bench;
 mod chat;
 mod fit;
 mod generate;
@@ -10,6 +11,7 @@ mod model;
 mod terminal;
 
 pub(crate) use args::{Args, Command};
+pub(crate) use bench::bench;
 pub(crate) use chat::chat;
 pub(crate) use fit::fit;
 pub(crate) use generate::generate;

@@ -35,8 +35,7 @@ pub(crate) fn complete<T>(part: Result<T>) -> Result<T> {
 /// Loads the model where it is to run, showing progress.
 pub(crate) fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> Result<Model> {
     if let Some(threads) = args.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        pool.map_err(|e| Error::input(format!("--threads {threads}: {e}")))?;
+        unimlx::set_threads(threads);
     }
     let device = device(args.device)?;
     let status = Status::new();
@@ -61,7 +60,7 @@ fn device(on: On) -> Result<Device> {
                 Ok(gpu) => format!("only the software adapter {}", gpu.name()),
                 Err(e) => e.to_string(),
             };
-            let threads = rayon::current_num_threads();
+            let threads = unimlx::threads();
             eprintln!(
                 "unimlx: no GPU ({why}); computing on the CPU, {threads} threads, {}",
                 unimlx::simd_name()

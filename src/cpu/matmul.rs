@@ -4,6 +4,8 @@
 //! memory bandwidth is the limit. Many: a panel of weight rows is widened into scratch that stays in the
 //! second-level cache, and register tiles run over it, so that widening is paid once per panel.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx_panel as amx;
 use super::floats::{BF16, Element, F16, F32, Floats};
 use super::panel::{AffineRows, DenseRows, panels};
 use super::simd::{Kernel, LANES, Level, SLACK, Simd};
@@ -56,6 +58,9 @@ pub(super) fn matmul_at(
     match *w {
         Weight::Dense(Floats::F32(w)) => job.dense::<F32>(w),
         Weight::Dense(Floats::F16(w)) => job.dense::<F16>(w),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a level with tiles exists only where they may be used.
+        Weight::Dense(Floats::BF16(w)) if job.tiles() => unsafe { amx::product(job, amx::DenseRows(w)) },
         Weight::Dense(Floats::BF16(w)) => job.dense::<BF16>(w),
         Weight::Affine { bits, group, words, scales, biases } => {
             debug_assert_eq!(words.len(), n * k * bits as usize / 32);
@@ -148,7 +153,18 @@ impl Job<'_> {
         });
     }
 
+    /// Whether there are tiles and rows enough for them.
+    #[cfg(target_arch = "x86_64")]
+    fn tiles(&self) -> bool {
+        self.level.has_tiles() && self.m >= amx::MIN_ROWS
+    }
+
     fn affine<const BITS: usize>(self, w: Affine<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles() {
+            // SAFETY: a level with tiles exists only where they may be used.
+            return unsafe { amx::product(self, amx::AffineRows::<BITS>(w)) };
+        }
         let stride = self.stride();
         let groups = (self.k / w.group).next_multiple_of(LANES);
         scratch(self.m * stride + groups, |buffer| {

@@ -2,13 +2,18 @@
 //!
 //! Activations are `f32`; weights and caches stay as stored and are widened in registers. Kernels are
 //! written once over a small vector vocabulary (`simd`) and compiled per instruction set, chosen at run
-//! time; work is split over the current `rayon` pool (`threads`), whose threads keep their scratch memory,
-//! so that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
+//! time; work is split over a `team` of threads (`threads`), which keep their scratch memory, so
+//! that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
 //!
-//! `matmul` and `panel` over `tile` are where the time goes; `attention`, `rope` and `math` are the rest of a layer.
+//! `matmul` is where the time goes: few rows by `tile`, many by `panel` over `tile`, or by `amx_panel` over
+//! `amx` where there are matrix tiles. `attention`, `rope` and `math` are the rest of a layer.
 
 #![allow(clippy::needless_range_loop, reason = "an index keeps the lanes of several arrays together")]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_panel;
 mod attention;
 mod floats;
 mod math;
@@ -18,6 +23,7 @@ mod rope;
 mod simd;
 #[cfg(test)]
 mod speed;
+mod team;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -30,8 +36,9 @@ pub(crate) use floats::{Floats, FloatsMut};
 pub(crate) use math::{Binary, Gate, argmax, binary, gate, rms_norm, softmax};
 pub(crate) use matmul::{Weight, embedding, matmul};
 pub(crate) use rope::{kv_write, rope};
+pub use team::{set_threads, threads};
 
-/// The instruction set in use: `avx512`, `avx2`, `neon` or `portable`.
+/// The instruction set in use: `avx512+amx`, `avx512`, `avx2`, `neon` or `portable`.
 pub fn simd_name() -> &'static str {
     simd::Level::best().name()
 }

@@ -88,6 +88,9 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512, and tiles for the products that gain by them.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Level {
@@ -95,6 +98,7 @@ impl Level {
     pub(super) fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let kinds = [
+            super::amx::available().then_some(Kind::Amx),
             super::x86::has_avx512().then_some(Kind::Avx512),
             super::x86::has_avx2().then_some(Kind::Avx2),
             Some(Kind::Portable),
@@ -118,7 +122,15 @@ impl Level {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "avx512+amx",
         }
+    }
+
+    /// Whether [`amx`](super::amx) may be used.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn has_tiles(self) -> bool {
+        self.0 == Kind::Amx
     }
 
     #[inline]
@@ -130,7 +142,7 @@ impl Level {
             Kind::Avx2 => unsafe { super::x86::avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Kind::Avx512 => unsafe { super::x86::avx512(kernel) },
+            Kind::Avx512 | Kind::Amx => unsafe { super::x86::avx512(kernel) },
         }
     }
 }

@@ -1,11 +1,13 @@
 //! How fast the products of one model are: `cargo test --release cpu::speed -- --ignored --nocapture`.
+//! `KINDS` lists bits of weights, `ROWS` activation rows.
 //!
 //! Qwen3-0.6B's shapes, random weights; the sum over its layers and head as tokens per second, which is
 //! what the rest of a model can only subtract from.
 
 use super::attention::attention;
 use super::floats::Floats;
-use super::matmul::{Weight, matmul};
+use super::matmul::{Weight, matmul_at};
+use super::simd::Level;
 use std::time::Instant;
 
 /// `(n, k)` of a layer's products; 28 layers and one head.
@@ -46,34 +48,65 @@ impl Matrix {
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout, reason = "a measurement")]
 fn tokens_per_second() {
-    let kinds = std::env::var("KINDS").unwrap_or("4,8,16,2,3,5,6".into());
+    let list = |name, default: &str| {
+        let list = std::env::var(name).unwrap_or(default.into());
+        list.split(',').map(|n| n.parse::<u32>().unwrap()).collect::<Vec<_>>()
+    };
+    let kinds = list("KINDS", "4,8,16,2,3,5,6");
+    let rows: Vec<usize> = list("ROWS", "1,2,4,8,16,64").into_iter().map(|m| m as usize).collect();
+    // The best one, and what it replaces.
+    let levels: Vec<Level> = Level::available().take(2).collect();
     let pool = rayon::ThreadPoolBuilder::new().build().unwrap();
     pool.install(|| {
-        for bits in kinds.split(',').map(|b| b.parse::<u32>().unwrap()) {
+        for bits in kinds {
             let layers: Vec<Vec<Matrix>> =
                 (0..LAYERS).map(|_| LAYER.map(|shape| Matrix::new(shape, bits)).into()).collect();
             let head = Matrix::new(HEAD, bits);
             let bytes: usize = layers.iter().flatten().chain([&head]).map(Matrix::bytes).sum();
-            for m in [1, 2, 4, 8, 64] {
+            for &m in &rows {
                 let x: Vec<f32> = (0..m * 3072).map(|i| (i % 13) as f32 - 6.0).collect();
-                let mut y = vec![0.0; m * HEAD.0];
-                let mut best = f64::MAX;
+                // Only the last token of a prompt needs logits.
+                let last = if m >= 64 { 1 } else { m };
+                let mut y = vec![0.0; (m * 6144).max(last * HEAD.0)];
+                let mut best = vec![f64::MAX; levels.len()];
                 for _ in 0..if m == 1 { 20 } else { 4 } {
-                    let start = Instant::now();
-                    for w in layers.iter().flatten() {
-                        matmul(&x[..m * w.k], &w.weight(), None, m, w.n, w.k, &mut y[..m * w.n]);
+                    // By turns, so that whatever else runs meets all levels alike.
+                    for (&level, best) in levels.iter().zip(&mut best) {
+                        let start = Instant::now();
+                        for w in layers.iter().flatten() {
+                            matmul_at(
+                                level,
+                                &x[..m * w.k],
+                                &w.weight(),
+                                None,
+                                m,
+                                w.n,
+                                w.k,
+                                &mut y[..m * w.n],
+                            );
+                        }
+                        let (n, k) = HEAD;
+                        matmul_at(
+                            level,
+                            &x[..last * k],
+                            &head.weight(),
+                            None,
+                            last,
+                            n,
+                            k,
+                            &mut y[..last * n],
+                        );
+                        *best = best.min(start.elapsed().as_secs_f64());
                     }
-                    // Only the last token of a prompt needs logits.
-                    let rows = if m == 64 { 1 } else { m };
-                    let (n, k) = HEAD;
-                    matmul(&x[..rows * k], &head.weight(), None, rows, n, k, &mut y[..rows * n]);
-                    best = best.min(start.elapsed().as_secs_f64());
                 }
-                println!(
-                    "{bits:2} bits, {m:2} rows: {:7.1} tokens/s  {:5.1} GB/s",
-                    m as f64 / best,
-                    bytes as f64 / best / 1e9
-                );
+                for (level, best) in levels.iter().zip(best) {
+                    println!(
+                        "{bits:2} bits, {m:3} rows, {:11}: {:7.1} tokens/s  {:5.1} GB/s",
+                        level.name(),
+                        m as f64 / best,
+                        bytes as f64 / best / 1e9
+                    );
+                }
             }
         }
     });

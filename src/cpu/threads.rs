@@ -1,6 +1,7 @@
 //! Threads and their scratch memory.
 
 use super::simd::LANES;
+use super::team;
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -8,23 +9,11 @@ use std::ops::Range;
 /// Calls `body` on pieces that cover `0..n`, in parallel. Pieces start at multiples of `step` and are not
 /// split below `grain`.
 pub(super) fn parallel<F: Fn(Range<usize>) + Sync>(n: usize, step: usize, grain: usize, body: F) {
-    let fair = n.div_ceil(4 * rayon::current_num_threads());
-    let grain = if rayon::current_num_threads() == 1 { n } else { grain.max(fair).max(step) };
-    split(0..n, step, grain, &body);
-}
-
-fn split<F: Fn(Range<usize>) + Sync>(range: Range<usize>, step: usize, grain: usize, body: &F) {
-    let middle = range.start + (range.len() / 2).next_multiple_of(step);
-    if range.len() <= grain || middle >= range.end {
-        if !range.is_empty() {
-            body(range);
-        }
-        return;
-    }
-    rayon::join(
-        || split(range.start..middle, step, grain, body),
-        || split(middle..range.end, step, grain, body),
-    );
+    let threads = team::threads();
+    let fair = n.div_ceil(4 * threads);
+    let piece = if threads == 1 { n } else { grain.max(fair).next_multiple_of(step) };
+    let piece = piece.max(1);
+    team::run(n.div_ceil(piece), &|i: usize| body(i * piece..((i + 1) * piece).min(n)));
 }
 
 /// One cache line, so that vectors in scratch never straddle two.

@@ -29,9 +29,20 @@ pub(super) unsafe fn avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
-/// Sixteen lanes. Made only by [`avx512`], so a value proves that the instructions are there.
+/// Sixteen lanes. Made only where they are, so a value proves that the instructions are there.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// For functions that are compiled for AVX-512 themselves.
+    ///
+    /// # Safety
+    /// [`has_avx512`].
+    #[inline(always)]
+    pub(super) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
 
 /// Eight lanes. Made only by [`avx2`].
 #[derive(Clone, Copy)]

@@ -146,6 +146,7 @@ impl Generator {
         let read = self.runner.prompt(&tokens[cached..], self.options.want(), progress);
         // What went through before a cancellation or a failure stays useful.
         self.tokens = tokens[..self.runner.cache().len()].to_vec();
+        self.tokens.reserve(self.options.max_tokens.unwrap_or(context).min(context - self.tokens.len()) + 1);
         read?;
         self.pending = Some(self.choose()?);
         self.active = true;

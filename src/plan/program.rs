@@ -129,8 +129,7 @@ impl Program {
         match (&self.plan.body, &self.prepared) {
             (Body::Gpu(_), Some((gpu, prepared))) => gpu.run(prepared),
             (Body::Cpu(steps), _) => {
-                // On a worker thread, so that the kernels' own splits are cheap.
-                rayon::scope(|_| steps.iter().for_each(|step| self.host_step(step)));
+                steps.iter().for_each(|step| self.host_step(step));
                 Ok(())
             }
             (Body::Gpu(_), None) => Err(Error::device("the program was never prepared")),
