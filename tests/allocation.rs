@@ -28,7 +28,8 @@ static COUNTING: Counting = Counting;
 #[test]
 fn a_token_costs_no_allocation() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/storyteller");
-    let model = Model::load(folder, LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() }).unwrap();
+    let model =
+        Model::load(folder, LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() }).unwrap();
     for temperature in [0.0, 0.8] {
         let options = GenerateOptions {
             max_tokens: Some(100),
