@@ -1,6 +1,6 @@
 //! Where elements live, and who counts them.
 //!
-//! A [`Buffer`] is host memory, a mapped file, or GPU memory; arrays and plans hold it and do not care
+//! A `Buffer` is host memory, a mapped file, or GPU memory; arrays and plans hold it and do not care
 //! which. Host and GPU allocations are counted in one place, exactly, under the names that MLX gave them:
 //! active, peak, cache. [`MemoryPool`] is a set of arrays that are counted and freed together.
 

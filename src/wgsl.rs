@@ -10,7 +10,7 @@ use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// One shader file, embedded at compile time by [`wgsl!`](crate::wgsl::wgsl).
+/// One shader file, embedded at compile time by `wgsl!`.
 #[derive(Debug)]
 pub struct File {
     /// Path below the `wgsl/` folder.

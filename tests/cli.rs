@@ -275,6 +275,15 @@ fn a_reader_that_leaves_is_no_trouble() {
 }
 
 #[test]
+fn bench_prints_one_object_per_kind_of_work() {
+    let args = ["bench", "--device", "cpu", "-p", "8", "-n", "4", "-r", "2", "-o", "json"];
+    let rows: Vec<Value> = succeeds(&args).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(rows.iter().map(|r| r["test"].as_str().unwrap()).collect::<Vec<_>>(), ["pp8", "tg4"]);
+    assert!(rows.iter().all(|r| r["mean"].as_f64().unwrap() > 0.0));
+    fails(&["bench", "--device", "cpu", "-d", "5000"], 2, &["2048"]);
+}
+
+#[test]
 fn info_and_fit_print_json() {
     let info = json(&["info", "--json"]);
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
