@@ -24,7 +24,7 @@ pub(crate) enum Weight<'a> {
 }
 
 /// Multiply-adds that a piece of work should hold at least.
-const GRAIN: usize = 1 << 16;
+const GRAIN: usize = 1 << 15;
 
 /// `y[m, n] = x[m, k] . W[n, k]^T (+ bias[n])`.
 pub(crate) fn matmul(

@@ -10,8 +10,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread::Thread;
 
-/// Looks that a thread takes before it sleeps.
-const LOOKS: u32 = 4000;
+/// Looks that a thread takes before it sleeps or yields, and how many between two pauses: hypervisors take
+/// the core from a guest that pauses all the time.
+const LOOKS: u32 = 40_000;
+const BREATH: u32 = 64;
+
+/// Waits a moment between two looks.
+fn look(looks: u32) {
+    if looks.is_multiple_of(BREATH) {
+        std::hint::spin_loop();
+    }
+}
 
 /// How many threads there will be; decided when the first job runs.
 static WANTED: AtomicUsize = AtomicUsize::new(0);
@@ -113,7 +122,7 @@ pub(super) fn run<F: Fn(usize) + Sync>(pieces: usize, body: &F) {
     let mut looks = 0u32;
     while team.state.load(Ordering::Acquire) & INSIDE != 0 {
         looks += 1;
-        if looks < LOOKS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        if looks < LOOKS { look(looks) } else { std::thread::yield_now() }
     }
     let failed = team.failed.swap(false, Ordering::Relaxed);
     drop(number);
@@ -157,7 +166,7 @@ fn help(team: &'static Team) {
         }
         looks += 1;
         if looks < LOOKS {
-            std::hint::spin_loop();
+            look(looks);
             continue;
         }
         // Announce the sleep, then look once more: a job that opened before sees the announcement.

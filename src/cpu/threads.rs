@@ -6,11 +6,14 @@ use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 use std::ops::Range;
 
+/// Pieces per thread: many, so that a thread that comes late takes fewer and nobody waits for a long one.
+const PIECES: usize = 16;
+
 /// Calls `body` on pieces that cover `0..n`, in parallel. Pieces start at multiples of `step` and are not
 /// split below `grain`.
 pub(super) fn parallel<F: Fn(Range<usize>) + Sync>(n: usize, step: usize, grain: usize, body: F) {
     let threads = team::threads();
-    let fair = n.div_ceil(4 * threads);
+    let fair = n.div_ceil(PIECES * threads);
     let piece = if threads == 1 { n } else { grain.max(fair).next_multiple_of(step) };
     let piece = piece.max(1);
     team::run(n.div_ceil(piece), &|i: usize| body(i * piece..((i + 1) * piece).min(n)));
