@@ -64,6 +64,9 @@ pub fn bench(model: &Model, options: &BenchOptions) -> Result<Vec<BenchRow>> {
     if most > context {
         return Err(Error::input(format!("{most} tokens are asked for, the model's context is {context}")));
     }
+    if options.prompt == 0 && options.generate == 0 {
+        return Err(Error::input("a prompt of 0 tokens and 0 to generate: there is nothing to measure"));
+    }
     if options.repetitions == 0 {
         return Err(Error::input("0 repetitions measure nothing"));
     }

@@ -35,7 +35,7 @@ impl Fit {
         let scratch = 4 * (rows * (4 * config.hidden_size + 4 * widest) + config.vocab_size) as u64;
         Self {
             weights: checkpoint.total_bytes() as u64,
-            cache: cache_per_token * context as u64,
+            cache: cache_per_token.saturating_mul(context as u64),
             cache_per_token,
             scratch,
             context,
@@ -45,7 +45,7 @@ impl Fit {
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.scratch
+        self.weights.saturating_add(self.cache).saturating_add(self.scratch)
     }
 
     /// The longest context within so many bytes, at most the model's own.

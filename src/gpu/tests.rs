@@ -444,20 +444,19 @@ fn main() {
 }
 ",
     };
-    let dispatch = Dispatch {
-        name: "slow".into(),
-        source: link(&[&slow], ""),
-        constants: vec![],
-        binds: vec![Bind { slot: 0, offset: 0, bytes: 4, write: true }],
-        params: vec![1 << 26],
-        grid: [1, 1, 1],
-    };
     let buffer = gpu.alloc(4).unwrap();
-    let recording = Recording { buffers: vec![4], steps: vec![Step::Dispatch(dispatch)] };
-    let prepared = gpu.prepare(&recording, std::slice::from_ref(&buffer)).unwrap();
-    // On a busy machine this thread may come back after the work is done: try again.
-    let late = (0..50).find_map(|_| {
-        gpu.run(&prepared).unwrap();
+    // On a busy machine this thread may come back after the work is done: try with more.
+    let late = (26..32).find_map(|shift| {
+        let dispatch = Dispatch {
+            name: "slow".into(),
+            source: link(&[&slow], ""),
+            constants: vec![],
+            binds: vec![Bind { slot: 0, offset: 0, bytes: 4, write: true }],
+            params: vec![1 << shift],
+            grid: [1, 1, 1],
+        };
+        let recording = Recording { buffers: vec![4], steps: vec![Step::Dispatch(dispatch)] };
+        gpu.run(&gpu.prepare(&recording, std::slice::from_ref(&buffer)).unwrap()).unwrap();
         gpu.wait().err()
     });
     let e = late.unwrap();
