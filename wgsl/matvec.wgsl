@@ -1,13 +1,16 @@
 // y[m, first + n] = sum_k x[m, k] * W[n, k] (+ bias[first + n]), for M <= 4 rows of x.
 //
-// Work split: a workgroup takes 4 rows of W; its invocations stride over k in units of 8 values, so every
-// weight is read once for all rows of x. Sums meet at the end.
+// Work split: a workgroup takes 4 rows of W; its WG invocations stride over k in units of 8 values, so every
+// weight is read once for all rows of x. Sums meet at the end. Few rows leave a large GPU waiting for memory:
+// the op gives them larger workgroups, and so shorter loops (see `lanes`).
 // Parts: x8 and dot8 (x_aligned, x_odd), code8 and scaled (weight_*, dense or affine), sum4 (sum_shared,
 // sum_subgroup), widen (floats). Bindings are declared by the op: they differ with the weight's format.
+// Best on an NVIDIA H200, launch included, M = 1: bf16 4.4 TB/s (128256 x 2048), 3.8 (4096 x 14336); 8 bits
+// 3.5, 4 bits 1.7 TB/s (128256 x 2048).
 
 override M: u32 = 1u;
 override BIAS: u32 = 9u;
-const WG: u32 = 64u;
+override WG: u32 = 64u;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -5,6 +5,7 @@ use super::weight::{Chunk, Format, Reader, UNIT, floats};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
+use crate::gpu::Caps;
 use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
@@ -123,8 +124,23 @@ impl Linear {
         let (grid, stride) = spread(chunk.rows.div_ceil(4));
         stage.name = "matvec";
         stage.constants.push(("M", site.inputs[0].axis(2) as f64));
+        let units = site.inputs[0].axis(1).div_ceil(UNIT);
+        stage.constants.push(("WG", self.lanes(site.caps, chunk.rows, units) as f64));
         stage.params[7].1 = stride;
         Stage { grid, ..stage }
+    }
+
+    /// Invocations that share four rows in a matvec. A discrete GPU has more of them than a weight with few
+    /// rows keeps busy, so these rows are cut finer, down to two units each; where rows are many, small
+    /// workgroups waste less on their last sums, which shows once codes are cheap to read.
+    fn lanes(&self, caps: &Caps, rows: usize, units: usize) -> usize {
+        let most = match rows {
+            _ if caps.unified => 64,
+            ..4096 => 256,
+            16384.. if self.format != Format::Dense => 64,
+            _ => 128,
+        };
+        [256, 128].into_iter().find(|&lanes| lanes <= most && 2 * lanes <= units).unwrap_or(64)
     }
 
     fn matmul(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk) -> Stage {
@@ -151,12 +167,19 @@ pub(super) fn cases() -> Vec<Case> {
         {
             cases.push(case(Format::Dense, dtype, shape, shape[1] % 2 == 1));
         }
+        // Long rows: each size of workgroup, and the last unit of an uneven loop.
+        for (m, k) in [(1, 2056), (1, 4104), (2, 4096), (3, 2048), (1, 4099)] {
+            cases.push(case(Format::Dense, dtype, [m, 6, k], false));
+        }
     }
     for bits in [2, 3, 4, 5, 6, 8] {
         for (group, dtype) in [(32, Dtype::F32), (64, Dtype::F16), (128, Dtype::BF16)] {
             let format = Format::Affine { bits, group };
             cases.push(case(format, dtype, [1, 67, 2 * group], false));
             cases.push(case(format, dtype, [3, 12, 3 * group], true));
+            for k in [2048, 4096 + group] {
+                cases.push(case(format, dtype, [1, 6, k], false));
+            }
             cases.push(case(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
         }
     }
