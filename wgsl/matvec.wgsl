@@ -1,13 +1,16 @@
 // y[m, first + n] = sum_k x[m, k] * W[n, k] (+ bias[first + n]), for M <= 4 rows of x.
 //
-// Work split: a workgroup takes 4 rows of W; its invocations stride over k in units of 8 values, so every
-// weight is read once for all rows of x. Sums meet at the end.
+// Work split: a workgroup takes 4 rows of W; its WG invocations stride over k in units of 8 values, so every
+// weight is read once for all rows of x. Sums meet at the end. Larger workgroups make shorter loops, which few
+// rows need on a large GPU (`Linear::lanes` chooses).
 // Parts: x8 and dot8 (x_aligned, x_odd), code8 and scaled (weight_*, dense or affine), sum4 (sum_shared,
 // sum_subgroup), widen (floats). Bindings are declared by the op: they differ with the weight's format.
+// Best on an NVIDIA H200 for one row of x, without the 5.5 us of a timestamp: bf16 4.4 TB/s (128256 x 2048) and
+// 3.8 (4096 x 14336); 8 bits 3.5 and 2.1; 4 bits 1.7 and 1.3.
 
 override M: u32 = 1u;
 override BIAS: u32 = 9u;
-const WG: u32 = 64u;
+override WG: u32 = 64u;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -5,6 +5,7 @@ use super::weight::{Chunk, Format, Reader, UNIT, floats};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
+use crate::gpu::Caps;
 use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
@@ -123,8 +124,18 @@ impl Linear {
         let (grid, stride) = spread(chunk.rows.div_ceil(4));
         stage.name = "matvec";
         stage.constants.push(("M", site.inputs[0].axis(2) as f64));
+        let units = site.inputs[0].axis(1).div_ceil(UNIT);
+        stage.constants.push(("WG", self.lanes(site.caps, chunk.rows, units) as f64));
         stage.params[7].1 = stride;
         Stage { grid, ..stage }
+    }
+
+    /// Invocations that share four rows in a matvec. A discrete GPU has more of them than a weight with few
+    /// rows keeps busy: there rows are cut finer, if each still gets two units. Where quantized rows are
+    /// many, small workgroups lose less at their ends.
+    fn lanes(&self, caps: &Caps, rows: usize, units: usize) -> usize {
+        let enough = rows >= 16384 && self.format != Format::Dense;
+        if caps.unified || enough || units < 256 { 64 } else { 128 }
     }
 
     fn matmul(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk) -> Stage {
@@ -151,12 +162,17 @@ pub(super) fn cases() -> Vec<Case> {
         {
             cases.push(case(Format::Dense, dtype, shape, shape[1] % 2 == 1));
         }
+        // Rows long enough for large workgroups, with an uneven end.
+        for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064)] {
+            cases.push(case(Format::Dense, dtype, [m, 6, k], m == 1));
+        }
     }
     for bits in [2, 3, 4, 5, 6, 8] {
         for (group, dtype) in [(32, Dtype::F32), (64, Dtype::F16), (128, Dtype::BF16)] {
             let format = Format::Affine { bits, group };
             cases.push(case(format, dtype, [1, 67, 2 * group], false));
             cases.push(case(format, dtype, [3, 12, 3 * group], true));
+            cases.push(case(format, dtype, [1, 6, 2048 + group], false));
             cases.push(case(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
         }
     }
