@@ -159,7 +159,7 @@ pub(crate) struct InfoArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-    /// Also measure how fast tensors are written
+    /// Also measure how fast tensors are written, and try every kernel
     #[arg(long)]
     pub(crate) measure: bool,
 }

@@ -39,6 +39,9 @@ fn describe(gpu: &std::sync::Arc<Gpu>, measure: bool) -> Result<Value> {
     });
     if measure {
         all["upload_gb_s"] = json!((gpu.measure_upload()? * 10.0).round() / 10.0);
+        let (tried, wrong) = unimlx::try_kernels()?;
+        all["kernels_tried"] = json!(tried);
+        all["kernels_wrong"] = json!(wrong);
     }
     Ok(all)
 }
@@ -64,6 +67,7 @@ fn table(all: &Value) -> String {
         row("memory", format!("{}: {}", word(&gpu["memory"]), word(&gpu["memory_note"])));
         if !gpu["upload_gb_s"].is_null() {
             row("upload", format!("{} GB/s", gpu["upload_gb_s"]));
+            row("kernels", format!("{} tried; wrong: {}", gpu["kernels_tried"], list(&gpu["kernels_wrong"])));
         }
         let limits = &gpu["limits"];
         let size = |name: &str| bytes(limits[name].as_u64().unwrap_or(0));

@@ -9,6 +9,11 @@ use unimlx::{Error, Result};
 
 /// Writes tensor `logits`, f32 `[n_tokens, vocab]`.
 pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
+    // Before the work, not after it.
+    let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|p| !p.is_dir()) {
+        return Err(Error::io(format!("{}: there is no folder {}", args.output.display(), folder.display())));
+    }
     let checkpoint = checkpoint(args.model.model.as_deref())?;
     let model = load(&args.model, &checkpoint)?;
     let values = unimlx::logits(&model, &args.tokens, args.kv.map(Into::into))?;

@@ -63,3 +63,28 @@ fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
         Trial::new(case, 1).ok().map(|trial| (trial, kernel))
     })
 }
+
+/// Tries every kernel of every op on the adapter, as first use would, and returns how many were tried and
+/// what disagreed with its definition.
+///
+/// # Errors
+/// No adapter.
+pub fn try_kernels() -> crate::Result<(usize, Vec<String>)> {
+    let gpu = Gpu::shared()?;
+    let (mut tried, mut wrong) = (HashMap::new(), Vec::new());
+    for (name, cases) in ops::ALL {
+        for case in cases() {
+            let inputs: Vec<Spec> = case.inputs.iter().map(|fill| fill.spec()).collect();
+            let output = case.output();
+            let kernels = case.op.kernels(&Site { inputs: &inputs, output: &output, caps: gpu.caps() });
+            let new: Vec<Kernel> =
+                kernels.into_iter().filter(|k| tried.insert(identity(k), ()).is_none()).collect();
+            if new.is_empty() {
+                continue;
+            }
+            let trial = Trial::new(case, 1)?;
+            wrong.extend(new.iter().filter_map(|k| trial.gpu(&gpu, k).err()).map(|e| format!("{name}: {e}")));
+        }
+    }
+    Ok((tried.len(), wrong))
+}

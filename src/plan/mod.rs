@@ -18,5 +18,6 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use check::try_kernels;
 pub(crate) use program::Program;
 pub use program::{eval, set_fusion};
