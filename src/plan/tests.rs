@@ -138,6 +138,9 @@ fn narrow_dtypes_round_to_nearest_even() {
                 let stored = x.astype(dtype);
                 stored.eval();
                 check("stored narrow", &(stored * 2.0), 1e-7);
+                let odd = [65519.0, 65520.0, -1e9, 6.1e-5, 6.0e-8, 2.0e-8, -3.1e-5, f32::INFINITY, 0.0, -0.0];
+                let odd = MLXArray::new_cpu(odd.to_vec(), ArrayShape::Shape1D(odd.len())).to_device(device);
+                check("narrow at the edges", &odd.astype(dtype), 0.0);
             }
         }
     }

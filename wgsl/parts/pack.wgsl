@@ -14,8 +14,20 @@ fn byte_at(word: u32, i: u32) -> u32 {
     return (word >> ((i & 3u) * 8u)) & 255u;
 }
 
+// By integers: WGSL leaves the rounding of pack2x16float open, and NVIDIA's cuts.
 fn to_half(x: f32) -> u32 {
-    return pack2x16float(vec2<f32>(x, 0.0)) & 0xffffu;
+    let sign = (bitcast<u32>(x) >> 16u) & 0x8000u;
+    let a = bitcast<u32>(x) & 0x7fffffffu;
+    var half = (a + 0xfffu + ((a >> 13u) & 1u)) >> 13u;
+    half = min(half - 0x1c000u, 0x7c00u);
+    if a < 0x38800000u {
+        // Below 2^-14 halves are whole multiples of 2^-24; adding 1/2 rounds to them.
+        half = bitcast<u32>(bitcast<f32>(a) + 0.5) - 0x3f000000u;
+    }
+    if a > 0x7f800000u {
+        half = 0x7e00u;
+    }
+    return sign | half;
 }
 
 fn to_brain(x: f32) -> u32 {
