@@ -6,17 +6,29 @@ use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Pieces per thread: many, so that a thread that comes late takes fewer and nobody waits for a long one.
-const PIECES: usize = 16;
-
 /// Calls `body` on pieces that cover `0..n`, in parallel. Pieces start at multiples of `step` and are not
 /// split below `grain`.
+///
+/// Each thread begins with a large piece, three quarters of its share; the rest goes in small ones to
+/// whoever is free. Few pieces mean few meetings, and a thread that comes late takes fewer.
 pub(super) fn parallel<F: Fn(Range<usize>) + Sync>(n: usize, step: usize, grain: usize, body: F) {
     let threads = team::threads();
-    let fair = n.div_ceil(PIECES * threads);
-    let piece = if threads == 1 { n } else { grain.max(fair).next_multiple_of(step) };
-    let piece = piece.max(1);
-    team::run(n.div_ceil(piece), &|i: usize| body(i * piece..((i + 1) * piece).min(n)));
+    let grain = grain.max(1).next_multiple_of(step);
+    if threads == 1 || n <= grain {
+        if n > 0 {
+            body(0..n);
+        }
+        return;
+    }
+    let large = (n * 3 / 4 / threads / step * step).max(grain);
+    let small = (n / (16 * threads)).next_multiple_of(step).max(grain);
+    let first = threads.min(n.div_ceil(large));
+    let rest = n.saturating_sub(first * large);
+    team::run(first + rest.div_ceil(small), &|i: usize| {
+        let (start, len) =
+            if i < first { (i * large, large) } else { (first * large + (i - first) * small, small) };
+        body(start..(start + len).min(n));
+    });
 }
 
 /// One cache line, so that vectors in scratch never straddle two.

@@ -439,24 +439,22 @@ fn a_wait_ends_and_work_goes_on() {
 @compute @workgroup_size(1)
 fn main() {
     var x = rounds;
-    // Two loops: Mesa's software adapter ends one after 65535 rounds.
-    for (var i = 0u; i < rounds; i++) {
-        for (var j = 0u; j < 60000u; j++) { x = (x ^ (x >> 7u)) * 747796405u + i; }
-    }
+    for (var i = 0u; i < rounds; i++) { x = (x ^ (x >> 7u)) * 747796405u + i; }
     y[0] = x | 1u;
 }
 ",
     };
     let buffer = gpu.alloc(4).unwrap();
-    // On a busy machine this thread may come back after the work is done: try with more.
-    let late = (6..16).find_map(|shift| {
+    // More and more workgroups until the wait is late. (Mesa's software adapter ends a loop after 65535
+    // rounds, so one workgroup cannot be slow.)
+    let late = (4..16).find_map(|shift| {
         let dispatch = Dispatch {
             name: "slow".into(),
             source: link(&[&slow], ""),
             constants: vec![],
             binds: vec![Bind { slot: 0, offset: 0, bytes: 4, write: true }],
-            params: vec![1 << shift],
-            grid: [1, 1, 1],
+            params: vec![60_000],
+            grid: [1 << shift, 16, 1],
         };
         let recording = Recording { buffers: vec![4], steps: vec![Step::Dispatch(dispatch)] };
         gpu.run(&gpu.prepare(&recording, std::slice::from_ref(&buffer)).unwrap()).unwrap();
