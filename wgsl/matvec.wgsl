@@ -3,6 +3,7 @@
 // Work split: a workgroup takes 4 rows of W; its WG invocations stride over k in units of 8 values, so every
 // weight is read once for all rows of x. Sums meet at the end. Larger workgroups make shorter loops, which few
 // rows need on a large GPU (`Linear::lanes` chooses).
+// Best, on an H200, GB/s of weights: 128256x2048 bf16 4389, 8 bit 3136, 4 bit 1737; 4096x4096 3084, 1631, 1019.
 // Parts: x8 and dot8 (x_aligned, x_odd), code8 and scaled (weight_*, dense or affine), sum4 (sum_shared,
 // sum_subgroup), widen (floats). Bindings are declared by the op: they differ with the weight's format.
 // Best on an NVIDIA H200 for one row of x, without the 5.5 us of a timestamp: bf16 4.4 TB/s (128256 x 2048) and
