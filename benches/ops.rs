@@ -9,7 +9,7 @@
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use unimlx::internals::{Bind, Buffer, Dispatch, Gpu, Prepared, Recording, Step, link};
+use unimlx::internals::{Bind, Buffer, Gpu, Prepared, Recording, Step};
 use unimlx::ops::{self, Attention, Format, Linear};
 use unimlx::{Arg, Case, Dtype, Fill, HostMut, HostRef, Kernel, Result, Site, Spec, Stage};
 
@@ -160,14 +160,8 @@ impl Loaded {
         };
         let step = |stage: &Stage| {
             let reads = stage.reads.iter().map(|arg| bind(arg, false));
-            Step::Dispatch(Dispatch {
-                name: stage.name.to_string(),
-                source: link(&stage.files, &stage.generated),
-                constants: stage.constants.clone(),
-                binds: reads.chain(stage.writes.iter().map(|arg| bind(arg, true))).collect(),
-                params: stage.params.iter().map(|(_, word)| word.bits()).collect(),
-                grid: stage.grid,
-            })
+            let writes = stage.writes.iter().map(|arg| bind(arg, true));
+            Step::Dispatch(stage.dispatch(stage.name, reads.chain(writes).collect()))
         };
         let recording = Recording {
             buffers: buffers.iter().map(Buffer::bytes).collect(),

@@ -8,8 +8,8 @@
 
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::gpu::Caps;
-use crate::wgsl::File;
+use crate::gpu::{Bind, Caps, Dispatch};
+use crate::wgsl::{File, link};
 use std::fmt;
 
 /// Shape and dtype of a value, without the value.
@@ -153,6 +153,32 @@ pub struct Kernel {
     pub stages: Vec<Stage>,
 }
 
+impl Stage {
+    /// The stage as GPU work over these bindings.
+    #[doc(hidden)]
+    pub fn dispatch(&self, name: &str, binds: Vec<Bind>) -> Dispatch {
+        Dispatch {
+            name: name.to_string(),
+            source: link(&self.files, &self.generated),
+            constants: self.constants.clone(),
+            binds,
+            params: self.params.iter().map(|(_, word)| word.bits()).collect(),
+            grid: self.grid,
+        }
+    }
+}
+
+/// Workgroups along one dimension that every adapter takes.
+pub(crate) const GRID: usize = 65535;
+
+/// A grid of at least `groups` workgroups, two-dimensional where one dimension is too short, and how many
+/// lie along x: a kernel's `stride`.
+pub(crate) fn spread(groups: usize) -> ([u32; 3], usize) {
+    let rows = groups.div_ceil(GRID).max(1);
+    let columns = groups.div_ceil(rows).max(1);
+    ([columns as u32, rows as u32, 1], columns)
+}
+
 impl From<Stage> for Kernel {
     fn from(stage: Stage) -> Self {
         Self { scratch: Vec::new(), stages: vec![stage] }
@@ -250,6 +276,12 @@ impl Case {
         let inputs: Vec<MLXArray> =
             self.inputs.iter().map(|fill| MLXArray::placeholder(fill.spec())).collect();
         self.op.meaning(&inputs).spec().clone()
+    }
+
+    /// The kernels of an adapter for this case, best first.
+    pub fn kernels(&self, caps: &Caps) -> Vec<Kernel> {
+        let inputs: Vec<Spec> = self.inputs.iter().map(Fill::spec).collect();
+        self.op.kernels(&Site { inputs: &inputs, output: &self.output(), caps })
     }
 }
 

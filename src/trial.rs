@@ -7,10 +7,9 @@
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Recording, Step};
+use crate::gpu::{Bind, Buffer, Gpu, Recording, Step};
 use crate::op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Spec};
 use crate::reference::{self, Values};
-use crate::wgsl::link;
 use std::sync::Arc;
 
 /// A case with its inputs and its expected output, as packed elements.
@@ -85,14 +84,8 @@ impl Trial {
         };
         let steps = kernel.stages.iter().map(|stage| {
             let reads = stage.reads.iter().map(|arg| bind(arg, false));
-            Step::Dispatch(Dispatch {
-                name: stage.name.to_string(),
-                source: link(&stage.files, &stage.generated),
-                constants: stage.constants.clone(),
-                binds: reads.chain(stage.writes.iter().map(|arg| bind(arg, true))).collect(),
-                params: stage.params.iter().map(|(_, word)| word.bits()).collect(),
-                grid: stage.grid,
-            })
+            let writes = stage.writes.iter().map(|arg| bind(arg, true));
+            Step::Dispatch(stage.dispatch(stage.name, reads.chain(writes).collect()))
         });
         let recording =
             Recording { buffers: buffers.iter().map(Buffer::bytes).collect(), steps: steps.collect() };

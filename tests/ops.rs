@@ -5,7 +5,7 @@
 mod support;
 
 use std::collections::HashSet;
-use support::{adapters, kernels};
+use support::adapters;
 use unimlx::internals::{Gpu, Trial};
 use unimlx::{Fill, Spec, ops};
 
@@ -38,7 +38,7 @@ fn gpu_kernels_mean_what_the_definition_says() {
         for (adapter, mut caps) in adapters().into_iter().chain([("this adapter", gpu.caps().clone())]) {
             caps.subgroups = caps.subgroups.and(gpu.caps().subgroups);
             caps.f16 &= gpu.caps().f16;
-            for (i, kernel) in kernels(&trial.case, &trial.output, &caps).iter().enumerate() {
+            for (i, kernel) in trial.case.kernels(&caps).iter().enumerate() {
                 // Adapters often choose alike; once is enough.
                 if seen.insert(format!("{kernel:?}")) {
                     trial

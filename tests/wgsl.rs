@@ -9,7 +9,7 @@ use naga::valid::Capabilities;
 use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner, back};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use support::{adapters, kernels};
+use support::adapters;
 use unimlx::internals::{Source, link};
 use unimlx::{Caps, Device, MLXArray, Stage, Word, ops};
 
@@ -27,7 +27,7 @@ fn stages(mut visit: impl FnMut(&str, &str, &Caps, &Stage)) {
             let inputs: Vec<MLXArray> = case.inputs.iter().map(|fill| zeros(&fill.spec())).collect();
             let meaning = MLXArray::apply_shared(case.op.clone(), &inputs.iter().collect::<Vec<_>>());
             for (adapter, caps) in adapters() {
-                let kernels = kernels(&case, meaning.spec(), &caps);
+                let kernels = case.kernels(&caps);
                 assert!(!kernels.is_empty(), "{name} has no kernel for {adapter}: {case:?}");
                 for stage in kernels.iter().flat_map(|kernel| &kernel.stages) {
                     let what = format!("{name}/{} for {adapter}", stage.name);

@@ -56,60 +56,39 @@ fn tokens_per_second() {
     let rows: Vec<usize> = list("ROWS", "1,2,4,8,16,64").into_iter().map(|m| m as usize).collect();
     // The best one, and what it replaces.
     let levels: Vec<Level> = Level::available().take(2).collect();
-    let pool = rayon::ThreadPoolBuilder::new().build().unwrap();
-    pool.install(|| {
-        for bits in kinds {
-            let layers: Vec<Vec<Matrix>> =
-                (0..LAYERS).map(|_| LAYER.map(|shape| Matrix::new(shape, bits)).into()).collect();
-            let head = Matrix::new(HEAD, bits);
-            let bytes: usize = layers.iter().flatten().chain([&head]).map(Matrix::bytes).sum();
-            for &m in &rows {
-                let x: Vec<f32> = (0..m * 3072).map(|i| (i % 13) as f32 - 6.0).collect();
-                // Only the last token of a prompt needs logits.
-                let last = if m >= 64 { 1 } else { m };
-                let mut y = vec![0.0; (m * 6144).max(last * HEAD.0)];
-                let mut best = vec![f64::MAX; levels.len()];
-                for _ in 0..if m == 1 { 20 } else { 4 } {
-                    // By turns, so that whatever else runs meets all levels alike.
-                    for (&level, best) in levels.iter().zip(&mut best) {
-                        let start = Instant::now();
-                        for w in layers.iter().flatten() {
-                            matmul_at(
-                                level,
-                                &x[..m * w.k],
-                                &w.weight(),
-                                None,
-                                m,
-                                w.n,
-                                w.k,
-                                &mut y[..m * w.n],
-                            );
-                        }
-                        let (n, k) = HEAD;
-                        matmul_at(
-                            level,
-                            &x[..last * k],
-                            &head.weight(),
-                            None,
-                            last,
-                            n,
-                            k,
-                            &mut y[..last * n],
-                        );
-                        *best = best.min(start.elapsed().as_secs_f64());
+    for bits in kinds {
+        let layers: Vec<Vec<Matrix>> =
+            (0..LAYERS).map(|_| LAYER.map(|shape| Matrix::new(shape, bits)).into()).collect();
+        let head = Matrix::new(HEAD, bits);
+        let bytes: usize = layers.iter().flatten().chain([&head]).map(Matrix::bytes).sum();
+        for &m in &rows {
+            let x: Vec<f32> = (0..m * 3072).map(|i| (i % 13) as f32 - 6.0).collect();
+            // Only the last token of a prompt needs logits.
+            let last = if m >= 64 { 1 } else { m };
+            let mut y = vec![0.0; (m * 6144).max(last * HEAD.0)];
+            let mut best = vec![f64::MAX; levels.len()];
+            for _ in 0..if m == 1 { 20 } else { 4 } {
+                // By turns, so that whatever else runs meets all levels alike.
+                for (&level, best) in levels.iter().zip(&mut best) {
+                    let start = Instant::now();
+                    for w in layers.iter().flatten() {
+                        matmul_at(level, &x[..m * w.k], &w.weight(), None, m, w.n, w.k, &mut y[..m * w.n]);
                     }
-                }
-                for (level, best) in levels.iter().zip(best) {
-                    println!(
-                        "{bits:2} bits, {m:3} rows, {:11}: {:7.1} tokens/s  {:5.1} GB/s",
-                        level.name(),
-                        m as f64 / best,
-                        bytes as f64 / best / 1e9
-                    );
+                    let (n, k) = HEAD;
+                    matmul_at(level, &x[..last * k], &head.weight(), None, last, n, k, &mut y[..last * n]);
+                    *best = best.min(start.elapsed().as_secs_f64());
                 }
             }
+            for (level, best) in levels.iter().zip(best) {
+                println!(
+                    "{bits:2} bits, {m:3} rows, {:11}: {:7.1} tokens/s  {:5.1} GB/s",
+                    level.name(),
+                    m as f64 / best,
+                    bytes as f64 / best / 1e9
+                );
+            }
         }
-    });
+    }
 }
 
 #[test]
@@ -119,25 +98,18 @@ fn attention_time() {
     let (heads, kv_heads, dim, capacity) = (16, 8, 128, 8192);
     let cache: Vec<u16> =
         (0..capacity * kv_heads * dim).map(|i| 0x3000 | ((i * 40_503) >> 7) as u16 & 0x83ff).collect();
-    let pool = rayon::ThreadPoolBuilder::new().build().unwrap();
-    pool.install(|| {
-        for (t, past) in [(1, 64), (1, 1024), (1, 8191), (64, 0), (512, 0), (512, 4096)] {
-            let q: Vec<f32> = (0..t * heads * dim).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
-            let positions: Vec<u32> = (past..past + t).map(|p| p as u32).collect();
-            let mut y = vec![0.0; q.len()];
-            let mut best = f64::MAX;
-            for _ in 0..5 {
-                let start = Instant::now();
-                let cache = Floats::F16(&cache);
-                attention(&q, cache, cache, &positions, heads, kv_heads, dim, 0.088, None, &mut y);
-                best = best.min(start.elapsed().as_secs_f64());
-            }
-            let flops = 4.0 * (t * heads * dim) as f64 * (past as f64 + t as f64 / 2.0);
-            println!(
-                "{t:3} queries after {past:4}: {:8.0} us {:6.1} GFLOP/s",
-                best * 1e6,
-                flops / best / 1e9
-            );
+    for (t, past) in [(1, 64), (1, 1024), (1, 8191), (64, 0), (512, 0), (512, 4096)] {
+        let q: Vec<f32> = (0..t * heads * dim).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
+        let positions: Vec<u32> = (past..past + t).map(|p| p as u32).collect();
+        let mut y = vec![0.0; q.len()];
+        let mut best = f64::MAX;
+        for _ in 0..5 {
+            let start = Instant::now();
+            let cache = Floats::F16(&cache);
+            attention(&q, cache, cache, &positions, heads, kv_heads, dim, 0.088, None, &mut y);
+            best = best.min(start.elapsed().as_secs_f64());
         }
-    });
+        let flops = 4.0 * (t * heads * dim) as f64 * (past as f64 + t as f64 / 2.0);
+        println!("{t:3} queries after {past:4}: {:8.0} us {:6.1} GFLOP/s", best * 1e6, flops / best / 1e9);
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::dtype::Dtype;
 use crate::gpu::Caps;
-use crate::op::{Kernel, Stage, Word};
+use crate::op::{self, GRID, Kernel, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::fmt::Write;
 
@@ -12,15 +12,10 @@ pub(super) static ERF: File = wgsl!("parts/erf.wgsl");
 static SUM_SHARED: File = wgsl!("parts/sum_shared.wgsl");
 static SUM_SUBGROUP: File = wgsl!("parts/sum_subgroup.wgsl");
 
-/// Workgroups along one dimension that every adapter takes.
-const GRID: usize = 65535;
-
-/// A grid of at least `groups` workgroups, two-dimensional where one dimension is too short, and how many
-/// lie along x: the kernel's `stride`.
+/// [`op::spread`], with the stride as a parameter.
 pub(super) fn spread(groups: usize) -> ([u32; 3], Word) {
-    let rows = groups.div_ceil(GRID).max(1);
-    let columns = groups.div_ceil(rows).max(1);
-    ([columns as u32, rows as u32, 1], columns.into())
+    let (grid, columns) = op::spread(groups);
+    (grid, columns.into())
 }
 
 /// Whether a grid of these sizes can be dispatched as it is.

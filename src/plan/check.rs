@@ -6,11 +6,11 @@
 //! are trusted.
 
 use crate::gpu::Gpu;
-use crate::op::{Kernel, Op, Site, Spec};
+use crate::op::{Kernel, Op};
 use crate::ops;
 use crate::trial::Trial;
 use crate::wgsl::link;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -56,10 +56,7 @@ fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
     let mut cases = cases();
     cases.sort_by_key(|case| case.inputs.iter().map(|fill| fill.spec().bytes()).sum::<usize>());
     cases.into_iter().find_map(|case| {
-        let inputs: Vec<Spec> = case.inputs.iter().map(|fill| fill.spec()).collect();
-        let output = case.output();
-        let site = Site { inputs: &inputs, output: &output, caps: gpu.caps() };
-        let kernel = case.op.kernels(&site).into_iter().find(|k| identity(k) == code)?;
+        let kernel = case.kernels(gpu.caps()).into_iter().find(|k| identity(k) == code)?;
         Trial::new(case, 1).ok().map(|trial| (trial, kernel))
     })
 }
@@ -71,14 +68,11 @@ fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
 /// No adapter.
 pub fn try_kernels() -> crate::Result<(usize, Vec<String>)> {
     let gpu = Gpu::shared()?;
-    let (mut tried, mut wrong) = (HashMap::new(), Vec::new());
+    let (mut tried, mut wrong) = (HashSet::new(), Vec::new());
     for (name, cases) in ops::ALL {
         for case in cases() {
-            let inputs: Vec<Spec> = case.inputs.iter().map(|fill| fill.spec()).collect();
-            let output = case.output();
-            let kernels = case.op.kernels(&Site { inputs: &inputs, output: &output, caps: gpu.caps() });
             let new: Vec<Kernel> =
-                kernels.into_iter().filter(|k| tried.insert(identity(k), ()).is_none()).collect();
+                case.kernels(gpu.caps()).into_iter().filter(|k| tried.insert(identity(k))).collect();
             if new.is_empty() {
                 continue;
             }

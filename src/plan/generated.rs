@@ -4,7 +4,7 @@ use super::expr::{Printer, declarations, scalar_type};
 use super::gpu::Lowering;
 use super::slots::Operand;
 use crate::error::{Error, Result};
-use crate::op::{Stage, Word};
+use crate::op::{Stage, Word, spread};
 use crate::prim::Fold;
 use crate::wgsl::{File, wgsl};
 
@@ -24,7 +24,7 @@ impl Lowering<'_> {
         let (body, reads) = (printer.take_body(), printer.reads);
         let dtype = output.spec.dtype;
         let words = output.spec.bytes().div_ceil(4);
-        let (grid, stride) = grid(words.div_ceil(256));
+        let (grid, stride) = spread(words.div_ceil(256));
         let generated = format!(
             "{}fn value(i: u32) -> {} {{\n{body}    return {result};\n}}\n",
             declarations(self.graph, &reads, dtype, "n: u32, words: u32, stride: u32, zero: u32"),
@@ -66,7 +66,7 @@ impl Lowering<'_> {
             (Fold::Max, _) => ("max(a, b)", 0),
             (Fold::Min, _) => ("min(a, b)", u32::MAX),
         };
-        let (grid, stride) = grid(output.spec.size());
+        let (grid, stride) = spread(output.spec.size());
         let generated = format!(
             "alias Value = {kind};\n{}fn value(i: u32) -> Value {{ return Value(0); }}\n\
              fn params_first() -> Value {{ return bitcast<Value>(params.first); }}\n\
@@ -139,7 +139,7 @@ impl Lowering<'_> {
         let width = row / 4;
         let output = self.writable(inputs[0], i)?;
         let count = self.graph.nodes[inputs[2]].spec.size();
-        let (grid, stride) = grid((width * count).div_ceil(256));
+        let (grid, stride) = spread((width * count).div_ceil(256));
         let stage = Stage {
             name: "put",
             files: vec![&PUT],
@@ -162,7 +162,7 @@ impl Lowering<'_> {
         let output = self.fresh(i);
         let n = self.graph.nodes[inputs[0]].spec.axis(1);
         let rows = self.graph.nodes[inputs[0]].spec.size() / n.max(1);
-        let (grid, stride) = grid(rows);
+        let (grid, stride) = spread(rows);
         let stage = Stage {
             name: "topk",
             files: vec![&TOPK],
@@ -173,13 +173,4 @@ impl Lowering<'_> {
         self.generated(&stage, inputs, &output)?;
         Ok(output)
     }
-}
-
-/// A grid of at least `groups` workgroups, two-dimensional where one dimension is too short, and how many
-/// lie along x.
-fn grid(groups: usize) -> ([u32; 3], usize) {
-    const LIMIT: usize = 65535;
-    let rows = groups.div_ceil(LIMIT).max(1);
-    let columns = groups.div_ceil(rows).max(1);
-    ([columns as u32, rows as u32, 1], columns)
 }

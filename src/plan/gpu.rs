@@ -4,10 +4,9 @@ use super::graph::{Chosen, Graph, Kind};
 use super::slots::{Operand, Slot, Slots};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::gpu::{Bind, Caps, Dispatch, Recording, Step};
+use crate::gpu::{Bind, Caps, Recording, Step};
 use crate::op::{Arg, Kernel, Spec, Stage};
 use crate::prim::Prim;
-use crate::wgsl::link;
 
 /// Inputs that one generated kernel may read: with its output, the baseline's 8 storage buffers.
 const MAX_READS: usize = 7;
@@ -28,7 +27,6 @@ pub(super) struct Lowering<'a> {
     placed: Vec<Option<Operand>>,
     slots: Slots,
     steps: Vec<Step>,
-    first_use: Vec<usize>,
 }
 
 /// Plans a graph for an adapter.
@@ -43,7 +41,6 @@ pub(super) fn lower(graph: &Graph, caps: &Caps, fuse: bool) -> Result<Lowered> {
         placed: vec![None; graph.nodes.len()],
         slots: Slots::default(),
         steps: Vec::new(),
-        first_use: Vec::new(),
     };
     for (i, node) in graph.nodes.iter().enumerate() {
         if l.stored[i] {
@@ -54,7 +51,7 @@ pub(super) fn lower(graph: &Graph, caps: &Caps, fuse: bool) -> Result<Lowered> {
     for operand in &outputs {
         l.slots.touch(operand.slot, l.steps.len());
     }
-    let (renamed, slots) = l.slots.share(&l.first_use);
+    let (renamed, slots) = l.slots.share();
     let mut recording = Recording { buffers: Vec::new(), steps: l.steps };
     for step in &mut recording.steps {
         match step {
@@ -145,8 +142,7 @@ fn decide(graph: &Graph, caps: &Caps, fuse: bool) -> Vec<bool> {
 
 impl Lowering<'_> {
     fn slot(&mut self, kind: Slot) -> usize {
-        self.first_use.push(self.steps.len());
-        self.slots.add(kind)
+        self.slots.add(kind, self.steps.len())
     }
 
     pub(super) fn fresh(&mut self, node: usize) -> Operand {
@@ -205,8 +201,7 @@ impl Lowering<'_> {
     /// The operand that an in-place op overwrites: the leaf itself if it may change, else a copy.
     pub(super) fn writable(&mut self, source: usize, node: usize) -> Result<Operand> {
         let from = self.placed(source);
-        let mutable = matches!(self.slots.kinds[from.slot], Slot::Leaf(i) if self.graph.leaves[i].0.mutable);
-        if mutable {
+        if self.slots.may_change(from.slot, &self.graph.leaves) {
             return Ok(from);
         }
         let to = self.fresh(node);
@@ -236,12 +231,7 @@ impl Lowering<'_> {
     /// Where the caller finds an output: its own buffer, or a leaf's that it is equal to.
     fn output(&mut self, node: usize) -> Operand {
         let operand = self.placed(node);
-        let whole = match self.slots.kinds[operand.slot] {
-            Slot::Leaf(i) => self.graph.leaves[i].nbytes() == operand.spec.bytes(),
-            Slot::Output { bytes } => bytes == operand.spec.bytes(),
-            Slot::Temp { .. } => false,
-        };
-        if whole && operand.offset == 0 {
+        if self.slots.is_whole(&operand, &self.graph.leaves) {
             return operand;
         }
         let slot = self.slot(Slot::Output { bytes: operand.spec.bytes() });
@@ -302,14 +292,7 @@ impl Lowering<'_> {
     }
 
     fn dispatch(&mut self, name: &str, stage: &Stage, binds: Vec<Bind>) {
-        self.steps.push(Step::Dispatch(Dispatch {
-            name: name.to_string(),
-            source: link(&stage.files, &stage.generated),
-            constants: stage.constants.clone(),
-            binds,
-            params: stage.params.iter().map(|(_, w)| w.bits()).collect(),
-            grid: stage.grid,
-        }));
+        self.steps.push(Step::Dispatch(stage.dispatch(name, binds)));
     }
 
     /// Records a generated kernel: `reads` in binding order, then the output.

@@ -24,13 +24,12 @@ pub(super) struct Lowered {
 
 struct Lowering {
     slots: Slots,
-    first_use: Vec<usize>,
     steps: Vec<HostStep>,
 }
 
 /// Plans a graph for the CPU; takes the kernels out of it.
 pub(super) fn lower(graph: Graph) -> Lowered {
-    let mut l = Lowering { slots: Slots::default(), first_use: Vec::new(), steps: Vec::new() };
+    let mut l = Lowering { slots: Slots::default(), steps: Vec::new() };
     let mut placed: Vec<Operand> = Vec::new();
     let Graph { nodes, leaves, outputs } = graph;
     for (i, node) in nodes.into_iter().enumerate() {
@@ -39,7 +38,7 @@ pub(super) fn lower(graph: Graph) -> Lowered {
         let kind = if outputs.contains(&i) { Slot::Output { bytes } } else { Slot::Temp { bytes } };
         // The operand that an in-place step overwrites: a leaf that may change, else a copy.
         let writable = |l: &mut Lowering, target: Operand, fresh: &dyn Fn(&mut Lowering) -> Operand| {
-            if matches!(l.slots.kinds[target.slot], Slot::Leaf(i) if leaves[i].0.mutable) {
+            if l.slots.may_change(target.slot, &leaves) {
                 return target;
             }
             let output = fresh(l);
@@ -95,12 +94,7 @@ pub(super) fn lower(graph: Graph) -> Lowered {
         .iter()
         .map(|&i| {
             let operand = placed[i].clone();
-            let whole = match l.slots.kinds[operand.slot] {
-                Slot::Leaf(i) => leaves[i].nbytes() == operand.spec.bytes(),
-                Slot::Output { bytes } => bytes == operand.spec.bytes(),
-                Slot::Temp { .. } => false,
-            };
-            if whole && operand.offset == 0 {
+            if l.slots.is_whole(&operand, &leaves) {
                 return operand;
             }
             let slot = l.slot(Slot::Output { bytes: operand.spec.bytes() });
@@ -112,7 +106,7 @@ pub(super) fn lower(graph: Graph) -> Lowered {
     for operand in &outputs {
         l.slots.touch(operand.slot, l.steps.len());
     }
-    let (renamed, slots) = l.slots.share(&l.first_use);
+    let (renamed, slots) = l.slots.share();
     let rename = |o: Operand| Operand { slot: renamed[o.slot], ..o };
     let steps = l.steps.into_iter().map(|s| HostStep {
         kernel: s.kernel,
@@ -124,8 +118,7 @@ pub(super) fn lower(graph: Graph) -> Lowered {
 
 impl Lowering {
     fn slot(&mut self, kind: Slot) -> usize {
-        self.first_use.push(self.steps.len());
-        self.slots.add(kind)
+        self.slots.add(kind, self.steps.len())
     }
 
     fn step(&mut self, kernel: CpuKernel, inputs: Vec<Operand>, output: &Operand) {

@@ -1,5 +1,6 @@
 //! Which buffer holds which value, and for how long.
 
+use crate::array::MLXArray;
 use crate::op::Spec;
 
 /// A value's place: a range of a slot.
@@ -26,12 +27,15 @@ pub(super) enum Slot {
 #[derive(Default)]
 pub(super) struct Slots {
     pub(super) kinds: Vec<Slot>,
+    first_use: Vec<usize>,
     last_use: Vec<usize>,
 }
 
 impl Slots {
-    pub(super) fn add(&mut self, kind: Slot) -> usize {
+    /// A new slot, first used by step `step`.
+    pub(super) fn add(&mut self, kind: Slot, step: usize) -> usize {
         self.kinds.push(kind);
+        self.first_use.push(step);
         self.last_use.push(0);
         self.kinds.len() - 1
     }
@@ -41,9 +45,24 @@ impl Slots {
         self.last_use[slot] = self.last_use[slot].max(step);
     }
 
+    /// Whether in-place steps may write a slot: it is a leaf that was made to change.
+    pub(super) fn may_change(&self, slot: usize, leaves: &[MLXArray]) -> bool {
+        matches!(self.kinds[slot], Slot::Leaf(i) if leaves[i].0.mutable)
+    }
+
+    /// Whether an operand is all of a buffer that outlives the run.
+    pub(super) fn is_whole(&self, operand: &Operand, leaves: &[MLXArray]) -> bool {
+        let bytes = match self.kinds[operand.slot] {
+            Slot::Leaf(i) => leaves[i].nbytes(),
+            Slot::Output { bytes } => bytes,
+            Slot::Temp { .. } => return false,
+        };
+        operand.offset == 0 && bytes == operand.spec.bytes()
+    }
+
     /// Lets temporaries share buffers: returns the new number of each slot, and the slots that are left.
-    /// `first_use[slot]` is the step that writes it first.
-    pub(super) fn share(&self, first_use: &[usize]) -> (Vec<usize>, Vec<Slot>) {
+    pub(super) fn share(&self) -> (Vec<usize>, Vec<Slot>) {
+        let first_use = &self.first_use;
         let mut order: Vec<usize> = (0..self.kinds.len()).collect();
         order.sort_by_key(|&s| first_use[s]);
         let mut kept: Vec<Slot> = Vec::new();
