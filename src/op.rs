@@ -10,6 +10,7 @@ use crate::array::MLXArray;
 use crate::dtype::Dtype;
 use crate::gpu::{Bind, Caps, Dispatch};
 use crate::wgsl::{File, link};
+use std::any::Any;
 use std::fmt;
 
 /// Shape and dtype of a value, without the value.
@@ -106,7 +107,7 @@ impl From<usize> for Word {
 /// What a binding of a stage refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arg {
-    /// A whole input.
+    /// A whole input; among the writes, one that [`Op::updates`] changes.
     Input(usize),
     /// Bytes `offset .. offset + bytes` of an input; the offset is a multiple of 256.
     InputPart {
@@ -231,7 +232,7 @@ impl HostMut<'_> {
 pub type CpuKernel = Box<dyn Fn(&[HostRef<'_>], HostMut<'_>) + Send + Sync>;
 
 /// A formula of primitives that has earned kernels. The struct that implements it is its parameters.
-pub trait Op: fmt::Debug + Send + Sync + 'static {
+pub trait Op: Any + fmt::Debug + Send + Sync {
     /// The op's name, snake case.
     fn name(&self) -> &'static str;
 
@@ -256,6 +257,13 @@ pub trait Op: fmt::Debug + Send + Sync + 'static {
     /// once, as the output.
     fn in_place(&self) -> Option<usize> {
         None
+    }
+
+    /// Inputs that change besides the output, each with the formula of what it holds afterwards, as an op
+    /// does that writes a cache on its way. They must be arrays made to change; kernels bind them as writes.
+    /// There is no fallback: such an op is only planned where it has a kernel.
+    fn updates(&self, _inputs: &[MLXArray]) -> Vec<(usize, MLXArray)> {
+        Vec::new()
     }
 }
 

@@ -14,23 +14,40 @@ struct Matrix {
 }
 
 impl Matrix {
-    /// `<path>.weight`, with `.scales` and `.biases` if it is packed.
-    fn load(weights: &mut Weights<'_>, path: &str, n: usize, k: usize) -> Result<Self> {
+    /// `<path>.weight`, with `.scales` and `.biases` if it is packed; of several paths, all below each other.
+    fn load(weights: &mut Weights<'_>, paths: &[String], ns: &[usize], k: usize) -> Result<Self> {
         let checkpoint = weights.checkpoint();
-        let name = format!("{path}.weight");
-        let Some(quantization) = checkpoint.quantization_of(path)? else {
-            let weight = weights.float(&name, &[n, k])?; // [n, k]
+        let tensors = |field: &str, k: usize| -> Vec<_> {
+            paths.iter().zip(ns).map(|(path, &n)| (format!("{path}.{field}"), vec![n, k])).collect()
+        };
+        let Some(quantization) = checkpoint.quantization_of(&paths[0])? else {
+            let weight = weights.floats(&tensors("weight", k))?; // [n, k]
             return Ok(Self { format: Format::Dense, parts: vec![weight] });
         };
         let (bits, group) = (quantization.bits, quantization.group_size);
         if !k.is_multiple_of(group) {
-            let scales = checkpoint.tensor(&format!("{path}.scales"))?;
+            let scales = checkpoint.tensor(&format!("{}.scales", paths[0]))?;
             return Err(checkpoint.wrong(&scales, format!("groups of {group} do not divide rows of {k}")));
         }
-        let words = weights.packed(&name, &[n, k * bits / 32])?; // [n, k * bits / 32]
-        let scales = weights.float(&format!("{path}.scales"), &[n, k / group])?; // [n, k / group]
-        let biases = weights.float(&format!("{path}.biases"), &[n, k / group])?; // [n, k / group]
+        let words = weights.packed(&tensors("weight", k * bits / 32))?; // [n, k * bits / 32]
+        let scales = weights.floats(&tensors("scales", k / group))?; // [n, k / group]
+        let biases = weights.floats(&tensors("biases", k / group))?; // [n, k / group]
         Ok(Self { format: Format::Affine { bits: bits as u32, group }, parts: vec![words, scales, biases] })
+    }
+
+    /// Whether matrices can be one.
+    fn can_join(weights: &Weights<'_>, paths: &[String]) -> Result<bool> {
+        let all = |field: &str| paths.iter().map(|path| format!("{path}.{field}")).collect::<Vec<_>>();
+        let checkpoint = weights.checkpoint();
+        let first = checkpoint.quantization_of(&paths[0])?;
+        for path in &paths[1..] {
+            if checkpoint.quantization_of(path)? != first {
+                return Ok(false);
+            }
+        }
+        let packed = first.is_some();
+        let fields: &[&str] = if packed { &["weight", "scales", "biases"] } else { &["weight"] };
+        fields.iter().try_fold(true, |joins, field| Ok(joins && weights.can_join(&all(field))?))
     }
 }
 
@@ -48,18 +65,67 @@ impl Linear {
         (n, k): (usize, usize),
         bias: bool,
     ) -> Result<Self> {
-        let weight = Matrix::load(weights, path, n, k)?;
-        let bias = if bias { Some(weights.float(&format!("{path}.bias"), &[n])?) } else { None };
+        Self::join(weights, &[path.to_string()], &[n], k, bias)
+    }
+
+    fn join(weights: &mut Weights<'_>, paths: &[String], ns: &[usize], k: usize, bias: bool) -> Result<Self> {
+        let weight = Matrix::load(weights, paths, ns, k)?;
+        let biases = || paths.iter().zip(ns).map(|(path, &n)| (format!("{path}.bias"), vec![n]));
+        let bias = if bias { Some(weights.floats(&biases().collect::<Vec<_>>())?) } else { None };
         Ok(Self { weight, bias })
     }
 
     /// `[t, k] -> [t, n]`
     pub(crate) fn forward(&self, x: &MLXArray) -> MLXArray {
-        let op = ops::Linear { format: self.weight.format, bias: self.bias.is_some() };
+        let op = ops::Linear::new(self.weight.format, self.bias.is_some());
         let mut inputs = vec![x];
         inputs.extend(&self.weight.parts);
         inputs.extend(&self.bias);
         MLXArray::apply(op, &inputs)
+    }
+}
+
+/// Linear layers of one input, one matrix where they are stored alike: a large product costs a GPU less than
+/// several small ones.
+pub(crate) struct Linears<const N: usize> {
+    /// One, or `N`.
+    layers: Vec<Linear>,
+    widths: [usize; N],
+}
+
+impl<const N: usize> Linears<N> {
+    /// `<path>.<name>.weight` `[n, k]` for each name and `n`, and biases if the architecture has them.
+    pub(crate) fn load(
+        weights: &mut Weights<'_>,
+        path: &str,
+        layers: [(&str, usize); N],
+        k: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        let paths = layers.map(|(name, _)| format!("{path}.{name}"));
+        let widths = layers.map(|(_, n)| n);
+        let biases = paths.each_ref().map(|path| format!("{path}.bias"));
+        let joins = Matrix::can_join(weights, &paths)? && (!bias || weights.can_join(&biases)?);
+        let layers = if joins {
+            vec![Linear::join(weights, &paths, &widths, k, bias)?]
+        } else {
+            let pairs = paths.iter().zip(widths);
+            pairs.map(|(path, n)| Linear::load(weights, path, (n, k), bias)).collect::<Result<_>>()?
+        };
+        Ok(Self { layers, widths })
+    }
+
+    /// `[t, k] -> [t, n]` of each.
+    pub(crate) fn forward(&self, x: &MLXArray) -> [MLXArray; N] {
+        if let [joined] = &self.layers[..] {
+            let y = joined.forward(x); // [t, sum of n]
+            let mut start = 0;
+            return self.widths.map(|n| {
+                start += n;
+                y.slice(1, start - n, n)
+            });
+        }
+        std::array::from_fn(|i| self.layers[i].forward(x))
     }
 }
 
@@ -70,7 +136,7 @@ pub(crate) struct Embedding {
 
 impl Embedding {
     pub(crate) fn load(weights: &mut Weights<'_>, path: &str, vocab: usize, hidden: usize) -> Result<Self> {
-        Ok(Self { weight: Matrix::load(weights, path, vocab, hidden)? })
+        Ok(Self { weight: Matrix::load(weights, &[path.to_string()], &[vocab], hidden)? })
     }
 
     /// `[t] u32 -> [t, hidden]`

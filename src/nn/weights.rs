@@ -6,7 +6,7 @@
 
 use crate::array::{Device, MLXArray};
 use crate::error::{Context, Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{self, Gpu};
 use crate::io::safetensors::Bytes;
 use crate::io::{Checkpoint, TensorView};
 use crate::memory::Buffer;
@@ -71,52 +71,89 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// Absent, another shape, integers; no memory; cancelled.
     pub(crate) fn float(&mut self, name: &str, dims: &[usize]) -> Result<MLXArray> {
-        let view = self.checkpoint.tensor_of_shape(name, dims)?;
-        if !view.dtype().is_float() {
-            let what = format!("dtype {}, expected f32, f16 or bf16", view.dtype());
-            return Err(self.checkpoint.wrong(&view, what));
-        }
-        self.load(view)
+        self.floats(&[(name.to_string(), dims.to_vec())])
     }
 
-    /// A tensor of packed words that must have this shape; [`Checkpoint::quantization_of`] has seen its dtype.
+    /// Floating-point tensors below each other in one array; their shapes differ in the first axis only.
+    ///
+    /// # Errors
+    /// As [`Weights::float`], of each.
+    pub(crate) fn floats(&mut self, tensors: &[(String, Vec<usize>)]) -> Result<MLXArray> {
+        let views = self.views(tensors)?;
+        match views.iter().find(|view| !view.dtype().is_float()) {
+            None => self.load(&views),
+            Some(view) => {
+                let what = format!("dtype {}, expected f32, f16 or bf16", view.dtype());
+                Err(self.checkpoint.wrong(view, what))
+            }
+        }
+    }
+
+    /// Tensors of packed words below each other in one array; [`Checkpoint::quantization_of`] has seen their
+    /// dtype.
     ///
     /// # Errors
     /// Absent, or another shape; no memory; cancelled.
-    pub(crate) fn packed(&mut self, name: &str, dims: &[usize]) -> Result<MLXArray> {
-        let view = self.checkpoint.tensor_of_shape(name, dims)?;
-        self.load(view)
+    pub(crate) fn packed(&mut self, tensors: &[(String, Vec<usize>)]) -> Result<MLXArray> {
+        let views = self.views(tensors)?;
+        self.load(&views)
     }
 
-    fn load(&mut self, view: TensorView) -> Result<MLXArray> {
-        let bytes = view.bytes;
+    /// Whether tensors can lie below each other in one array: on the GPU, of one dtype, in whole words. The
+    /// CPU reads them where the file is mapped.
+    pub(crate) fn can_join(&self, names: &[String]) -> Result<bool> {
+        let views = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>>>()?;
+        let joins =
+            |view: &TensorView| view.dtype() == views[0].dtype() && view.bytes.len().is_multiple_of(4);
+        Ok(self.device == Device::GPU && views.iter().all(joins))
+    }
+
+    fn views(&self, tensors: &[(String, Vec<usize>)]) -> Result<Vec<TensorView>> {
+        tensors.iter().map(|(name, dims)| self.checkpoint.tensor_of_shape(name, dims)).collect()
+    }
+
+    fn load(&mut self, views: &[TensorView]) -> Result<MLXArray> {
+        let bytes = || views.iter().map(|view| view.bytes.len());
         let buffer = match self.device {
-            Device::CPU if bytes.as_ptr().align_offset(4) == 0 => {
-                let range = 0..bytes.len();
-                Buffer::Mapped(Arc::new(Held(bytes.clone())), range)
+            Device::GPU => {
+                let buffer = Gpu::shared()?.alloc(bytes().sum::<usize>() as u64)?;
+                let mut offset = 0;
+                for view in views {
+                    let whole = to_gpu(&view.bytes, &buffer, offset);
+                    whole.with_context(|| format!("tensor `{}`", view.name))?;
+                    offset += view.bytes.len() as u64;
+                }
+                Buffer::Gpu(buffer)
             }
-            Device::CPU => Buffer::from_bytes(&bytes, Device::CPU)?,
-            Device::GPU => to_gpu(&bytes).with_context(|| format!("tensor `{}`", view.name))?,
+            Device::CPU if views.len() == 1 && views[0].bytes.as_ptr().align_offset(4) == 0 => {
+                Buffer::Mapped(Arc::new(Held(views[0].bytes.clone())), 0..views[0].bytes.len())
+            }
+            Device::CPU => {
+                let all: Vec<u8> = views.iter().flat_map(|view| view.bytes.iter().copied()).collect();
+                Buffer::from_bytes(&all, Device::CPU)?
+            }
         };
-        self.done += bytes.len();
-        let progress = Progress { name: &view.name, done: self.done, total: self.total };
-        proceed(self.report, progress).context("loading weights")?;
-        Ok(MLXArray::from_buffer(Spec::new(&view.shape, view.dtype), buffer))
+        for view in views {
+            self.done += view.bytes.len();
+            let progress = Progress { name: &view.name, done: self.done, total: self.total };
+            proceed(self.report, progress).context("loading weights")?;
+        }
+        let mut dims = views[0].shape.clone();
+        dims[0] = views.iter().map(|view| view.shape[0]).sum();
+        Ok(MLXArray::from_buffer(Spec::new(&dims, views[0].dtype), buffer))
     }
 }
 
 /// Bytes that go to the GPU before their pages are let go.
 const STRIDE: usize = 32 << 20;
 
-fn to_gpu(bytes: &Bytes) -> Result<Buffer> {
-    let gpu = Gpu::shared()?;
-    let buffer = gpu.alloc(bytes.len() as u64)?;
+fn to_gpu(bytes: &Bytes, buffer: &gpu::Buffer, offset: u64) -> Result<()> {
     for start in (0..bytes.len()).step_by(STRIDE) {
         let part = bytes.slice(start..bytes.len().min(start + STRIDE));
-        gpu.write(&buffer, start as u64, &part)?;
+        buffer.gpu().write(buffer, offset + start as u64, &part)?;
         part.release();
     }
-    Ok(Buffer::Gpu(buffer))
+    Ok(())
 }
 
 /// Mapped bytes as a [`Buffer`] wants them.
