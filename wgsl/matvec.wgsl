@@ -2,7 +2,7 @@
 //
 // A norm is deferred: x is multiplied by its gain, the squares of x are summed in the same loop, and each row
 // is divided by its root mean square at the end.
-// Work split: a workgroup takes 4 rows of W (gated: 2 and their 2 partners); its WG invocations stride over k
+// Work split: a workgroup takes R rows of W (gated: half of them and their partners); its WG invocations stride over k
 // in units of 8 values, so every weight is read once for all rows of x. Sums meet at the end. Larger
 // workgroups make shorter loops, which few rows need on a large GPU (`matvec::lanes` chooses).
 // Parts: x8 and dot8 (x_aligned, x_odd), gain8 (gain, no_gain), code8 and scaled (weight_*, dense or affine),
@@ -15,6 +15,7 @@ override M: u32 = 1u;
 override BIAS: u32 = 9u;
 override NORM: bool = false;
 override GATED: bool = false;
+override R: u32 = 4u;
 override WG: u32 = 64u;
 
 struct Rows { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>, at: vec4<u32> }
@@ -29,11 +30,18 @@ fn column(w: Rows, gain: mat2x4<f32>, m: u32, i: u32) -> Column {
     return Column(scaled(dots, sum8(x), w.at, i), dot8(raw, raw));
 }
 
+// Rows that are taken together. Gated: R / 2 rows, then their partners.
+fn rows_from(first: u32) -> vec4<u32> {
+    let i = vec4<u32>(0u, 1u, 2u, 3u);
+    let partners = (i % vec4<u32>(R / 2u)) + select(vec4<u32>(0u), vec4<u32>(params.n), i >= vec4<u32>(R / 2u));
+    return min(vec4<u32>(first) + select(i, partners, GATED), vec4<u32>(params.rows - 1u));
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let first = (group.y * params.stride + group.x) * select(4u, 2u, GATED);
-    let partner = select(first + 2u, first + params.rows / 2u, GATED);
-    let row = min(vec4<u32>(first, first + 1u, partner, partner + 1u), vec4<u32>(params.rows - 1u));
+    let step = select(R, R / 2u, GATED);
+    let first = (group.y * params.stride + group.x) * step;
+    let row = rows_from(first);
     var y0 = vec4<f32>(0.0);
     var y1 = vec4<f32>(0.0);
     var y2 = vec4<f32>(0.0);
@@ -44,7 +52,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var y7 = vec4<f32>(0.0);
     var squares = mat2x4<f32>(vec4<f32>(0.0), vec4<f32>(0.0));
     for (var i = lane; i < params.units; i += WG) {
-        let w = Rows(code8(row.x, i), code8(row.y, i), code8(row.z, i), code8(row.w, i), row);
+        var w = Rows();
+        w.at = row;
+        w.a = code8(row.x, i);
+        if R > 1u {
+            w.b = code8(row.y, i);
+        }
+        if R > 2u {
+            w.c = code8(row.z, i);
+            w.d = code8(row.w, i);
+        }
         let gain = gain8(i);
         let c0 = column(w, gain, 0u, i);
         y0 += c0.y;
@@ -119,10 +136,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 fn finish(m: u32, first: u32, lane: u32, sums: vec4<f32>, squares: f32) {
     let y = sums * select(1.0, inverseSqrt(squares / f32(params.k) + params.eps), NORM);
     if GATED {
-        if lane < 2u && first + lane < params.n {
-            emit_gated(m, first + lane, select(y.x, y.y, lane == 1u), select(y.z, y.w, lane == 1u));
+        if lane < R / 2u && first + lane < params.n {
+            let up = select(y.y, select(y.z, y.w, lane == 1u), R == 4u);
+            emit_gated(m, first + lane, select(y.x, y.y, lane == 1u), up);
         }
-    } else if lane < 4u && first + lane < params.rows {
+    } else if lane < R && first + lane < params.rows {
         let value = select(select(y.x, y.y, lane == 1u), select(y.z, y.w, lane == 3u), lane > 1u);
         emit(m, params.first_row + first + lane, value);
     }
