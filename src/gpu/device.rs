@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Caps, Counters, Options, counters};
 
+use super::disk::Kept;
 use super::memory::Cache;
 use super::pipeline::{Key, Pipeline};
 use super::transfer::Staging;
@@ -37,6 +38,7 @@ pub struct Gpu {
     pub(super) staged_bytes: AtomicU64,
     pub(super) staged_copies: AtomicU64,
     pub(super) pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
+    pub(super) kept: Kept,
     /// Held shared while a tensor buffer is mapped and alone by a submission: wgpu refuses to submit
     /// work on a mapped buffer, and one thread may well read what another computes with.
     pub(super) gate: RwLock<()>,
@@ -114,6 +116,7 @@ impl Gpu {
             staged_bytes: AtomicU64::new(0),
             staged_copies: AtomicU64::new(0),
             pipelines: Mutex::default(),
+            kept: Kept::default(),
             gate: RwLock::new(()),
             flight: Mutex::default(),
         })

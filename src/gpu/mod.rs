@@ -12,6 +12,7 @@
 mod caps;
 mod counters;
 mod device;
+mod disk;
 mod encode;
 mod memory;
 mod open;

@@ -4,10 +4,12 @@
 //! small kernel before it is used; whatever goes wrong there ends in an ordinary device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::device::panic_text;
+use super::disk::default_folder;
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
 use super::vulkan;
 use crate::error::{Context, Error, Result};
@@ -42,6 +44,8 @@ pub struct Options {
     pub checked: bool,
     /// How long one submission may take.
     pub timeout: Duration,
+    /// The folder in which compiled kernels are kept for the next process; `None` keeps none.
+    pub pipeline_cache: Option<PathBuf>,
     /// Where memory is counted, if not in the process-wide [`counters`].
     pub(crate) counters: Option<Arc<Counters>>,
     /// Which of the system's graphics interfaces to try.
@@ -55,6 +59,7 @@ impl Default for Options {
             disable: Vec::new(),
             checked: false,
             timeout: Duration::from_secs(60),
+            pipeline_cache: None,
             counters: None,
             backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
         }
@@ -63,7 +68,8 @@ impl Default for Options {
 
 impl Options {
     /// The defaults, changed by `UNIMLX_ADAPTER`, `UNIMLX_DISABLE` (separated by commas) and
-    /// `UNIMLX_CHECKED=1`.
+    /// `UNIMLX_CHECKED=1`. Compiled kernels are kept in the user's cache folder, or in `UNIMLX_CACHE`; if
+    /// that is set and empty, they are not.
     pub fn from_env() -> Self {
         let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let disable = var("UNIMLX_DISABLE").unwrap_or_default();
@@ -71,6 +77,7 @@ impl Options {
             adapter: var("UNIMLX_ADAPTER"),
             disable: disable.split(',').map(str::trim).filter(|w| !w.is_empty()).map(Into::into).collect(),
             checked: var("UNIMLX_CHECKED").is_some_and(|value| value != "0"),
+            pipeline_cache: default_folder(),
             ..Options::default()
         }
     }
@@ -206,6 +213,9 @@ impl Gpu {
     ) -> Arc<Gpu> {
         let gpu = Gpu::new(Gpu::caps_of(adapter, &device, options, fast), device, queue, options);
         gpu.watch();
+        if let Some(folder) = &options.pipeline_cache {
+            gpu.keep_pipelines(folder);
+        }
         let (way, tiers) = (if fast { "fast" } else { "ordinary" }, gpu.caps().tiers());
         log::debug!("opened {} ({}), {way} device, tiers {tiers:?}", gpu.name(), gpu.info().backend);
         gpu
@@ -220,6 +230,9 @@ impl Gpu {
         let options = Options::from_env();
         let gpu = Gpu::new(Gpu::caps_of(adapter, &device, &options, false), device, queue, &options);
         gpu.poll(wgpu::PollType::Poll)?;
+        if let Some(folder) = &options.pipeline_cache {
+            gpu.keep_pipelines(folder);
+        }
         Ok(gpu)
     }
 

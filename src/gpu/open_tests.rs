@@ -135,3 +135,73 @@ fn checked_kernels_stay_within_their_bindings() {
     assert_eq!(y[..63], [7; 63]);
     assert!(y[63] != SECRET && y[64..].iter().all(|word| *word == SECRET), "{y:?}");
 }
+
+/// Runs `kernels` different kernels on a device that keeps pipelines in `folder`; the numbers compiled and
+/// loaded.
+fn run_kept(folder: &std::path::Path, kernels: u32) -> Option<(u64, u64)> {
+    open(&[])?;
+    let options = Options { pipeline_cache: Some(folder.into()), ..Options::from_env() };
+    let gpu = Gpu::open(&options).unwrap();
+    let buffers = [upload(&gpu, &[5; 64]), gpu.alloc(256).unwrap()];
+    let kernel = |i: u32| Dispatch {
+        source: link(&[&super::tests::SCALE], &format!("const UNUSED = {i}u;")),
+        ..scale(64, i, 1, 0, 1)
+    };
+    let steps = (0..kernels).map(|i| Step::Dispatch(kernel(i))).collect();
+    gpu.run(&gpu.prepare(&Recording { buffers: vec![256, 256], steps }, &buffers).unwrap()).unwrap();
+    assert_eq!(words(&gpu, &buffers[1]), [5 * (kernels - 1) + 1; 64]);
+    Some((gpu.pipelines_compiled(), gpu.pipelines_loaded()))
+}
+
+#[test]
+fn pipelines_are_kept_for_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((compiled, loaded)) = run_kept(folder.path(), 20) else { return };
+    let Some(file) = std::fs::read_dir(folder.path()).unwrap().next() else {
+        // Not Vulkan: the system keeps them.
+        assert_eq!(loaded, 0);
+        return;
+    };
+    // The kernel that tries the device is one more.
+    let own = compiled - 20;
+    assert!(own <= 1 && loaded == 0, "{compiled} compiled, {loaded} loaded");
+    assert_eq!(run_kept(folder.path(), 20).unwrap(), (0, compiled));
+    assert_eq!(run_kept(folder.path(), 22).unwrap(), (2, compiled));
+    assert_eq!(run_kept(folder.path(), 22).unwrap(), (0, compiled + 2));
+    let path = file.unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(run_kept(folder.path(), 20).unwrap(), (compiled, 0), "a damaged file counts for nothing");
+    assert_eq!(run_kept(folder.path(), 20).unwrap(), (0, compiled), "and is replaced");
+}
+
+#[test]
+fn no_folder_is_no_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let occupied = folder.path().join("occupied");
+    std::fs::write(&occupied, "a file").unwrap();
+    if let Some((compiled, loaded)) = run_kept(&occupied, 3) {
+        assert!(compiled >= 3 && loaded == 0);
+    }
+}
+
+#[test]
+fn the_first_kernel_that_fails_is_named() {
+    let Some(gpu) = open(&[]) else { return };
+    let buffers = [gpu.alloc(256).unwrap(), gpu.alloc(256).unwrap()];
+    let kernel = |i: u32| Dispatch {
+        name: format!("number {i}"),
+        source: link(&[&super::tests::SCALE], if i < 5 { "" } else { "fn wrong() -> u32 { return 1.5; }" }),
+        constants: vec![("WG", f64::from(32 + i))],
+        ..scale(64, i, 1, 0, 1)
+    };
+    let steps = (0..12).map(|i| Step::Dispatch(kernel(i))).collect();
+    let e = gpu.prepare(&Recording { buffers: vec![256, 256], steps }, &buffers).unwrap_err();
+    assert!(e.to_string().starts_with("kernel number 5: "), "{e}");
+    let compiled = gpu.pipelines_compiled();
+    let steps = (0..5).map(|i| Step::Dispatch(kernel(i))).collect();
+    gpu.prepare(&Recording { buffers: vec![256, 256], steps }, &buffers).unwrap();
+    assert_eq!(gpu.pipelines_compiled(), compiled, "those without fault are there");
+}

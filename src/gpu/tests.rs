@@ -11,7 +11,7 @@ use crate::wgsl::{File, link};
 
 /// A device of the test's own, with its own counters.
 pub(super) fn open(disable: &[&str]) -> Option<Arc<Gpu>> {
-    let mut options = Options { counters: Some(Arc::default()), ..Options::from_env() };
+    let mut options = Options { counters: Some(Arc::default()), pipeline_cache: None, ..Options::from_env() };
     options.disable.extend(disable.iter().map(|word| word.to_string()));
     match Gpu::open(&options) {
         Ok(gpu) => Some(gpu),
@@ -32,7 +32,7 @@ fn both_ways(test: impl Fn(Arc<Gpu>)) {
     }
 }
 
-const SCALE: File = File {
+pub(super) const SCALE: File = File {
     name: "test/scale.wgsl",
     text: "// y = a x + b
 override WG: u32 = 64;
