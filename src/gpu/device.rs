@@ -17,6 +17,7 @@ use crate::gpu::{Caps, Counters, Options, counters};
 use super::disk::Kept;
 use super::memory::Cache;
 use super::pipeline::{Key, Pipeline};
+use super::readback::Slot;
 use super::transfer::Staging;
 
 /// Submissions in flight before `submit` waits for the oldest.
@@ -39,10 +40,21 @@ pub struct Gpu {
     pub(super) staged_copies: AtomicU64,
     pub(super) pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
     pub(super) kept: Kept,
+    pub(super) readbacks: Mutex<Vec<Slot>>,
     /// Held shared while a tensor buffer is mapped and alone by a submission: wgpu refuses to submit
     /// work on a mapped buffer, and one thread may well read what another computes with.
     pub(super) gate: RwLock<()>,
     flight: Mutex<Flight>,
+}
+
+/// Work submitted to a device; those of one device are ordered by when it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    pub(super) fn new(serial: u64) -> Ticket {
+        Ticket(serial)
+    }
 }
 
 /// What went wrong outside of any call.
@@ -117,6 +129,7 @@ impl Gpu {
             staged_copies: AtomicU64::new(0),
             pipelines: Mutex::default(),
             kept: Kept::default(),
+            readbacks: Mutex::default(),
             gate: RwLock::new(()),
             flight: Mutex::default(),
         })
@@ -177,6 +190,14 @@ impl Gpu {
         lock(&self.health.lost).is_some()
     }
 
+    /// Waits for one submission and those before it.
+    ///
+    /// # Errors
+    /// As [`Gpu::wait`].
+    pub fn wait_for(&self, ticket: Ticket) -> Result<()> {
+        self.wait_until(ticket.0)
+    }
+
     /// Waits until everything submitted so far is done.
     ///
     /// # Errors
@@ -211,17 +232,36 @@ impl Gpu {
         }
     }
 
-    /// Submits recorded commands; returns the serial number to wait for. `used` runs before any other
+    /// Submits what `record` records; returns the serial number to wait for. `used` runs before any other
     /// thread can map a buffer, with that number.
     pub(super) fn submit(
         &self,
         what: &str,
-        encoder: wgpu::CommandEncoder,
+        record: impl FnOnce(&mut wgpu::CommandEncoder),
         used: impl FnOnce(u64),
     ) -> Result<u64> {
-        let commands = self.guarded(what, || encoder.finish())?;
-        let alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        let index = self.guarded(what, || self.queue.submit([commands]))?;
+        self.submit_then(what, record, &|| {}, used)
+    }
+
+    /// [`Gpu::submit`] with calls into wgpu to make after it. Errors of all calls are caught at once: this is
+    /// run for every token.
+    pub(super) fn submit_then(
+        &self,
+        what: &str,
+        record: impl FnOnce(&mut wgpu::CommandEncoder),
+        then: &dyn Fn(),
+        used: impl FnOnce(u64),
+    ) -> Result<u64> {
+        let (index, alone) = self.guarded(what, || {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            record(&mut encoder);
+            let commands = encoder.finish();
+            let alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            // Commands that could not be recorded are refused here, after the error that says why.
+            let index = self.queue.submit([commands]);
+            then();
+            (index, alone)
+        })?;
         let (serial, full) = {
             let flight = &mut *lock(&self.flight);
             flight.last += 1;
@@ -243,10 +283,11 @@ impl Gpu {
             [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal];
         let scopes = filters.map(|filter| self.device.push_error_scope(filter));
         let outcome = catch_unwind(AssertUnwindSafe(calls));
-        // Scopes close in reverse order.
-        let errors: Vec<_> = scopes.into_iter().rev().filter_map(|s| pollster::block_on(s.pop())).collect();
+        let [memory, validation, internal] = scopes;
+        // Scopes close in reverse order. Lack of memory comes first: the others may follow from it.
+        let (internal, validation, memory) = (popped(internal), popped(validation), popped(memory));
         let value = outcome.map_err(|panic| self.lose(&*panic)).with_context(|| what.to_string())?;
-        match errors.into_iter().next() {
+        match memory.or(internal).or(validation) {
             Some(wgpu::Error::OutOfMemory { .. }) => {
                 Err(Error::memory(format!("{} is out of memory", self.name())).context(what))
             }
@@ -277,6 +318,11 @@ impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Gpu({})", self.name())
     }
+}
+
+/// What an error scope caught. Natively the answer is there at once.
+fn popped(scope: wgpu::ErrorScopeGuard) -> Option<wgpu::Error> {
+    pollster::block_on(scope.pop())
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -156,9 +156,8 @@ impl Gpu {
         let (buffer, fresh) = self.allocate(bytes)?;
         // wgpu zeroes what nobody has written.
         if !fresh {
-            let mut encoder = self.encoder();
-            encoder.clear_buffer(buffer.raw(), 0, None);
-            self.submit("zeroing a buffer", encoder, |serial| buffer.used_by(serial))?;
+            let clear = |encoder: &mut wgpu::CommandEncoder| encoder.clear_buffer(buffer.raw(), 0, None);
+            self.submit("zeroing a buffer", clear, |serial| buffer.used_by(serial))?;
         }
         Ok(buffer)
     }
@@ -234,10 +233,6 @@ impl Gpu {
         let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
         self.guarded("allocating", || self.device.create_buffer(&descriptor))
             .with_context(|| format!("a buffer of {size} bytes"))
-    }
-
-    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
-        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
     /// Keeps at most `bytes` of freed buffers (1 GiB at first); returns the limit before.
