@@ -1,7 +1,7 @@
-// out[o] = fold over j < params.n of element(o, j), a generated expression of the inputs.
+// out[o] = finish(o, fold over j < params.n of element(o, j)), both generated expressions of the inputs.
 //
 // Work split: one workgroup of 64 per output element; invocations stride over j, then fold in workgroup
-// memory. `element`, `fold` and the alias `Value` are generated.
+// memory. `element`, `fold`, `finish` and the alias `Value` are generated.
 
 var<workgroup> partial: array<Value, 64>;
 
@@ -20,6 +20,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     if lane == 0u {
-        out[o] = partial[0];
+        out[o] = finish(o, partial[0]);
     }
 }

@@ -28,6 +28,11 @@ impl<'a> Printer<'a> {
         Self { graph, stored, reads: Vec::new(), body: String::new(), lets: 0, known: HashMap::new() }
     }
 
+    /// From now on element `index` of a value is called `name`.
+    pub(super) fn name(&mut self, node: usize, index: &str, name: &str) {
+        self.known.insert((node, index.to_string()), name.to_string());
+    }
+
     /// The statements printed since the last call; names do not carry over.
     pub(super) fn take_body(&mut self) -> String {
         self.known.clear();

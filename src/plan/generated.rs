@@ -2,10 +2,11 @@
 
 use super::expr::{Printer, declarations, scalar_type};
 use super::gpu::Lowering;
+use super::graph::Kind;
 use super::slots::Operand;
 use crate::error::{Error, Result};
 use crate::op::{Stage, Word, spread};
-use crate::prim::Fold;
+use crate::prim::{Fold, Prim};
 use crate::wgsl::{File, wgsl};
 
 pub(crate) static MAP: File = wgsl!("map.wgsl");
@@ -47,18 +48,19 @@ impl Lowering<'_> {
         Ok(output)
     }
 
-    /// `element(o, j)` folded over `j < n` for each output `o`.
+    /// `element(o, j)` folded over `j < n` for each output `o` of node `i`, then what of node `root` is
+    /// computed from it; `root` is `i` where nothing is.
     fn fold(
         &mut self,
-        i: usize,
+        (i, root): (usize, usize),
         name: &'static str,
         fold: Fold,
         n: usize,
-        reads: &[usize],
+        mut printer: Printer<'_>,
         element: &str,
     ) -> Result<Operand> {
-        let output = self.fresh(i);
-        let kind = scalar_type(output.spec.dtype);
+        let output = self.fresh(root);
+        let kind = scalar_type(self.graph.nodes[i].spec.dtype);
         let (combine, first) = match (fold, kind) {
             (Fold::Sum, _) => ("a + b", 0),
             (Fold::Max, "f32") => ("max(a, b)", f32::NEG_INFINITY.to_bits()),
@@ -66,15 +68,24 @@ impl Lowering<'_> {
             (Fold::Max, _) => ("max(a, b)", 0),
             (Fold::Min, _) => ("min(a, b)", u32::MAX),
         };
+        let result = if root == i {
+            "total".to_string()
+        } else {
+            printer.name(i, "o", "total");
+            printer.value(root, "o", true)
+        };
+        let (finish, reads) = (printer.take_body(), printer.reads);
         let (grid, stride) = spread(output.spec.size());
+        let out = scalar_type(output.spec.dtype);
         let generated = format!(
-            "alias Value = {kind};\n{}fn value(i: u32) -> Value {{ return Value(0); }}\n\
+            "alias Value = {kind};\n{}fn value(i: u32) -> {out} {{ return {out}(0); }}\n\
              fn params_first() -> Value {{ return bitcast<Value>(params.first); }}\n\
              fn fold(a: Value, b: Value) -> Value {{ return {combine}; }}\n\
+             fn finish(o: u32, total: Value) -> {out} {{\n{finish}    return {result};\n}}\n\
              fn element(o: u32, j: u32) -> Value {{\n{element}}}\n",
             declarations(
                 self.graph,
-                reads,
+                &reads,
                 output.spec.dtype,
                 "n: u32, outputs: u32, stride: u32, first: u32, zero: u32"
             ),
@@ -93,39 +104,42 @@ impl Lowering<'_> {
             grid,
             ..Stage::default()
         };
-        self.generated(&stage, reads, &output)?;
+        self.generated(&stage, &reads, &output)?;
         Ok(output)
     }
 
-    pub(super) fn reduce(&mut self, i: usize, fold: Fold, axis: usize, x: usize) -> Result<Operand> {
-        let dims = &self.graph.nodes[x].spec.dims;
-        let (n, after) = (dims[axis], dims[axis + 1..].iter().product::<usize>().max(1));
-        let mut printer = Printer::new(self.graph, &self.stored);
-        let result = printer.value(x, "at", false);
-        let body = format!(
-            "    let at = (o / {after}u) * {}u + j * {after}u + o % {after}u;\n{}    return {result};\n",
-            n * after,
-            printer.take_body()
-        );
-        let reads = printer.reads;
-        self.fold(i, "reduce", fold, n, &reads, &body)
-    }
-
-    /// The general product, for operands that are no weights: a sum over `k` per output element.
-    pub(super) fn matmul(&mut self, i: usize, inputs: &[usize]) -> Result<Operand> {
-        let (k, n) = (self.graph.nodes[inputs[0]].spec.axis(1), self.graph.nodes[inputs[1]].spec.axis(1));
-        let m = self.graph.nodes[inputs[0]].spec.axis(2);
-        let mut printer = Printer::new(self.graph, &self.stored);
-        let a = printer.value(inputs[0], "at_a", false);
-        let b = printer.value(inputs[1], "at_b", false);
-        let body = format!(
-            "    let at_a = (o / {n}u) * {k}u + j;\n    let at_b = ((o / {}u) * {k}u + j) * {n}u + o % {n}u;\n\
-             {}    return {a} * {b};\n",
-            m * n,
-            printer.take_body()
-        );
-        let reads = printer.reads;
-        self.fold(i, "product", Fold::Sum, k, &reads, &body)
+    /// A reduction, or a general product, for operands that are no weights: node `i`, then what of `root` is
+    /// computed from it.
+    pub(super) fn folded(&mut self, i: usize, root: usize) -> Result<Operand> {
+        let (graph, stored) = (self.graph, self.stored.clone());
+        let mut printer = Printer::new(graph, &stored);
+        match &graph.nodes[i].kind {
+            Kind::Prim(Prim::Reduce(fold, axis), inputs) => {
+                let dims = &graph.nodes[inputs[0]].spec.dims;
+                let (n, after) = (dims[*axis], dims[axis + 1..].iter().product::<usize>().max(1));
+                let result = printer.value(inputs[0], "at", false);
+                let body = format!(
+                    "    let at = (o / {after}u) * {}u + j * {after}u + o % {after}u;\n{}    return {result};\n",
+                    n * after,
+                    printer.take_body()
+                );
+                self.fold((i, root), "reduce", *fold, n, printer, &body)
+            }
+            Kind::Prim(Prim::Matmul, inputs) => {
+                let spec = |input: usize| &graph.nodes[inputs[input]].spec;
+                let (m, k, n) = (spec(0).axis(2), spec(0).axis(1), spec(1).axis(1));
+                let a = printer.value(inputs[0], "at_a", false);
+                let b = printer.value(inputs[1], "at_b", false);
+                let body = format!(
+                    "    let at_a = (o / {n}u) * {k}u + j;\n    \
+                     let at_b = ((o / {}u) * {k}u + j) * {n}u + o % {n}u;\n{}    return {a} * {b};\n",
+                    m * n,
+                    printer.take_body()
+                );
+                self.fold((i, root), "product", Fold::Sum, k, printer, &body)
+            }
+            _ => unreachable!("only reductions and products are folded"),
+        }
     }
 
     pub(super) fn put(&mut self, i: usize, inputs: &[usize]) -> Result<Operand> {

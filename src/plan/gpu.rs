@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Bind, Caps, Recording, Step};
 use crate::op::{Arg, Kernel, Spec, Stage};
 use crate::prim::Prim;
+use std::rc::Rc;
 
 /// Inputs that one generated kernel may read: with its output, the baseline's 8 storage buffers.
 const MAX_READS: usize = 7;
@@ -23,7 +24,9 @@ pub(super) struct Lowered {
 pub(super) struct Lowering<'a> {
     pub(super) graph: &'a Graph,
     caps: &'a Caps,
-    pub(super) stored: Vec<bool>,
+    pub(super) stored: Rc<[bool]>,
+    /// For a stored value, the reduction or product that is computed in the same kernel.
+    folds: Vec<Option<usize>>,
     placed: Vec<Option<Operand>>,
     slots: Slots,
     steps: Vec<Step>,
@@ -34,16 +37,19 @@ pub(super) struct Lowering<'a> {
 /// # Errors
 /// A value larger than a kernel of this adapter can bind.
 pub(super) fn lower(graph: &Graph, caps: &Caps, fuse: bool) -> Result<Lowered> {
+    let (stored, folds) = decide(graph, caps, fuse);
+    let within: Vec<usize> = folds.iter().flatten().copied().collect();
     let mut l = Lowering {
         graph,
         caps,
-        stored: decide(graph, caps, fuse),
+        stored: stored.into(),
+        folds,
         placed: vec![None; graph.nodes.len()],
         slots: Slots::default(),
         steps: Vec::new(),
     };
     for (i, node) in graph.nodes.iter().enumerate() {
-        if l.stored[i] {
+        if l.stored[i] && !within.contains(&i) {
             l.place(i).map_err(|e| e.context(format!("planning {} {}", describe(&node.kind), node.spec)))?;
         }
     }
@@ -86,7 +92,7 @@ fn padded(bytes: usize) -> u64 {
 
 /// Which values get a buffer: what is not pointwise, what such steps read, what is used twice, outputs,
 /// and expressions that have grown beyond what one kernel may bind.
-fn decide(graph: &Graph, caps: &Caps, fuse: bool) -> Vec<bool> {
+fn decide(graph: &Graph, caps: &Caps, fuse: bool) -> (Vec<bool>, Vec<Option<usize>>) {
     let uses = graph.uses();
     let n = graph.nodes.len();
     let mut stored: Vec<bool> = graph.nodes.iter().map(|node| !node.is_pointwise()).collect();
@@ -137,7 +143,46 @@ fn decide(graph: &Graph, caps: &Caps, fuse: bool) -> Vec<bool> {
         }
         (reads[i], size[i]) = (all, count);
     }
-    stored
+    // An elementwise chain whose values are those of one reduction or product ends that one's kernel.
+    let mut folds = vec![None; n];
+    for i in (0..n).filter(|&i| fuse && stored[i] && computes(i)) {
+        let fold = reads[i].iter().copied().find(|&x| uses[x] == 1 && ends(graph, &stored, i, x));
+        folds[i] = fold.filter(|&x| reads[i].len() + reads[x].len() <= limit + 1);
+    }
+    (stored, folds)
+}
+
+/// Whether element `o` of a value depends on element `o` of a fold, and on no other of it.
+fn ends(graph: &Graph, stored: &[bool], value: usize, fold: usize) -> bool {
+    let (node, folded) = (&graph.nodes[value], &graph.nodes[fold]);
+    let plain = |i: usize| graph.nodes[i].spec.size() == folded.spec.size();
+    let is_fold = matches!(folded.kind, Kind::Prim(Prim::Reduce(..) | Prim::Matmul, _));
+    if !is_fold || !plain(value) || node.spec.dtype.size() != 4 || folded.spec.dtype.size() != 4 {
+        return false;
+    }
+    let mut at = value;
+    // Down the one path that leads to the fold.
+    loop {
+        let straight = match &graph.nodes[at].kind {
+            Kind::Prim(Prim::Cast(_) | Prim::Map(_) | Prim::Select, _) => true,
+            Kind::Prim(Prim::View(layout), _) => layout.is_contiguous() && layout.offset == 0,
+            _ => false,
+        };
+        let leads = |&&x: &&usize| x == fold || !stored[x] && reaches(graph, stored, x, fold);
+        let mut next = graph.nodes[at].inputs().iter().filter(leads);
+        match (next.next(), next.next()) {
+            (Some(&next), None) if straight && plain(at) => at = next,
+            _ => return false,
+        }
+        if at == fold {
+            return true;
+        }
+    }
+}
+
+/// Whether the expression behind a value reads another.
+fn reaches(graph: &Graph, stored: &[bool], from: usize, to: usize) -> bool {
+    graph.nodes[from].inputs().iter().any(|&x| x == to || !stored[x] && reaches(graph, stored, x, to))
 }
 
 impl Lowering<'_> {
@@ -179,8 +224,8 @@ impl Lowering<'_> {
                 let offset = source.offset + layout.offset * node.spec.dtype.size();
                 Operand { slot: source.slot, offset, spec: node.spec.clone() }
             }
-            Kind::Prim(Prim::Reduce(fold, axis), inputs) => self.reduce(i, *fold, *axis, inputs[0])?,
-            Kind::Prim(Prim::Matmul, inputs) => self.matmul(i, inputs)?,
+            Kind::Prim(Prim::Reduce(..) | Prim::Matmul, _) => self.folded(i, i)?,
+            _ if let Some(fold) = self.folds[i] => self.folded(fold, i)?,
             Kind::Prim(Prim::Write, inputs) => self.put(i, inputs)?,
             Kind::Prim(Prim::TopK(k), inputs) => self.topk(i, *k, inputs)?,
             Kind::Prim(..) | Kind::Scalar(_) => self.map(i)?,

@@ -192,6 +192,31 @@ fn ten_ops_are_one_dispatch() {
 }
 
 #[test]
+fn what_follows_a_fold_ends_its_kernel() {
+    let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
+    for device in devices() {
+        let (x, w) = (array(&[5, 33], -1.0, 0.02, device), array(&[33, 9], 0.4, -0.01, device));
+        let bias = array(&[9], 0.2, 0.03, device);
+        let y = x.matmul(&w);
+        let cases = [
+            ("a norm's factor", (x.square().sum(1) * (1.0 / 33.0) + 1e-5).rsqrt(), 1),
+            ("a product, bias and activation", (&y + &bias).tanh() * 2.0, 1),
+            ("a sum of other rows", (&x * 2.0).sum(1) + (&x * 3.0).max(1), 2),
+            ("transposed afterwards", y.t() + 1.0, 2),
+            ("used twice", &y * &y, 2),
+            ("other numbers", y.less(&MLXArray::scalar(0.3)), 1),
+        ];
+        for (name, x, steps) in cases {
+            check(name, &x, 1e-5);
+            if device == Device::GPU {
+                let program = Program::new(&[x]).unwrap();
+                assert_eq!(program.recording().lines().count(), steps, "{name}: {}", program.recording());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_deep_chain_neither_overflows_nor_binds_too_much() {
     let mut x = array(&[8], 0.0, 0.01, Device::CPU);
     for _ in 0..20_000 {
@@ -211,7 +236,7 @@ fn grow(choices: &[(u8, u8, u8)], device: Device) -> MLXArray {
     let mut pool = vec![array(&[6, 7], -2.0, 0.05, device), array(&[6, 7], 0.3, 0.02, device)];
     for &(what, a, b) in choices {
         let (a, b) = (&pool[a as usize % pool.len()], &pool[b as usize % pool.len()]);
-        let next = match what % 12 {
+        let next = match what % 14 {
             0 => a + b,
             1 => a * b,
             2 => a - b,
@@ -223,6 +248,8 @@ fn grow(choices: &[(u8, u8, u8)], device: Device) -> MLXArray {
             8 => a.take(&MLXArray::from_u32(&[5, 1, 1, 0, 8, 2], &[6]).unwrap(), 0),
             9 => a.tanh(),
             10 => a.softmax(0),
+            11 => (a.sum(1) * 0.1 + 0.3).tanh().broadcast_to(&[6, 7]) * b,
+            12 => (a.matmul(&b.t()) + 1.0).tanh().matmul(b) * 0.2 + a,
             _ => a.matmul(&b.t()).matmul(b).tanh(),
         };
         pool.push(next);
