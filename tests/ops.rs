@@ -17,10 +17,16 @@ fn all() -> impl Iterator<Item = (&'static str, Trial)> {
 
 #[test]
 fn native_kernels_mean_what_the_definition_says() {
+    // What only rules make exists only where it has a kernel.
+    let mut native = HashSet::from(["attend"]);
     for (name, trial) in all() {
         let specs: Vec<Spec> = trial.case.inputs.iter().map(Fill::spec).collect();
-        let Some(kernel) = trial.case.op.cpu(&specs) else { panic!("{name} has no native kernel") };
+        let Some(kernel) = trial.case.op.cpu(&specs) else { continue };
+        native.insert(name);
         trial.cpu(&kernel).unwrap_or_else(|e| panic!("{name} on the CPU: {e}"));
+    }
+    for (name, _) in ops::ALL {
+        assert!(native.contains(name), "{name} has no native kernel");
     }
 }
 
