@@ -21,7 +21,7 @@ static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, inv_freq [rotated / 2] f32,`
-/// `gain of q [d], gain of k [d] if normed] -> [t, heads * d]`
+/// `gain of q [d], gain of k [d] if normed] -> [t, heads, d]`
 ///
 /// [`RmsNorm`] of each query and key head if normed, [`Rope`], [`KvWrite`] into the cache, which changes, then
 /// [`Attention`]. Tokens of one sequence must stand at consecutive positions, in order.
@@ -108,7 +108,7 @@ impl Attend {
         let keys = MLXArray::apply(KvWrite, &[&x[at.keys], &k, places]);
         let values = MLXArray::apply(KvWrite, &[&x[at.values], &v, places]);
         let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places]);
-        (y.reshape(&[t, q_width]), keys, values)
+        (y, keys, values)
     }
 
     /// The dispatches with keys divided into so many splits; `lanes_file` exchanges values between lanes.
