@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pipeline::{Pipeline, params_size};
+use super::timing::{Stamps, passes, watched};
 use super::transfer::with_mapped;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step};
@@ -14,19 +15,16 @@ use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step};
 /// Where parameters of one dispatch may begin: the largest alignment WebGPU lets a device ask for.
 const PARAMS_ALIGNMENT: u64 = 256;
 
-/// Dispatches timed together; wgpu allows 4096 timestamps and each takes at most two.
-const TIMED_AT_ONCE: usize = 1024;
-
 /// A recording with its buffers, ready to run.
 pub struct Prepared {
-    gpu: Arc<Gpu>,
+    pub(super) gpu: Arc<Gpu>,
     steps: Vec<Ready>,
-    buffers: Vec<Buffer>,
-    max_dispatches: usize,
+    pub(super) buffers: Vec<Buffer>,
+    pub(super) max_dispatches: usize,
 }
 
-enum Ready {
-    Dispatch { name: String, pipeline: Arc<Pipeline>, bindings: wgpu::BindGroup, grid: [u32; 3] },
+pub(super) enum Ready {
+    Dispatch { dispatch: Dispatch, pipeline: Arc<Pipeline>, bindings: wgpu::BindGroup },
     Copy { src: usize, src_offset: u64, dst: usize, dst_offset: u64, bytes: u64 },
 }
 
@@ -55,7 +53,7 @@ impl Prepared {
     }
 
     /// The steps, cut after every `count` dispatches.
-    fn chunks(&self, count: usize) -> impl Iterator<Item = &[Ready]> {
+    pub(super) fn chunks(&self, count: usize) -> impl Iterator<Item = &[Ready]> {
         let mut rest = &self.steps[..];
         std::iter::from_fn(move || {
             let mut dispatches = 0;
@@ -70,10 +68,11 @@ impl Prepared {
         })
     }
 
-    fn encode(&self, steps: &[Ready], timer: Option<&wgpu::QuerySet>) -> wgpu::CommandEncoder {
+    pub(super) fn encode(&self, steps: &[Ready], stamps: Stamps<'_>) -> wgpu::CommandEncoder {
         let mut encoder = self.gpu.encoder();
+        let mut left = passes(steps);
+        let mut stamps = stamps;
         let mut steps = steps.iter().peekable();
-        let mut tick = 0;
         while let Some(step) = steps.peek() {
             if let Ready::Copy { src, src_offset, dst, dst_offset, bytes } = step {
                 let (src, dst) = (self.buffers[*src].raw(), self.buffers[*dst].raw());
@@ -81,27 +80,25 @@ impl Prepared {
                 steps.next();
                 continue;
             }
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            let mut stamp = |pass: &mut wgpu::ComputePass<'_>| {
-                if let Some(timer) = timer {
-                    pass.write_timestamp(timer, tick);
-                    tick += 1;
-                }
-            };
-            stamp(&mut pass);
-            while let Some(Ready::Dispatch { pipeline, bindings, grid: [x, y, z], .. }) =
+            left -= 1;
+            let timestamp_writes = stamps.of_pass(left == 0);
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            stamps.write(&mut pass);
+            while let Some(Ready::Dispatch { pipeline, bindings, dispatch }) =
                 steps.next_if(|step| matches!(step, Ready::Dispatch { .. }))
             {
+                let [x, y, z] = dispatch.grid;
                 pass.set_pipeline(&pipeline.raw);
                 pass.set_bind_group(0, bindings, &[]);
-                pass.dispatch_workgroups(*x, *y, *z);
-                stamp(&mut pass);
+                pass.dispatch_workgroups(x, y, z);
+                stamps.write(&mut pass);
             }
         }
         encoder
     }
 
-    fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<u64> {
+    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<u64> {
         let used = |serial| self.buffers.iter().for_each(|buffer| buffer.used_by(serial));
         self.gpu.submit("submitting", encoder, used)
     }
@@ -156,62 +153,13 @@ impl Gpu {
     /// # Errors
     /// `is_device`.
     pub fn run(&self, prepared: &Prepared) -> Result<()> {
+        if let Some(outcome) = watched(prepared) {
+            return outcome;
+        }
         for steps in prepared.chunks(prepared.max_dispatches) {
-            prepared.submit(prepared.encode(steps, None))?;
+            prepared.submit(prepared.encode(steps, Stamps::None))?;
         }
         Ok(())
-    }
-
-    /// Runs all steps and returns the seconds that each dispatch took on the GPU, with its start-up.
-    ///
-    /// # Errors
-    /// `is_unsupported`: the device has no timestamps; `is_device`.
-    pub fn run_timed(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<(String, f64)>> {
-        if !self.caps().timestamps {
-            return Err(Error::unsupported(format!("{} cannot time kernels", self.name())));
-        }
-        let tick = f64::from(self.queue.get_timestamp_period()) * 1e-9;
-        let mut times = Vec::with_capacity(prepared.dispatches());
-        for steps in prepared.chunks(TIMED_AT_ONCE) {
-            // One timestamp per dispatch, and one before each run of dispatches.
-            let mut names: Vec<Option<&String>> = Vec::new();
-            let mut in_pass = false;
-            for step in steps {
-                if let Ready::Dispatch { name, .. } = step {
-                    if !in_pass {
-                        names.push(None);
-                    }
-                    names.push(Some(name));
-                }
-                in_pass = matches!(step, Ready::Dispatch { .. });
-            }
-            if names.is_empty() {
-                prepared.submit(prepared.encode(steps, None))?;
-                continue;
-            }
-            let count = names.len() as u32;
-            let bytes = u64::from(count) * 8;
-            let timer = self.guarded("timing", || {
-                self.device.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: None,
-                    ty: wgpu::QueryType::Timestamp,
-                    count,
-                })
-            })?;
-            let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-            let resolved = self.create_buffer(bytes, usage)?;
-            let readback = self.alloc_readback(bytes)?;
-            let mut encoder = prepared.encode(steps, Some(&timer));
-            encoder.resolve_query_set(&timer, 0..count, &resolved, 0);
-            encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
-            readback.used_by(prepared.submit(encoder)?);
-            let stamps = self.read_vec(&readback)?;
-            let stamp = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| stamps[8 * at + i]));
-            times.extend(names.iter().enumerate().filter_map(|(at, name)| {
-                name.map(|name| (name.clone(), stamp(at).saturating_sub(stamp(at - 1)) as f64 * tick))
-            }));
-        }
-        Ok(times)
     }
 
     fn params<'a>(&self, recording: &'a Recording) -> Result<Params<'a>> {
@@ -288,7 +236,7 @@ impl Gpu {
                 entries: &entries,
             })
         })?;
-        Ok(Ready::Dispatch { name: dispatch.name.clone(), pipeline, bindings, grid: dispatch.grid })
+        Ok(Ready::Dispatch { dispatch: dispatch.clone(), pipeline, bindings })
     }
 
     fn check_dispatch(&self, dispatch: &Dispatch, recording: &Recording, buffers: &[Buffer]) -> Result<()> {

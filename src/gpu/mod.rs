@@ -18,6 +18,7 @@ mod pipeline;
 mod recording;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod transfer;
 
 pub use caps::{Caps, Tier};
@@ -26,3 +27,4 @@ pub use device::{Gpu, Options};
 pub use encode::Prepared;
 pub use memory::Buffer;
 pub use recording::{Bind, Dispatch, Recording, Step};
+pub(crate) use timing::{Detail, Timed, watch};

@@ -3,6 +3,7 @@
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
+use crate::memory::Buffer;
 use crate::ops;
 use std::fmt;
 use std::str::FromStr;
@@ -150,6 +151,11 @@ impl KvCache {
     /// Forgets all but the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    /// What the keys and values lie in.
+    pub(crate) fn buffers(&self) -> Vec<Buffer> {
+        self.layers.iter().flatten().filter_map(MLXArray::buffer).collect()
     }
 
     /// Changes whenever the buffers are replaced.

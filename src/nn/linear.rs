@@ -16,17 +16,12 @@ struct Matrix {
 impl Matrix {
     /// `<path>.weight`, with `.scales` and `.biases` if it is packed.
     fn load(weights: &mut Weights<'_>, path: &str, n: usize, k: usize) -> Result<Self> {
-        let checkpoint = weights.checkpoint();
         let name = format!("{path}.weight");
-        let Some(quantization) = checkpoint.quantization_of(path)? else {
+        let Some(quantization) = weights.quantization_of(path, k)? else {
             let weight = weights.float(&name, &[n, k])?; // [n, k]
             return Ok(Self { format: Format::Dense, parts: vec![weight] });
         };
         let (bits, group) = (quantization.bits, quantization.group_size);
-        if !k.is_multiple_of(group) {
-            let scales = checkpoint.tensor(&format!("{path}.scales"))?;
-            return Err(checkpoint.wrong(&scales, format!("groups of {group} do not divide rows of {k}")));
-        }
         let words = weights.packed(&name, &[n, k * bits / 32])?; // [n, k * bits / 32]
         let scales = weights.float(&format!("{path}.scales"), &[n, k / group])?; // [n, k / group]
         let biases = weights.float(&format!("{path}.biases"), &[n, k / group])?; // [n, k / group]
