@@ -259,4 +259,70 @@ mod tests {
         assert_eq!((pp.test(), pp.median(), pp.step_seconds()), ("pp16".to_string(), 12.0, 1.5));
         assert_eq!(BenchRow { depth: 9, ..tg }.test(), "tg8 @ d9");
     }
+
+    /// A shape as deep as real ones, otherwise small.
+    fn shape(quant: &str) -> crate::io::ModelConfig {
+        let text = r#"{"model_type": "qwen3", "hidden_size": 128, "intermediate_size": 256, "vocab_size": 300,
+            "num_hidden_layers": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+            "max_position_embeddings": 128, "tie_word_embeddings": true}"#;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.json");
+        std::fs::write(&file, text).unwrap();
+        synthetic_config(file.to_str().unwrap(), Some(quant)).unwrap()
+    }
+
+    fn synthetic(quant: &str, device: Device) -> Model {
+        let options = crate::models::LoadOptions { device: Some(device), progress: None };
+        Model::synthetic(&shape(quant), options).unwrap()
+    }
+
+    fn has_gpu() -> bool {
+        let found = Gpu::shared().is_ok();
+        assert!(found || std::env::var("UNIMLX_REQUIRE_GPU").is_err(), "no adapter");
+        found
+    }
+
+    #[test]
+    fn a_synthetic_model_stays_within_reason_and_is_the_same_on_every_device() {
+        for quant in ["f32", "bf16", "f16", "4bit", "3bit-g32"] {
+            let of = |device| {
+                let model = synthetic(quant, device);
+                crate::generate::logits(&model, &[1, 2, 250, 3], Some(KvKind::F32)).unwrap()
+            };
+            let cpu = of(Device::CPU);
+            let size = (cpu.iter().map(|x| x * x).sum::<f32>() / cpu.len() as f32).sqrt();
+            assert!((0.2..5.0).contains(&size), "{quant}: logits of size {size}");
+            if has_gpu() {
+                let gpu = of(Device::GPU);
+                let error = cpu.iter().zip(&gpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(error < 1e-3 * size, "{quant}: {error} of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_profile_has_every_dispatch() {
+        if !has_gpu() || !Gpu::shared().unwrap().caps().timestamps {
+            return;
+        }
+        let model = synthetic("4bit", Device::GPU);
+        let options =
+            BenchOptions { prompts: vec![0], generations: vec![3], depths: vec![5], ..Default::default() };
+        let profiles = profile(&model, &options).unwrap();
+        let [token] = &profiles[..] else { panic!("{profiles:?}") };
+        assert_eq!(token.test, "tg3 @ d5");
+        assert!(token.whole > 0.0 && token.empty > 0.0 && token.kernel_seconds() > 0.0);
+        let matrices =
+            token.kernels.iter().filter(|k| k.shape.ends_with(" x 128") || k.shape.ends_with(" x 256"));
+        let bytes: f64 = matrices.filter(|k| k.name != "embedding").map(|k| k.bytes).sum();
+        // Each weight is read once a token; activations and norms are little beside.
+        assert!((0.9..1.3).contains(&(bytes / model.bytes() as f64)), "{bytes} of {}", model.bytes());
+        let mut rows = Vec::new();
+        bench(&model, &options, &mut |row| {
+            rows.push(row);
+            Ok(())
+        })
+        .unwrap();
+        assert!(rows.len() == 1 && rows[0].gpu_seconds.is_some_and(|busy| busy > 0.0), "{rows:?}");
+    }
 }

@@ -33,16 +33,16 @@ const WG: usize = 256;
 const ALIGNMENT: u64 = 256;
 
 /// Tensors of any name and shape.
-pub(crate) struct Synthetic {
-    config: ModelConfig,
+pub(crate) struct Synthetic<'a> {
+    config: &'a ModelConfig,
     dtype: Dtype,
 }
 
-impl Synthetic {
+impl<'a> Synthetic<'a> {
     /// Tensors of the types that a configuration states: `dtype` (bf16 if it says nothing) and
     /// `quantization`.
-    pub(crate) fn new(config: &ModelConfig) -> Self {
-        Self { config: config.clone(), dtype: config.dtype.unwrap_or(Dtype::BF16) }
+    pub(crate) fn new(config: &'a ModelConfig) -> Self {
+        Self { config, dtype: config.dtype.unwrap_or(Dtype::BF16) }
     }
 
     /// How the weight of a module with rows of `k` is packed.
@@ -115,8 +115,13 @@ impl Noise {
     /// # Errors
     /// The device failed.
     pub(crate) fn write(&self, buffer: &gpu::Buffer, offset: u64) -> Result<()> {
+        let most = (buffer.gpu().caps().max_binding / 4).min(PIECE) - ALIGNMENT / 4;
+        self.write_pieces(buffer, offset, most)
+    }
+
+    /// One dispatch for each `most` words.
+    fn write_pieces(&self, buffer: &gpu::Buffer, offset: u64, most: u64) -> Result<()> {
         let gpu = buffer.gpu();
-        let most = (gpu.caps().max_binding / 4).min(PIECE) - ALIGNMENT / 4;
         let mut recording = Recording { buffers: vec![buffer.capacity()], steps: Vec::new() };
         let mut first = 0;
         while first < self.words() {
@@ -225,7 +230,8 @@ mod tests {
     #[test]
     fn matrices_keep_the_size_of_what_they_multiply() {
         let deviation = |x: &[f32]| (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
-        let dense = Synthetic::new(&config(r#""dtype": "float16""#));
+        let config16 = config(r#""dtype": "float16""#);
+        let dense = Synthetic::new(&config16);
         assert_eq!(dense.quantization_of("a", 7).unwrap(), None);
         let matrix = dense.float("a.weight", &[64, 256]);
         assert_eq!(matrix.spec.dtype, Dtype::F16);
@@ -234,7 +240,8 @@ mod tests {
 
         for bits in [2, 3, 4, 5, 6, 8] {
             let text = format!(r#""quantization": {{ "bits": {bits}, "group_size": 64 }}"#);
-            let packed = Synthetic::new(&config(&text));
+            let config = config(&text);
+            let packed = Synthetic::new(&config);
             let q = packed.quantization_of("a", 256).unwrap().unwrap();
             assert!(packed.quantization_of("a", 96).unwrap_err().to_string().contains("rows of 96"));
             let [scales, biases] =
@@ -261,11 +268,13 @@ mod tests {
             let bytes = noise.spec.bytes().next_multiple_of(4);
             let mut expected = vec![0; bytes];
             noise.host().read(&mut expected).unwrap();
-            let buffer = gpu.alloc_zeroed(bytes as u64 + 600).unwrap();
-            noise.write(&buffer, 500).unwrap();
-            let all = gpu.read_vec(&buffer).unwrap();
-            assert!(all[500..500 + bytes] == expected, "{dtype}");
-            assert!(all[..500].iter().chain(&all[500 + bytes..]).all(|&b| b == 0), "{dtype}: around it");
+            for most in [PIECE, 1001] {
+                let buffer = gpu.alloc_zeroed(bytes as u64 + 600).unwrap();
+                noise.write_pieces(&buffer, 500, most).unwrap();
+                let all = gpu.read_vec(&buffer).unwrap();
+                assert!(all[500..500 + bytes] == expected, "{dtype} by {most}");
+                assert!(all[..500].iter().chain(&all[500 + bytes..]).all(|&b| b == 0), "{dtype}: around it");
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn proceed(report: &mut Report<'_>, progress: Progress<'_>) -> Result
 pub(crate) enum Source<'a> {
     Checkpoint(&'a Checkpoint),
     /// Whatever is asked for, of the types that a configuration states.
-    Synthetic(Synthetic),
+    Synthetic(Synthetic<'a>),
 }
 
 /// Loads tensors by name, counting bytes.
