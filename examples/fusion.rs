@@ -7,9 +7,9 @@ use unimlx::{ArrayShape, Device, Gpu, MLXArray, Result, set_fusion};
 
 /// Ten operations, lazily.
 pub(crate) fn chain(x: &MLXArray) -> MLXArray {
-    let scaled = x * 0.5 + 1.0; // 2
-    let wave = scaled.sin() * scaled.exp(); // 3
-    let bent = (wave.square() + 1.0).sqrt(); // 3
+    let wave = (x * 0.5 + 1.0).sin(); // 3
+    let swell = wave * x.exp(); // 2
+    let bent = (swell.abs() + 1.0).sqrt(); // 3
     bent.tanh() - 0.25 // 2
 }
 

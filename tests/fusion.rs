@@ -29,7 +29,6 @@ fn ten_operations_are_one_dispatch() {
 
 /// The same in f64.
 fn formula(x: f64) -> f64 {
-    let scaled = x * 0.5 + 1.0;
-    let wave = scaled.sin() * scaled.exp();
-    (wave.powi(2) + 1.0).sqrt().tanh() - 0.25
+    let wave = (x * 0.5 + 1.0).sin();
+    ((wave * x.exp()).abs() + 1.0).sqrt().tanh() - 0.25
 }
