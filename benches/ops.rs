@@ -27,7 +27,7 @@ fn large() -> Vec<(&'static str, Case)> {
                 inputs.extend([normal(&[n, k / group], dtype), normal(&[n, k / group], dtype)]);
             }
         }
-        ("linear", Case { op: Arc::new(Linear { format, bias: false }), inputs, reduction: k })
+        ("linear", Case { op: Arc::new(Linear::new(format, false)), inputs, reduction: k })
     };
     let attention = |t: u32| {
         let (heads, kv_heads, d, context) = (16, 8, 128, 4096);

@@ -21,6 +21,8 @@ pub struct Trial {
     pub output: Spec,
     inputs: Vec<Vec<u8>>,
     expected: Vec<u8>,
+    /// Inputs that the op changes, with what they hold afterwards.
+    updates: Vec<(usize, Vec<u8>)>,
 }
 
 const GUARD: usize = 256;
@@ -43,10 +45,16 @@ impl Trial {
             MLXArray::from_bytes(bytes, &spec.dims, spec.dtype, Device::CPU)
         });
         let arrays = arrays.collect::<Result<Vec<_>>>()?;
+        let value = |x: &MLXArray| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; x.nbytes()];
+            reference::eval(x)?.to_bytes(x.dtype(), &mut bytes);
+            Ok(bytes)
+        };
         let y = MLXArray::apply_shared(case.op.clone(), &arrays.iter().collect::<Vec<_>>());
-        let mut expected = vec![0; y.nbytes()];
-        reference::eval(&y)?.to_bytes(y.dtype(), &mut expected);
-        Ok(Self { output: y.spec().clone(), case, inputs, expected })
+        let expected = value(&y)?;
+        let updates = case.op.updates(&arrays);
+        let updates = updates.iter().map(|(i, x)| Ok((*i, value(x)?))).collect::<Result<_>>()?;
+        Ok(Self { output: y.spec().clone(), case, inputs, expected, updates })
     }
 
     /// Runs a GPU kernel and compares.
@@ -95,7 +103,12 @@ impl Trial {
         if bytes[..GUARD].iter().chain(&bytes[GUARD + size..][..GUARD]).any(|&b| b != SENTINEL) {
             return Err(Error::device(format!("wrote outside its output: {self}")));
         }
-        self.compare(&bytes[GUARD..][..self.output.bytes()])
+        for (i, expected) in &self.updates {
+            let bytes = gpu.read_vec(&buffers[*i])?;
+            let spec = self.case.inputs[*i].spec();
+            self.compare(&spec, expected, &bytes[..spec.bytes()], kernel.rounding)?;
+        }
+        self.compare(&self.output, &self.expected, &bytes[GUARD..][..self.output.bytes()], kernel.rounding)
     }
 
     /// Runs a native kernel and compares.
@@ -123,28 +136,29 @@ impl Trial {
             in_place.map_or_else(|| words(&vec![SENTINEL; self.output.bytes()]), |i| inputs[i].clone());
         let bytes = &mut bytemuck::cast_slice_mut(&mut out)[..self.output.bytes()];
         kernel(&refs, HostMut { bytes, spec: &self.output });
-        self.compare(&bytemuck::cast_slice(&out)[..self.output.bytes()])
+        self.compare(&self.output, &self.expected, &bytemuck::cast_slice(&out)[..self.output.bytes()], 0.0)
     }
 
-    fn compare(&self, actual: &[u8]) -> Result<()> {
-        let (expected, actual) = (widen(&self.expected, self.output.dtype), widen(actual, self.output.dtype));
-        let limit = self.tolerance(&expected);
+    fn compare(&self, spec: &Spec, expected: &[u8], actual: &[u8], rounding: f32) -> Result<()> {
+        let (expected, actual) = (widen(expected, spec.dtype), widen(actual, spec.dtype));
+        let limit = self.tolerance(spec, &expected, rounding);
         match expected.iter().zip(&actual).position(|(e, a)| (e - a).abs() > limit || a.is_nan()) {
             None => Ok(()),
             Some(i) => Err(Error::device(format!(
-                "element {i} is {}, not {} +- {limit:e}: {self}",
+                "element {i} of {spec} is {}, not {} +- {limit:e}: {self}",
                 actual[i], expected[i]
             ))),
         }
     }
 
-    /// A few roundings of the output's type, times the root of the number of terms, relative to the largest
+    /// A few roundings of the output's type and of the kernel, times the root of the number of terms, relative to the largest
     /// result.
-    fn tolerance(&self, expected: &[f64]) -> f64 {
+    fn tolerance(&self, spec: &Spec, expected: &[f64], rounding: f32) -> f64 {
         let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
         let terms = (self.case.reduction as f64).sqrt();
-        let rounding = f64::from(self.output.dtype.epsilon()) + f64::from(f32::EPSILON) * 8.0 * terms;
-        if self.output.dtype.is_float() { rounding * largest } else { 0.0 }
+        let kernel = f64::from(spec.dtype.epsilon()) + f64::from(rounding);
+        let rounding = kernel + f64::from(f32::EPSILON) * 8.0 * terms;
+        if spec.dtype.is_float() { rounding * largest } else { 0.0 }
     }
 }
 
@@ -218,7 +232,7 @@ mod tests {
         let mut kernel = trial.case.op.kernels(&site).remove(0);
         trial.gpu(&gpu, &kernel).unwrap();
         for (name, value) in &mut kernel.stages[0].constants {
-            *value = if *name == "KIND" { (*value + 1.0) % 3.0 } else { *value };
+            *value = if *name == "ACT" { (*value + 1.0) % 3.0 } else { *value };
         }
         let e = trial.gpu(&gpu, &kernel).unwrap_err().to_string();
         assert!(e.contains("element") && e.contains("Gate"), "{e}");

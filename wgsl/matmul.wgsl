@@ -3,11 +3,12 @@
 // Work split: a workgroup of 256 makes a tile of 64 x 64 outputs, an invocation 4 x 4 of it (rows and
 // columns 16 apart). Tiles of 16 values of k pass through workgroup memory, weights widened on the way.
 // Rows there are 5 vectors apart, not 4, so that neighbours fall into different banks.
-// Parts: x8 (x_aligned, x_odd), weight8 (weight_*, dense or affine), widen (floats). Bindings are declared
+// Parts: x8 (x_aligned, x_odd), weight8 (weight_*, dense or affine), emit, widen (floats). Bindings are declared
 // by the op: they differ with the weight's format.
 // Best: 23 TFLOP/s over all products of a Llama-3.2-1B shape, prompt of 512, on an H200.
 
 override BIAS: u32 = 9u;
+override GATED: bool = false;
 const PITCH: u32 = 5u;
 
 var<workgroup> tile_x: array<vec4<f32>, 320>;
@@ -18,7 +19,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = (lane & 127u) >> 1u;
     let unit = lane & 1u;
     let m = min(group.y * 64u + row, params.m - 1u);
-    let n = min(group.x * 64u + row, params.rows - 1u);
+    // Gated: 32 columns and their 32 partners.
+    let gated = group.x * 32u + (row & 31u) + select(0u, params.rows / 2u, row >= 32u);
+    let n = min(select(group.x * 64u + row, gated, GATED), params.rows - 1u);
     let at = row * PITCH + unit * 2u;
     let mine_x = (lane >> 4u) * PITCH;
     let mine_w = (lane & 15u) * PITCH;
@@ -61,7 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     let to_m = group.y * 64u + (lane >> 4u);
-    let to_n = group.x * 64u + (lane & 15u);
+    let to_n = group.x * select(64u, 32u, GATED) + (lane & 15u);
     store_row(to_m, to_n, y0);
     store_row(to_m + 16u, to_n, y1);
     store_row(to_m + 32u, to_n, y2);
@@ -69,6 +72,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 
 fn store_row(m: u32, n: u32, values: vec4<f32>) {
+    if m >= params.m {
+        return;
+    }
+    if GATED {
+        store_gated(m, n, values.x, values.z);
+        store_gated(m, n + 16u, values.y, values.w);
+        return;
+    }
     store(m, n, values.x);
     store(m, n + 16u, values.y);
     store(m, n + 32u, values.z);
@@ -76,7 +87,13 @@ fn store_row(m: u32, n: u32, values: vec4<f32>) {
 }
 
 fn store(m: u32, n: u32, value: f32) {
-    if m < params.m && n < params.rows {
-        y[m * params.n + params.first_row + n] = value + bias_at(params.first_row + n);
+    if n < params.rows {
+        emit(m, params.first_row + n, value);
+    }
+}
+
+fn store_gated(m: u32, n: u32, gate: f32, up: f32) {
+    if n < params.n {
+        emit_gated(m, n, gate, up);
     }
 }

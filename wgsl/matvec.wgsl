@@ -1,68 +1,147 @@
-// y[m, first + n] = sum_k x[m, k] * W[n, k] (+ bias[first + n]), for M <= 4 rows of x.
+// y[m, n] = sum_k x[m, k] * W[n, k], for M <= 8 rows of x; x may be normed first, y gated or added to.
 //
-// Work split: a workgroup takes 4 rows of W; its WG invocations stride over k in units of 8 values, so every
-// weight is read once for all rows of x. Sums meet at the end. Larger workgroups make shorter loops, which few
-// rows need on a large GPU (`Linear::lanes` chooses).
-// Best, on an H200, GB/s of weights: 128256x2048 bf16 4389, 8 bit 3136, 4 bit 1737; 4096x4096 3084, 1631, 1019.
-// Parts: x8 and dot8 (x_aligned, x_odd), code8 and scaled (weight_*, dense or affine), sum4 (sum_shared,
-// sum_subgroup), widen (floats). Bindings are declared by the op: they differ with the weight's format.
+// A norm is deferred: x is multiplied by its gain, the squares of x are summed in the same loop, and each row
+// is divided by its root mean square at the end.
+// Work split: a workgroup takes R rows of W (gated: half of them and their partners); its WG invocations stride over k
+// in units of 8 values, so every weight is read once for all rows of x. Sums meet at the end. Larger
+// workgroups make shorter loops, which few rows need on a large GPU (`matvec::lanes` chooses).
+// Parts: x8 and dot8 (x_aligned, x_odd), gain8 (gain, no_gain), code8 and scaled (weight_*, dense or affine),
+// emit, sum4 (sum_shared, sum_subgroup), widen (floats). Bindings are declared by the op: they differ with
+// the weight's format.
 // Best on an NVIDIA H200 for one row of x, without the 5.5 us of a timestamp: bf16 4.4 TB/s (128256 x 2048) and
 // 3.8 (4096 x 14336); 8 bits 3.5 and 2.1; 4 bits 1.7 and 1.3.
 
 override M: u32 = 1u;
 override BIAS: u32 = 9u;
+override NORM: bool = false;
+override GATED: bool = false;
+override R: u32 = 4u;
 override WG: u32 = 64u;
+
+struct Rows { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>, at: vec4<u32> }
+
+// Rows of W times 8 values of row m of x, and the squares of these.
+struct Column { y: vec4<f32>, squares: f32 }
+
+fn column(w: Rows, gain: mat2x4<f32>, m: u32, i: u32) -> Column {
+    let raw = x8(m, i);
+    let x = mat2x4<f32>(raw[0] * gain[0], raw[1] * gain[1]);
+    let dots = vec4<f32>(dot8(w.a, x), dot8(w.b, x), dot8(w.c, x), dot8(w.d, x));
+    return Column(scaled(dots, sum8(x), w.at, i), dot8(raw, raw));
+}
+
+// Rows that are taken together. Gated: R / 2 rows, then their partners.
+fn rows_from(first: u32) -> vec4<u32> {
+    let i = vec4<u32>(0u, 1u, 2u, 3u);
+    let partners = (i % vec4<u32>(R / 2u)) + select(vec4<u32>(0u), vec4<u32>(params.n), i >= vec4<u32>(R / 2u));
+    return min(vec4<u32>(first) + select(i, partners, GATED), vec4<u32>(params.rows - 1u));
+}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let first = (group.y * params.stride + group.x) * 4u;
-    let last = params.rows - 1u;
-    let row = min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(last));
+    let step = select(R, R / 2u, GATED);
+    let first = (group.y * params.stride + group.x) * step;
+    let row = rows_from(first);
     var y0 = vec4<f32>(0.0);
     var y1 = vec4<f32>(0.0);
     var y2 = vec4<f32>(0.0);
     var y3 = vec4<f32>(0.0);
+    var y4 = vec4<f32>(0.0);
+    var y5 = vec4<f32>(0.0);
+    var y6 = vec4<f32>(0.0);
+    var y7 = vec4<f32>(0.0);
+    var squares = mat2x4<f32>(vec4<f32>(0.0), vec4<f32>(0.0));
     for (var i = lane; i < params.units; i += WG) {
-        let a = code8(row.x, i);
-        let b = code8(row.y, i);
-        let c = code8(row.z, i);
-        let d = code8(row.w, i);
-        let x = x8(0u, i);
-        y0 += scaled(vec4<f32>(dot8(a, x), dot8(b, x), dot8(c, x), dot8(d, x)), sum8(x), row, i);
+        var w = Rows();
+        w.at = row;
+        w.a = code8(row.x, i);
+        if R > 1u {
+            w.b = code8(row.y, i);
+        }
+        if R > 2u {
+            w.c = code8(row.z, i);
+            w.d = code8(row.w, i);
+        }
+        let gain = gain8(i);
+        let c0 = column(w, gain, 0u, i);
+        y0 += c0.y;
+        squares[0].x += c0.squares;
         if M > 1u {
-            let x = x8(1u, i);
-            y1 += scaled(vec4<f32>(dot8(a, x), dot8(b, x), dot8(c, x), dot8(d, x)), sum8(x), row, i);
+            let c1 = column(w, gain, 1u, i);
+            y1 += c1.y;
+            squares[0].y += c1.squares;
         }
         if M > 2u {
-            let x = x8(2u, i);
-            y2 += scaled(vec4<f32>(dot8(a, x), dot8(b, x), dot8(c, x), dot8(d, x)), sum8(x), row, i);
+            let c2 = column(w, gain, 2u, i);
+            y2 += c2.y;
+            squares[0].z += c2.squares;
         }
         if M > 3u {
-            let x = x8(3u, i);
-            y3 += scaled(vec4<f32>(dot8(a, x), dot8(b, x), dot8(c, x), dot8(d, x)), sum8(x), row, i);
+            let c3 = column(w, gain, 3u, i);
+            y3 += c3.y;
+            squares[0].w += c3.squares;
+        }
+        if M > 4u {
+            let c4 = column(w, gain, 4u, i);
+            y4 += c4.y;
+            squares[1].x += c4.squares;
+        }
+        if M > 5u {
+            let c5 = column(w, gain, 5u, i);
+            y5 += c5.y;
+            squares[1].y += c5.squares;
+        }
+        if M > 6u {
+            let c6 = column(w, gain, 6u, i);
+            y6 += c6.y;
+            squares[1].z += c6.squares;
+        }
+        if M > 7u {
+            let c7 = column(w, gain, 7u, i);
+            y7 += c7.y;
+            squares[1].w += c7.squares;
         }
     }
-    y0 = sum4(lane, y0);
-    store(0u, first, lane, y0);
+    if NORM {
+        squares[0] = sum4(lane, squares[0]);
+        if M > 4u {
+            squares[1] = sum4(lane, squares[1]);
+        }
+    }
+    finish(0u, first, lane, sum4(lane, y0), squares[0].x);
     if M > 1u {
-        y1 = sum4(lane, y1);
-        store(1u, first, lane, y1);
+        finish(1u, first, lane, sum4(lane, y1), squares[0].y);
     }
     if M > 2u {
-        y2 = sum4(lane, y2);
-        store(2u, first, lane, y2);
+        finish(2u, first, lane, sum4(lane, y2), squares[0].z);
     }
     if M > 3u {
-        y3 = sum4(lane, y3);
-        store(3u, first, lane, y3);
+        finish(3u, first, lane, sum4(lane, y3), squares[0].w);
+    }
+    if M > 4u {
+        finish(4u, first, lane, sum4(lane, y4), squares[1].x);
+    }
+    if M > 5u {
+        finish(5u, first, lane, sum4(lane, y5), squares[1].y);
+    }
+    if M > 6u {
+        finish(6u, first, lane, sum4(lane, y6), squares[1].z);
+    }
+    if M > 7u {
+        finish(7u, first, lane, sum4(lane, y7), squares[1].w);
     }
 }
 
-// The first four invocations store one row of W each.
-fn store(m: u32, first: u32, lane: u32, sums: vec4<f32>) {
-    let n = first + lane;
-    if lane < 4u && n < params.rows {
-        let value = select(select(sums.x, sums.y, lane == 1u), select(sums.z, sums.w, lane == 3u), lane > 1u);
-        y[m * params.n + params.first_row + n] = value + bias_at(params.first_row + n);
+// The first invocations store one column each.
+fn finish(m: u32, first: u32, lane: u32, sums: vec4<f32>, squares: f32) {
+    let y = sums * select(1.0, inverseSqrt(squares / f32(params.k) + params.eps), NORM);
+    if GATED {
+        if lane < R / 2u && first + lane < params.n {
+            let up = select(y.y, select(y.z, y.w, lane == 1u), R == 4u);
+            emit_gated(m, first + lane, select(y.x, y.y, lane == 1u), up);
+        }
+    } else if lane < R && first + lane < params.rows {
+        let value = select(select(y.x, y.y, lane == 1u), select(y.z, y.w, lane == 3u), lane > 1u);
+        emit(m, params.first_row + first + lane, value);
     }
 }

@@ -12,6 +12,7 @@ use crate::memory::Buffer;
 use crate::models::Model;
 use crate::nn::fill_stages;
 use crate::wgsl::Source;
+use naga::{AddressSpace, Expression, Literal, ScalarKind, TypeInner};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -179,15 +180,20 @@ impl Traffic {
     }
 }
 
-/// Names of the parameters of shaders, by their keys, as far as they are whole numbers.
-type Names = HashMap<u64, Vec<Option<String>>>;
+/// Names of the parameters of shaders, by their keys, as far as they are whole numbers, with their values
+/// where these are constants of the shader.
+type Names = HashMap<u64, Vec<(Option<String>, Option<u32>)>>;
 
 /// The sizes of a dispatch in words.
 fn shape(timed: &Timed, known: &mut Names) -> String {
     let dispatch = &timed.dispatch;
     let names = known.entry(dispatch.source.key()).or_insert_with(|| parameters(&dispatch.source));
-    let sizes = names.iter().zip(&dispatch.params);
-    let sizes: Vec<(&str, u32)> = sizes.filter_map(|(name, &n)| Some((name.as_deref()?, n))).collect();
+    let sizes = names.iter().enumerate();
+    let sizes: Vec<(&str, u32)> = sizes
+        .filter_map(|(at, (name, baked))| {
+            Some((name.as_deref()?, baked.or(dispatch.params.get(at).copied())?))
+        })
+        .collect();
     let size = |name: &str| sizes.iter().find(|(known, _)| *known == name).map(|(_, n)| *n);
     if let (Some(rows), Some(k)) = (size("rows").or(size("n")), size("k")) {
         let m = size("m").filter(|m| *m > 1).map_or(String::new(), |m| format!(", {m} at once"));
@@ -197,26 +203,57 @@ fn shape(timed: &Timed, known: &mut Names) -> String {
     sizes.map(|(name, n)| format!("{name}={n}")).collect::<Vec<_>>().join(" ")
 }
 
-fn parameters(source: &Source) -> Vec<Option<String>> {
+fn parameters(source: &Source) -> Vec<(Option<String>, Option<u32>)> {
     let Ok(module) = source.parse() else { return Vec::new() };
-    let uniform = module.global_variables.iter().find(|(_, v)| v.space == naga::AddressSpace::Uniform);
-    let Some((_, variable)) = uniform else { return Vec::new() };
-    let naga::TypeInner::Struct { members, .. } = &module.types[variable.ty].inner else { return Vec::new() };
+    let uniform = module.global_variables.iter().find(|(_, v)| v.space == AddressSpace::Uniform);
+    let constant = module.constants.iter().find(|(_, c)| c.name.as_deref() == Some("params"));
+    let (ty, values) = match (uniform, constant) {
+        (Some((_, variable)), _) => (variable.ty, &[][..]),
+        (None, Some((_, constant))) => match &module.global_expressions[constant.init] {
+            Expression::Compose { ty, components } => (*ty, &components[..]),
+            _ => return Vec::new(),
+        },
+        (None, None) => return Vec::new(),
+    };
+    let TypeInner::Struct { members, .. } = &module.types[ty].inner else { return Vec::new() };
     let whole = |ty| {
         let inner = &module.types[ty].inner;
-        matches!(inner, naga::TypeInner::Scalar(s) if s.kind == naga::ScalarKind::Uint)
+        matches!(inner, TypeInner::Scalar(s) if s.kind == ScalarKind::Uint)
     };
-    members.iter().map(|m| m.name.clone().filter(|_| whole(m.ty))).collect()
+    let value = |at: usize| match module.global_expressions[*values.get(at)?] {
+        Expression::Literal(Literal::U32(n)) => Some(n),
+        _ => None,
+    };
+    let members = members.iter().enumerate();
+    members.map(|(at, m)| (m.name.clone().filter(|_| whole(m.ty)), value(at))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::op::Stage;
+    use crate::wgsl::File;
+
+    static BAKED: File = File {
+        name: "test/baked.wgsl",
+        text: "struct Params { rows: u32, eps: f32, k: u32 }
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(1) fn main() { y[params.rows * params.k] = params.eps; }
+",
+    };
 
     #[test]
     fn parameters_have_the_names_of_the_shader() {
-        let source = fill_stages()[0].dispatch("fill", Vec::new()).source;
-        let names: Vec<_> = parameters(&source).into_iter().flatten().collect();
-        assert_eq!(names, ["words", "at", "first", "seed", "stride"]);
+        let mut stage = fill_stages().swap_remove(0);
+        let named = |stage: &Stage| {
+            let known = parameters(&stage.source()).into_iter();
+            known.filter_map(|(name, value)| Some((name?, value))).collect::<Vec<_>>()
+        };
+        let names = ["words", "at", "first", "seed", "stride"];
+        assert_eq!(named(&stage), names.map(|name| (name.to_string(), None)));
+        stage.files = vec![&BAKED];
+        stage.baked = true;
+        stage.params = vec![("rows", 7u32.into()), ("eps", 0.5f32.into()), ("k", 64u32.into())];
+        assert_eq!(named(&stage), [("rows".to_string(), Some(7)), ("k".to_string(), Some(64))]);
     }
 }

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pipeline::{Pipeline, params_size};
+use super::readback::{Slot, Words};
 use super::timing::{Stamps, passes, watched};
 use super::transfer::with_mapped;
 use crate::error::{Context, Error, Result};
-use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step};
+use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step, Ticket};
 
 /// Where parameters of one dispatch may begin: the largest alignment WebGPU lets a device ask for.
 const PARAMS_ALIGNMENT: u64 = 256;
@@ -32,6 +33,29 @@ pub(super) enum Ready {
 struct Params<'a> {
     buffer: Option<wgpu::Buffer>,
     places: HashMap<&'a [u32], u64>,
+}
+
+/// What goes with the last submission of a recording.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tail<'a> {
+    /// A copy behind the steps.
+    pub(super) read: Option<(&'a Slot, &'a Words<'a>)>,
+    /// Calls into wgpu right after it.
+    pub(super) then: Option<&'a dyn Fn()>,
+}
+
+impl Tail<'_> {
+    pub(super) fn record(&self, encoder: &mut wgpu::CommandEncoder) {
+        if let Some((slot, words)) = self.read {
+            slot.copy(encoder, words);
+        }
+    }
+
+    pub(super) fn call(&self) {
+        if let Some(then) = self.then {
+            then();
+        }
+    }
 }
 
 impl Prepared {
@@ -68,10 +92,8 @@ impl Prepared {
         })
     }
 
-    pub(super) fn encode(&self, steps: &[Ready], stamps: Stamps<'_>) -> wgpu::CommandEncoder {
-        let mut encoder = self.gpu.encoder();
+    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Ready], mut stamps: Stamps<'_>) {
         let mut left = passes(steps);
-        let mut stamps = stamps;
         let mut steps = steps.iter().peekable();
         while let Some(step) = steps.peek() {
             if let Ready::Copy { src, src_offset, dst, dst_offset, bytes } = step {
@@ -85,22 +107,59 @@ impl Prepared {
             let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
             let mut pass = encoder.begin_compute_pass(&descriptor);
             stamps.write(&mut pass);
+            let mut set: Option<&Arc<Pipeline>> = None;
             while let Some(Ready::Dispatch { pipeline, bindings, dispatch }) =
                 steps.next_if(|step| matches!(step, Ready::Dispatch { .. }))
             {
                 let [x, y, z] = dispatch.grid;
-                pass.set_pipeline(&pipeline.raw);
+                if !set.is_some_and(|set| Arc::ptr_eq(set, pipeline)) {
+                    pass.set_pipeline(&pipeline.raw);
+                    set = Some(pipeline);
+                }
                 pass.set_bind_group(0, bindings, &[]);
                 pass.dispatch_workgroups(x, y, z);
                 stamps.write(&mut pass);
             }
         }
-        encoder
     }
 
-    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<u64> {
-        let used = |serial| self.buffers.iter().for_each(|buffer| buffer.used_by(serial));
-        self.gpu.submit("submitting", encoder, used)
+    pub(super) fn used_by(&self, serial: u64) {
+        self.buffers.iter().for_each(|buffer| buffer.used_by(serial));
+    }
+
+    /// Submits all steps, and `tail` with the last of them; the serial number of the last submission, 0 if
+    /// there is nothing to do.
+    pub(super) fn submit_all(&self, tail: Tail<'_>) -> Result<u64> {
+        watched(self, tail).unwrap_or_else(|| {
+            self.submit_chunks(self.max_dispatches, tail, |steps, tail| self.submit(steps, tail))
+        })
+    }
+
+    /// [`Prepared::submit_all`] with a submission of the caller's after every `count` dispatches.
+    pub(super) fn submit_chunks(
+        &self,
+        count: usize,
+        tail: Tail<'_>,
+        mut submit: impl FnMut(&[Ready], Tail<'_>) -> Result<u64>,
+    ) -> Result<u64> {
+        let mut chunks = self.chunks(count);
+        let mut steps = chunks.next().unwrap_or_default();
+        if steps.is_empty() && tail.read.is_none() {
+            return Ok(0);
+        }
+        for next in chunks {
+            submit(std::mem::replace(&mut steps, next), Tail::default())?;
+        }
+        submit(steps, tail)
+    }
+
+    /// One submission without timestamps.
+    pub(super) fn submit(&self, steps: &[Ready], tail: Tail<'_>) -> Result<u64> {
+        let record = |encoder: &mut wgpu::CommandEncoder| {
+            self.encode(encoder, steps, Stamps::None);
+            tail.record(encoder);
+        };
+        self.gpu.submit_then("submitting", record, &|| tail.call(), |serial| self.used_by(serial))
     }
 }
 
@@ -130,17 +189,29 @@ impl Gpu {
                 return Err(Error::input(format!("slot {slot} needs {bytes} bytes, its buffer has {have}")));
             }
         }
+        let mut dispatches = Vec::with_capacity(recording.steps.len());
+        for step in &recording.steps {
+            match step {
+                Step::Dispatch(dispatch) => {
+                    self.check_dispatch(dispatch, recording, buffers)
+                        .with_context(|| format!("kernel {}", dispatch.name))?;
+                    dispatches.push(dispatch);
+                }
+                Step::Copy { .. } => self.check_copy(recording, step)?,
+            }
+        }
+        let mut pipelines = self.pipelines(&dispatches)?.into_iter();
         let params = self.params(recording)?;
         let mut steps = Vec::with_capacity(recording.steps.len());
         for step in &recording.steps {
             steps.push(match step {
                 Step::Dispatch(dispatch) => {
+                    let pipeline = pipelines.next().expect("one for each dispatch");
                     let place = params.places.get(&dispatch.params[..]).copied();
-                    self.ready(dispatch, recording, buffers, params.buffer.as_ref().zip(place))
+                    self.ready(dispatch, pipeline, buffers, params.buffer.as_ref().zip(place))
                         .with_context(|| format!("kernel {}", dispatch.name))?
                 }
                 &Step::Copy { src, src_offset, dst, dst_offset, bytes } => {
-                    self.check_copy(recording, step)?;
                     Ready::Copy { src, src_offset, dst, dst_offset, bytes }
                 }
             });
@@ -153,13 +224,15 @@ impl Gpu {
     /// # Errors
     /// `is_device`.
     pub fn run(&self, prepared: &Prepared) -> Result<()> {
-        if let Some(outcome) = watched(prepared) {
-            return outcome;
-        }
-        for steps in prepared.chunks(prepared.max_dispatches) {
-            prepared.submit(prepared.encode(steps, Stamps::None))?;
-        }
-        Ok(())
+        self.start(prepared).map(|_| ())
+    }
+
+    /// [`Gpu::run`] with something to wait for.
+    ///
+    /// # Errors
+    /// `is_device`.
+    pub fn start(&self, prepared: &Prepared) -> Result<Ticket> {
+        prepared.submit_all(Tail::default()).map(Ticket::new)
     }
 
     fn params<'a>(&self, recording: &'a Recording) -> Result<Params<'a>> {
@@ -199,12 +272,10 @@ impl Gpu {
     fn ready(
         &self,
         dispatch: &Dispatch,
-        recording: &Recording,
+        pipeline: Arc<Pipeline>,
         buffers: &[Buffer],
         uniform: Option<(&wgpu::Buffer, u64)>,
     ) -> Result<Ready> {
-        self.check_dispatch(dispatch, recording, buffers)?;
-        let pipeline = self.pipeline(dispatch)?;
         let mut entries = Vec::with_capacity(dispatch.binds.len() + 1);
         for (at, (bind, &least)) in dispatch.binds.iter().zip(&pipeline.least).enumerate() {
             let size = bind.bytes.next_multiple_of(4).max(4);

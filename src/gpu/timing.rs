@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::encode::{Prepared, Ready};
+use super::encode::{Prepared, Ready, Tail};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Dispatch, Gpu};
 
@@ -86,16 +86,17 @@ pub(crate) fn watch(gpu: &Arc<Gpu>, detail: Detail, work: impl FnOnce() -> Resul
     Ok(seen)
 }
 
-/// Runs a recording under this thread's watch, if there is one.
-pub(super) fn watched(prepared: &Prepared) -> Option<Result<()>> {
+/// Runs a recording under this thread's watch, if there is one; the serial number of the last submission.
+pub(super) fn watched(prepared: &Prepared, tail: Tail<'_>) -> Option<Result<u64>> {
     let detail = WATCH.with_borrow(|watch| watch.as_ref().map(|watch| watch.detail))?;
     Some(match detail {
-        Detail::Submissions => span(prepared),
-        Detail::Dispatches => prepared.gpu.run_each(prepared).map(|timed| {
+        Detail::Submissions => span(prepared, tail),
+        Detail::Dispatches => prepared.gpu.run_each(prepared, tail).map(|(timed, serial)| {
             note(|watch| {
                 watch.seen.seconds += timed.iter().map(|t| t.seconds).sum::<f64>();
                 watch.seen.dispatches.extend(timed);
             });
+            serial
         }),
     })
 }
@@ -105,17 +106,16 @@ fn note(change: impl FnOnce(&mut Watch)) {
 }
 
 /// Runs a recording with timestamps at the begin of its first pass and at the end of its last.
-fn span(prepared: &Prepared) -> Result<()> {
-    for steps in prepared.chunks(prepared.max_dispatches) {
+fn span(prepared: &Prepared, tail: Tail<'_>) -> Result<u64> {
+    prepared.submit_chunks(prepared.max_dispatches, tail, |steps, tail| {
         if passes(steps) == 0 {
-            prepared.submit(prepared.encode(steps, Stamps::None))?;
-            continue;
+            return prepared.submit(steps, tail);
         }
-        let stamps =
-            prepared.gpu.stamped(prepared, steps, 2, |timer| Stamps::Ends { timer, begun: false })?;
+        let (stamps, serial) =
+            prepared.gpu.stamped(prepared, steps, tail, 2, |timer| Stamps::Ends { timer, begun: false })?;
         note(|watch| watch.stamps.push(stamps));
-    }
-    Ok(())
+        Ok(serial)
+    })
 }
 
 /// How many passes the steps are encoded as: runs of dispatches without a copy between them.
@@ -171,15 +171,15 @@ impl Gpu {
     /// # Errors
     /// `is_unsupported`: the device has no timestamps; `is_device`.
     pub fn run_timed(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<(String, f64)>> {
-        let timed = self.run_each(prepared)?;
+        let (timed, _) = self.run_each(prepared, Tail::default())?;
         Ok(timed.into_iter().map(|t| (t.dispatch.name, t.seconds)).collect())
     }
 
-    fn run_each(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<Timed>> {
+    fn run_each(self: &Arc<Self>, prepared: &Prepared, tail: Tail<'_>) -> Result<(Vec<Timed>, u64)> {
         self.can_time()?;
         let tick = self.tick();
         let mut all = Vec::with_capacity(prepared.dispatches());
-        for steps in prepared.chunks(TIMED_AT_ONCE) {
+        let serial = prepared.submit_chunks(TIMED_AT_ONCE, tail, |steps, tail| {
             // One timestamp per dispatch, and one before each run of dispatches.
             let mut stamped: Vec<Option<&Dispatch>> = Vec::new();
             let mut in_pass = false;
@@ -193,11 +193,11 @@ impl Gpu {
                 in_pass = matches!(step, Ready::Dispatch { .. });
             }
             if stamped.is_empty() {
-                prepared.submit(prepared.encode(steps, Stamps::None))?;
-                continue;
+                return prepared.submit(steps, tail);
             }
             let count = stamped.len() as u32;
-            let readback = self.stamped(prepared, steps, count, |timer| Stamps::Each { timer, next: 0 })?;
+            let (readback, serial) =
+                self.stamped(prepared, steps, tail, count, |timer| Stamps::Each { timer, next: 0 })?;
             let stamps = self.read_vec(&readback)?;
             for (at, dispatch) in stamped.into_iter().enumerate() {
                 let Some(dispatch) = dispatch else { continue };
@@ -208,29 +208,39 @@ impl Gpu {
                     seconds: ticks as f64 * tick,
                 });
             }
-        }
-        Ok(all)
+            Ok(serial)
+        })?;
+        Ok((all, serial))
     }
 
-    /// Submits steps with `count` timestamps; they are in the buffer when the work is done.
+    /// Submits steps with `count` timestamps; they are in the buffer when the submission of that number is
+    /// done.
     fn stamped(
         self: &Arc<Self>,
         prepared: &Prepared,
         steps: &[Ready],
+        tail: Tail<'_>,
         count: u32,
         stamps: impl for<'a> FnOnce(&'a wgpu::QuerySet) -> Stamps<'a>,
-    ) -> Result<Buffer> {
+    ) -> Result<(Buffer, u64)> {
         let bytes = u64::from(count) * 8;
         let descriptor = wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count };
         let timer = self.guarded("timing", || self.device.create_query_set(&descriptor))?;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         let resolved = self.create_buffer(bytes, usage)?;
         let readback = self.alloc_readback(bytes)?;
-        let mut encoder = prepared.encode(steps, stamps(&timer));
-        encoder.resolve_query_set(&timer, 0..count, &resolved, 0);
-        encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
-        readback.used_by(prepared.submit(encoder)?);
-        Ok(readback)
+        let record = |encoder: &mut wgpu::CommandEncoder| {
+            prepared.encode(encoder, steps, stamps(&timer));
+            encoder.resolve_query_set(&timer, 0..count, &resolved, 0);
+            encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
+            tail.record(encoder);
+        };
+        let used = |serial| {
+            prepared.used_by(serial);
+            readback.used_by(serial);
+        };
+        let serial = self.submit_then("timing", record, &|| tail.call(), used)?;
+        Ok((readback, serial))
     }
 
     fn can_time(&self) -> Result<()> {

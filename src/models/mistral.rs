@@ -3,16 +3,14 @@
 use crate::array::MLXArray;
 use crate::error::Result;
 use crate::io::ModelConfig;
-use crate::nn::{Decoder, Heads, Linear, Rope, SelfAttention, Step, Weights};
+use crate::nn::{Decoder, Heads, Linear, Linears, Rope, SelfAttention, Step, Weights};
 
 /// Mistral.
 pub(crate) type Mistral = Decoder<Attention>;
 
 /// Its attention.
 pub(crate) struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    qkv_proj: Linears<3>,
     o_proj: Linear,
     rope: Rope,
     /// Windowed, in every layer.
@@ -24,9 +22,13 @@ impl SelfAttention for Attention {
         let heads = Heads::new(config, layer);
         let (hidden, q, kv) = (config.hidden_size, heads.q_width(), heads.kv_width());
         Ok(Self {
-            q_proj: Linear::load(weights, &format!("{path}.q_proj"), (q, hidden), false)?,
-            k_proj: Linear::load(weights, &format!("{path}.k_proj"), (kv, hidden), false)?,
-            v_proj: Linear::load(weights, &format!("{path}.v_proj"), (kv, hidden), false)?,
+            qkv_proj: Linears::load(
+                weights,
+                path,
+                [("q_proj", q), ("k_proj", kv), ("v_proj", kv)],
+                hidden,
+                false,
+            )?,
             o_proj: Linear::load(weights, &format!("{path}.o_proj"), (hidden, q), false)?,
             rope: Rope::new(&config.rope, config, weights.device())?,
             heads,
@@ -34,9 +36,9 @@ impl SelfAttention for Attention {
     }
 
     fn forward(&self, x: &MLXArray, step: &Step<'_>) -> MLXArray {
-        let q = self.heads.split(&self.q_proj.forward(x)); // [t, heads, head_dim]
-        let k = self.heads.split(&self.k_proj.forward(x)); // [t, kv_heads, head_dim]
-        let v = self.v_proj.forward(x); // [t, kv_heads * head_dim]
+        let [q, k, v] = self.qkv_proj.forward(x); // [t, heads * head_dim], twice [t, kv_heads * head_dim]
+        let q = self.heads.split(&q); // [t, heads, head_dim]
+        let k = self.heads.split(&k); // [t, kv_heads, head_dim]
         let q = self.rope.forward(&q, step.positions); // [t, heads, head_dim]
         let k = self.rope.forward(&k, step.positions); // [t, kv_heads, head_dim]
         let o = self.heads.attend(&q, &k, &v, step); // [t, heads * head_dim]

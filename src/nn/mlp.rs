@@ -1,6 +1,6 @@
 //! The gated feed-forward layer.
 
-use super::linear::Linear;
+use super::linear::{Linear, Linears};
 use super::weights::Weights;
 use crate::array::MLXArray;
 use crate::error::{Error, Result};
@@ -9,8 +9,7 @@ use crate::ops::{self, GateKind};
 
 /// SwiGLU and its relatives: `down(act(gate(x)) * up(x))`.
 pub(crate) struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
+    gate_up_proj: Linears<2>,
     down_proj: Linear,
     act: GateKind,
 }
@@ -19,8 +18,13 @@ impl Mlp {
     pub(crate) fn load(weights: &mut Weights<'_>, path: &str, config: &ModelConfig) -> Result<Self> {
         let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
         Ok(Self {
-            gate_proj: Linear::load(weights, &format!("{path}.gate_proj"), (inner, hidden), bias)?,
-            up_proj: Linear::load(weights, &format!("{path}.up_proj"), (inner, hidden), bias)?,
+            gate_up_proj: Linears::load(
+                weights,
+                path,
+                [("gate_proj", inner), ("up_proj", inner)],
+                hidden,
+                bias,
+            )?,
             down_proj: Linear::load(weights, &format!("{path}.down_proj"), (hidden, inner), bias)?,
             act: activation(&config.hidden_act)?,
         })
@@ -28,8 +32,7 @@ impl Mlp {
 
     /// `[t, hidden] -> [t, hidden]`
     pub(crate) fn forward(&self, x: &MLXArray) -> MLXArray {
-        let gate = self.gate_proj.forward(x); // [t, intermediate]
-        let up = self.up_proj.forward(x); // [t, intermediate]
+        let [gate, up] = self.gate_up_proj.forward(x); // [t, intermediate] each
         let inner = MLXArray::apply(ops::Gate { kind: self.act }, &[&gate, &up]); // [t, intermediate]
         self.down_proj.forward(&inner)
     }

@@ -16,7 +16,7 @@ mod weights;
 
 pub(crate) use attention::{Heads, Step};
 pub(crate) use decoder::{Decoder, SelfAttention};
-pub(crate) use linear::Linear;
+pub(crate) use linear::{Linear, Linears};
 pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Rope;
 pub(crate) use synthetic::Synthetic;

@@ -50,6 +50,9 @@ pub(crate) enum Source<'a> {
     Synthetic(Synthetic<'a>),
 }
 
+/// A tensor's name and dimensions.
+pub(crate) type Named = (String, Vec<usize>);
+
 /// Loads tensors by name, counting bytes.
 pub(crate) struct Weights<'a> {
     source: Source<'a>,
@@ -101,48 +104,124 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// Absent, another shape, integers; no memory; cancelled.
     pub(crate) fn float(&mut self, name: &str, dims: &[usize]) -> Result<MLXArray> {
-        let content = match &self.source {
-            Source::Checkpoint(checkpoint) => {
-                let view = checkpoint.tensor_of_shape(name, dims)?;
-                if !view.dtype().is_float() {
-                    let what = format!("dtype {}, expected f32, f16 or bf16", view.dtype());
-                    return Err(checkpoint.wrong(&view, what));
-                }
-                Content::Stored(view)
-            }
-            Source::Synthetic(synthetic) => Content::Made(synthetic.float(name, dims)),
-        };
-        self.load(Tensor { name: name.to_string(), content })
+        self.floats(&[(name.to_string(), dims.to_vec())])
     }
 
-    /// A tensor of packed words that must have this shape; [`Weights::quantization_of`] has seen its dtype.
+    /// Floating-point tensors below each other in one array; their shapes differ in the first axis only.
+    ///
+    /// # Errors
+    /// As [`Weights::float`], of each.
+    pub(crate) fn floats(&mut self, tensors: &[Named]) -> Result<MLXArray> {
+        let tensors = self.source.floats(tensors)?;
+        self.load(&tensors)
+    }
+
+    /// Tensors of packed words below each other in one array; [`Weights::quantization_of`] has seen their
+    /// dtype.
     ///
     /// # Errors
     /// Absent, or another shape; no memory; cancelled.
-    pub(crate) fn packed(&mut self, name: &str, dims: &[usize]) -> Result<MLXArray> {
-        let content = match &self.source {
-            Source::Checkpoint(checkpoint) => Content::Stored(checkpoint.tensor_of_shape(name, dims)?),
-            Source::Synthetic(synthetic) => Content::Made(synthetic.packed(name, dims)),
-        };
-        self.load(Tensor { name: name.to_string(), content })
+    pub(crate) fn packed(&mut self, tensors: &[Named]) -> Result<MLXArray> {
+        let tensors = self.source.packed(tensors)?;
+        self.load(&tensors)
     }
 
-    fn load(&mut self, tensor: Tensor) -> Result<MLXArray> {
-        let spec = tensor.spec();
-        let buffer = match self.device {
-            Device::CPU => tensor.host()?,
-            Device::GPU => {
+    /// Whether floating-point tensors can lie below each other in one array: on the GPU, of one dtype, in
+    /// whole words. The CPU reads them where the file is mapped.
+    ///
+    /// # Errors
+    /// As [`Weights::float`], of each.
+    pub(crate) fn can_join_floats(&self, tensors: &[Named]) -> Result<bool> {
+        Ok(self.device == Device::GPU && can_join(&self.source.floats(tensors)?))
+    }
+
+    /// [`Weights::can_join_floats`] of packed words.
+    ///
+    /// # Errors
+    /// As [`Weights::packed`].
+    pub(crate) fn can_join_packed(&self, tensors: &[Named]) -> Result<bool> {
+        Ok(self.device == Device::GPU && can_join(&self.source.packed(tensors)?))
+    }
+
+    fn load(&mut self, tensors: &[Tensor]) -> Result<MLXArray> {
+        let spec = joined(tensors);
+        let buffer = match (self.device, tensors) {
+            (Device::CPU, [tensor]) => tensor.host()?,
+            (Device::CPU, _) => {
+                let mut all = vec![0; spec.bytes()];
+                let mut rest = &mut all[..];
+                for tensor in tensors {
+                    let (part, after) = rest.split_at_mut(tensor.spec().bytes());
+                    tensor.host()?.read(part)?;
+                    rest = after;
+                }
+                Buffer::from_bytes(&all, Device::CPU)?
+            }
+            (Device::GPU, _) => {
+                let name = || tensors.iter().map(|t| format!("`{}`", t.name)).collect::<Vec<_>>().join(", ");
                 let buffer = Gpu::shared()?.alloc(spec.bytes() as u64);
-                let buffer = buffer.with_context(|| format!("tensor `{}`", tensor.name))?;
-                tensor.write(&buffer, 0)?;
+                let buffer = buffer.with_context(|| format!("tensor {}", name()))?;
+                let mut offset = 0;
+                for tensor in tensors {
+                    tensor.write(&buffer, offset)?;
+                    offset += tensor.spec().bytes() as u64;
+                }
                 Buffer::Gpu(buffer)
             }
         };
-        self.done += spec.bytes();
-        let progress = Progress { name: &tensor.name, done: self.done, total: self.total.max(self.done) };
-        proceed(self.report, progress).context("loading weights")?;
+        for tensor in tensors {
+            self.done += tensor.spec().bytes();
+            let progress = Progress { name: &tensor.name, done: self.done, total: self.total.max(self.done) };
+            proceed(self.report, progress).context("loading weights")?;
+        }
         Ok(MLXArray::from_buffer(spec, buffer))
     }
+}
+
+impl Source<'_> {
+    fn floats(&self, tensors: &[Named]) -> Result<Vec<Tensor>> {
+        let float = |(name, dims): &Named| {
+            let content = match self {
+                Source::Checkpoint(checkpoint) => {
+                    let view = checkpoint.tensor_of_shape(name, dims)?;
+                    if !view.dtype().is_float() {
+                        let what = format!("dtype {}, expected f32, f16 or bf16", view.dtype());
+                        return Err(checkpoint.wrong(&view, what));
+                    }
+                    Content::Stored(view)
+                }
+                Source::Synthetic(synthetic) => Content::Made(synthetic.float(name, dims)),
+            };
+            Ok(Tensor { name: name.clone(), content })
+        };
+        tensors.iter().map(float).collect()
+    }
+
+    fn packed(&self, tensors: &[Named]) -> Result<Vec<Tensor>> {
+        let packed = |(name, dims): &Named| {
+            let content = match self {
+                Source::Checkpoint(checkpoint) => Content::Stored(checkpoint.tensor_of_shape(name, dims)?),
+                Source::Synthetic(synthetic) => Content::Made(synthetic.packed(name, dims)),
+            };
+            Ok(Tensor { name: name.clone(), content })
+        };
+        tensors.iter().map(packed).collect()
+    }
+}
+
+/// Whether each of several tensors may begin where the one before it ends.
+fn can_join(tensors: &[Tensor]) -> bool {
+    let specs: Vec<Spec> = tensors.iter().map(Tensor::spec).collect();
+    specs.iter().all(|spec| spec.dtype == specs[0].dtype && spec.bytes().is_multiple_of(4))
+}
+
+/// Tensors below each other.
+fn joined(tensors: &[Tensor]) -> Spec {
+    let mut spec = tensors[0].spec();
+    for more in &tensors[1..] {
+        spec.dims[0] += more.spec().dims[0];
+    }
+    spec
 }
 
 /// A tensor that is nowhere yet.
@@ -203,5 +282,49 @@ struct Held(Bytes);
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::ModelConfig;
+
+    const CONFIG: &str = r#"{ "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50 }"#;
+
+    #[test]
+    fn synthetic_tensors_join_on_a_gpu() {
+        if Gpu::shared().is_err() {
+            assert!(std::env::var("UNIMLX_REQUIRE_GPU").is_err(), "no adapter");
+            return;
+        }
+        let config = ModelConfig::parse("config.json", CONFIG.as_bytes()).unwrap();
+        let tensors =
+            |odd: usize| [("a", 5), ("b", 3), ("c", odd)].map(|(name, n)| (name.into(), vec![n, 66]));
+        let bytes = |array: &MLXArray, count: usize| {
+            let mut bytes = vec![0; count];
+            array.buffer().unwrap().read(&mut bytes).unwrap();
+            bytes
+        };
+        for (device, joins) in [(Device::CPU, false), (Device::GPU, true)] {
+            let mut names = Vec::new();
+            let mut report = |progress: Progress<'_>| {
+                names.push((progress.name.to_string(), progress.done));
+                ControlFlow::Continue(())
+            };
+            let mut weights = Weights::new(Source::Synthetic(Synthetic::new(&config)), device, &mut report);
+            assert_eq!(weights.can_join_floats(&tensors(7)).unwrap(), joins);
+            assert_eq!(weights.can_join_packed(&tensors(7)).unwrap(), joins);
+            let odd = [("a".to_string(), vec![3, 5]), ("b".to_string(), vec![3, 5])];
+            assert!(!weights.can_join_floats(&odd).unwrap());
+            let all = weights.floats(&tensors(7)).unwrap();
+            let each = tensors(7).map(|(name, dims)| weights.float(&name, &dims).unwrap());
+            assert_eq!(all.dims(), [15, 66]);
+            let apart: Vec<u8> = each.iter().flat_map(|array| bytes(array, array.size() * 2)).collect();
+            assert!(bytes(&all, 15 * 66 * 2) == apart, "{device:?}");
+            assert_eq!(weights.bytes(), 2 * apart.len());
+            assert_eq!(names[2], ("c".to_string(), apart.len()));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Gated activation: `act(g) * u`.
 
-use super::kernel::{ERF, spread};
+use super::kernel::{ACT, ERF, spread};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -58,8 +58,8 @@ impl Op for Gate {
         let (grid, stride) = spread(n.div_ceil(256));
         let stage = Stage {
             name: "gate",
-            files: vec![&GATE, &ERF],
-            constants: vec![("KIND", f64::from(self.kind as u32))],
+            files: vec![&GATE, &ACT, &ERF],
+            constants: vec![("ACT", f64::from(self.kind as u32))],
             reads: vec![Arg::Input(0), Arg::Input(1)],
             writes: vec![Arg::Output],
             params: vec![("n", n.into()), ("stride", stride)],

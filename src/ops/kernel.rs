@@ -9,6 +9,7 @@ use std::fmt::Write;
 pub(super) static PACK: File = wgsl!("parts/pack.wgsl");
 pub(super) static FLOATS: File = wgsl!("parts/floats.wgsl");
 pub(super) static ERF: File = wgsl!("parts/erf.wgsl");
+pub(super) static ACT: File = wgsl!("parts/act.wgsl");
 static SUM_SHARED: File = wgsl!("parts/sum_shared.wgsl");
 static SUM_SUBGROUP: File = wgsl!("parts/sum_subgroup.wgsl");
 
@@ -54,7 +55,9 @@ pub(super) fn declare(stage: &Stage, reads: &[(&str, &str)], writes: &[(&str, &s
     for (at, (access, (name, kind))) in all.enumerate() {
         let _ = writeln!(text, "@group(0) @binding({at}) var<storage, {access}> {name}: {kind};");
     }
-    let at = reads.len() + writes.len();
-    let _ = writeln!(text, "@group(0) @binding({at}) var<uniform> params: Params;");
+    if !stage.baked {
+        let at = reads.len() + writes.len();
+        let _ = writeln!(text, "@group(0) @binding({at}) var<uniform> params: Params;");
+    }
     text
 }

@@ -1,35 +1,69 @@
-//! `y = x W^T + b` with the weight as the file stores it.
+//! `y = x W^T + b` with the weight as the file stores it, and what often stands around it.
 
-use super::kernel::{declare, fits, kind, spread, with_sums};
-use super::weight::{Chunk, Format, Reader, UNIT, floats};
+use super::gate::{Gate, GateKind};
+use super::rms_norm::RmsNorm;
+use super::weight::{Format, floats};
+use super::{matmul, matvec};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
-use crate::gpu::Caps;
-use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
-use crate::wgsl::{File, wgsl};
+use crate::op::{Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Word};
 use std::sync::Arc;
 
-static MATVEC: File = wgsl!("matvec.wgsl");
-static MATMUL: File = wgsl!("matmul.wgsl");
-static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
-static X_ODD: File = wgsl!("parts/x_odd.wgsl");
-static DOT8: File = wgsl!("parts/dot8.wgsl");
-static BIAS: File = wgsl!("parts/bias.wgsl");
-static NO_BIAS: File = wgsl!("parts/no_bias.wgsl");
-
 /// Rows of `x` up to which every weight is read once for all of them.
-const FEW: usize = 4;
-/// Rows of `x` and of the weight that make a tile.
-const TILE: usize = 64;
+pub(crate) const FEW: usize = 8;
 
-/// `[x [m, k] f32, weight.., bias [n] if any] -> [m, n]`, the weight's inputs as [`Format`] says.
-#[derive(Clone, Debug)]
+/// `[x [m, k] f32, gain [k] if normed, weight.., bias [n] if any, r [m, n'] f32 if residual] -> [m, n']`
+///
+/// `y = norm(x) W^T + b`; gated, its first half of columns is the gate of the second, and `n' = n / 2`;
+/// last, `r` is added. The weight's inputs are as [`Format`] says.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
     /// How the weight is stored.
     pub format: Format,
     /// Whether a bias is added.
     pub bias: bool,
+    /// Whether `x` is RMS-normed first, with which epsilon.
+    pub norm: Option<f32>,
+    /// Whether the result is gated.
+    pub gate: Option<GateKind>,
+    /// Whether a residual is added.
+    pub residual: bool,
+}
+
+/// Where each input is.
+pub(super) struct Places {
+    pub(super) gain: Option<usize>,
+    pub(super) weight: usize,
+    pub(super) bias: Option<usize>,
+    pub(super) residual: Option<usize>,
+    pub(super) count: usize,
+}
+
+impl Linear {
+    /// `y = x W^T`, plus a bias if there is one.
+    pub fn new(format: Format, bias: bool) -> Self {
+        Self { format, bias, norm: None, gate: None, residual: false }
+    }
+
+    pub(super) fn places(&self) -> Places {
+        let mut count = 1;
+        let mut next = |inputs: usize, there: bool| {
+            let at = count;
+            count += if there { inputs } else { 0 };
+            there.then_some(at)
+        };
+        let gain = next(1, self.norm.is_some());
+        let weight = next(self.format.inputs(), true).unwrap_or(1);
+        let bias = next(1, self.bias);
+        let residual = next(1, self.residual);
+        Places { gain, weight, bias, residual, count }
+    }
+
+    /// The specs of the weight among those of the inputs.
+    pub(super) fn weight<'a>(&self, inputs: &'a [Spec]) -> &'a [Spec] {
+        &inputs[self.places().weight..][..self.format.inputs()]
+    }
 }
 
 impl Op for Linear {
@@ -39,39 +73,45 @@ impl Op for Linear {
 
     fn words(&self) -> Vec<Word> {
         let mut words = self.format.words();
-        words.push(Word::U32(self.bias.into()));
+        words.extend([Word::U32(self.bias.into()), Word::U32(self.residual.into())]);
+        words.push(Word::U32(self.gate.map_or(0, |kind| 1 + kind as u32)));
+        words.extend(self.norm.map(Word::F32));
         words
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
-        let weights = self.format.inputs();
-        assert_eq!(inputs.len(), 1 + weights + usize::from(self.bias), "inputs of {self:?}");
-        let y = inputs[0].matmul(&self.format.rows(&inputs[1..=weights]).t());
-        if self.bias { &y + &inputs[1 + weights] } else { y }
+        let places = self.places();
+        assert_eq!(inputs.len(), places.count, "inputs of {self:?}");
+        let x = match self.norm.zip(places.gain) {
+            Some((eps, gain)) => MLXArray::apply(RmsNorm { eps }, &[&inputs[0], &inputs[gain]]),
+            None => inputs[0].clone(),
+        };
+        let mut y = x.matmul(&self.format.rows(&inputs[places.weight..][..self.format.inputs()]).t());
+        if let Some(bias) = places.bias {
+            y = &y + &inputs[bias];
+        }
+        if let Some(kind) = self.gate {
+            let half = y.dims()[1] / 2;
+            y = MLXArray::apply(Gate { kind }, &[&y.slice(1, 0, half), &y.slice(1, half, half)]);
+        }
+        match places.residual {
+            Some(residual) => &inputs[residual] + &y,
+            None => y,
+        }
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
-        let parts = &site.inputs[1..=self.format.inputs()];
-        let m = site.inputs[0].axis(2);
-        let Some(reader) = self.format.reader(parts).filter(|_| self.format.k(parts) > 0) else {
-            return Vec::new();
-        };
-        let chunks = self.format.chunks(parts, 1, site.caps);
-        let all = |stage: &dyn Fn(&Chunk) -> Stage| Kernel {
-            scratch: Vec::new(),
-            stages: chunks.iter().map(stage).collect(),
-        };
-        if m <= FEW {
-            let kernel = |sums| all(&|chunk| self.matvec(site, &reader, chunk, sums));
-            return with_sums(site.caps, kernel);
-        }
-        if !fits([chunks[0].rows.div_ceil(TILE), m.div_ceil(TILE), 1]) {
+        let weight = self.weight(site.inputs);
+        if self.format.k(weight) == 0 || self.gate.is_some() && weight[0].dims[0] % 2 == 1 {
             return Vec::new();
         }
-        vec![all(&|chunk| self.matmul(site, &reader, chunk))]
+        if site.inputs[0].axis(2) <= FEW { matvec::kernels(self, site) } else { matmul::kernels(self, site) }
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
+        if self.norm.is_some() || self.gate.is_some() || self.residual {
+            return None;
+        }
         let (format, bias) = (self.format, self.bias);
         let weights = format.inputs();
         let (m, k, n) = (inputs[0].axis(2), inputs[0].axis(1), inputs[1].dims[0]);
@@ -83,98 +123,58 @@ impl Op for Linear {
     }
 }
 
-impl Linear {
-    /// What both kernels share; grid and constants of their own are added by the callers.
-    fn stage(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk, own: &[&'static File]) -> Stage {
-        let (m, k) = (site.inputs[0].axis(2), site.inputs[0].axis(1));
-        let aligned = k.is_multiple_of(UNIT);
-        let bias = 1 + self.format.inputs();
-
-        let mut stage = Stage { name: "linear", files: own.to_vec(), ..Stage::default() };
-        stage
-            .files
-            .extend([if aligned { &X_ALIGNED } else { &X_ODD }, if self.bias { &BIAS } else { &NO_BIAS }]);
-        stage.files.extend(&reader.files);
-        stage.constants = reader.constants.clone();
-        stage.reads = [vec![Arg::Input(0)], chunk.args.clone()].concat();
-        stage.writes = vec![Arg::Output];
-        stage.params = vec![
-            ("m", m.into()),
-            ("n", site.output.axis(1).into()),
-            ("rows", chunk.rows.into()),
-            ("first_row", chunk.first_row.into()),
-            ("k", k.into()),
-            ("units", k.div_ceil(UNIT).into()),
-            ("groups", self.format.groups(&site.inputs[1..]).into()),
-            ("stride", 0u32.into()),
-        ];
-        let mut reads = vec![("x", if aligned { "array<vec4<f32>>" } else { "array<f32>" })];
-        reads.extend(&reader.bindings);
-        if self.bias {
-            stage.reads.push(Arg::Input(bias));
-            stage.constants.push(("BIAS", kind(site.inputs[bias].dtype)));
-            reads.push(("bias", "array<u32>"));
-        }
-        stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
-        stage
-    }
-
-    fn matvec(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk, sums: &'static File) -> Stage {
-        let mut stage = self.stage(site, reader, chunk, &[&MATVEC, &DOT8, sums]);
-        let (grid, stride) = spread(chunk.rows.div_ceil(4));
-        stage.name = "matvec";
-        stage.constants.push(("M", site.inputs[0].axis(2) as f64));
-        let units = site.inputs[0].axis(1).div_ceil(UNIT);
-        stage.constants.push(("WG", self.lanes(site.caps, chunk.rows, units) as f64));
-        stage.params[7].1 = stride;
-        Stage { grid, ..stage }
-    }
-
-    /// Invocations that share four rows in a matvec. A discrete GPU has more of them than a weight with few
-    /// rows keeps busy: there rows are cut finer, if each still gets two units. Where quantized rows are
-    /// many, small workgroups lose less at their ends.
-    fn lanes(&self, caps: &Caps, rows: usize, units: usize) -> usize {
-        let enough = rows >= 16384 && self.format != Format::Dense;
-        if caps.unified || enough || units < 256 { 64 } else { 128 }
-    }
-
-    fn matmul(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk) -> Stage {
-        let m = site.inputs[0].axis(2);
-        let grid = [chunk.rows.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
-        Stage { name: "matmul", grid, ..self.stage(site, reader, chunk, &[&MATMUL]) }
-    }
-}
-
 /// Sizes worth testing.
 pub(super) fn cases() -> Vec<Case> {
-    let case = |format: Format, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool| {
-        let mut inputs = vec![Fill::Normal(Spec::new(&[m, k], Dtype::F32))];
-        inputs.extend(format.fills(n, k, dtype));
-        if bias {
-            inputs.push(Fill::Normal(Spec::new(&[n], dtype)));
-        }
-        Case { op: Arc::new(Linear { format, bias }), inputs, reduction: k }
+    let case = |op: Linear, dtype: Dtype, [m, n, k]: [usize; 3]| {
+        let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
+        let mut inputs = vec![normal(&[m, k], Dtype::F32)];
+        inputs.extend(op.norm.map(|_| normal(&[k], dtype)));
+        inputs.extend(op.format.fills(n, k, dtype));
+        inputs.extend(op.bias.then(|| normal(&[n], dtype)));
+        let columns = if op.gate.is_some() { n / 2 } else { n };
+        inputs.extend(op.residual.then(|| normal(&[m, columns], Dtype::F32)));
+        Case { op: Arc::new(op), inputs, reduction: k }
     };
+    let plain = |format: Format, dtype, shape, bias| case(Linear::new(format, bias), dtype, shape);
     let mut cases = Vec::new();
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
         for shape in
             [[1, 64, 256], [1, 1, 1], [2, 5, 37], [3, 259, 300], [4, 33, 130], [9, 70, 45], [65, 96, 128]]
         {
-            cases.push(case(Format::Dense, dtype, shape, shape[1] % 2 == 1));
+            cases.push(plain(Format::Dense, dtype, shape, shape[1] % 2 == 1));
         }
         // Rows long enough for large workgroups, with an uneven end.
-        for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064)] {
-            cases.push(case(Format::Dense, dtype, [m, 6, k], m == 1));
+        for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064), (7, 2048)] {
+            cases.push(plain(Format::Dense, dtype, [m, 6, k], m == 1));
         }
     }
     for bits in [2, 3, 4, 5, 6, 8] {
         for (group, dtype) in [(32, Dtype::F32), (64, Dtype::F16), (128, Dtype::BF16)] {
             let format = Format::Affine { bits, group };
-            cases.push(case(format, dtype, [1, 67, 2 * group], false));
-            cases.push(case(format, dtype, [3, 12, 3 * group], true));
-            cases.push(case(format, dtype, [1, 6, 2048 + group], false));
-            cases.push(case(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
+            cases.push(plain(format, dtype, [1, 67, 2 * group], false));
+            cases.push(plain(format, dtype, [3, 12, 3 * group], true));
+            cases.push(plain(format, dtype, [8, 5, 3 * group], false));
+            cases.push(plain(format, dtype, [1, 6, 2048 + group], false));
+            cases.push(plain(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
         }
+    }
+    // What stands around it in a model.
+    let formats =
+        [(Format::Dense, Dtype::BF16), (Format::Dense, Dtype::F16), (Format::Dense, Dtype::F32)].into_iter();
+    let packed = [2, 3, 4, 5, 6, 8].map(|bits| (Format::Affine { bits, group: 64 }, Dtype::BF16));
+    for (format, dtype) in formats.chain(packed) {
+        let linear = Linear::new(format, false);
+        let normed = Linear { norm: Some(1e-5), ..linear.clone() };
+        let gate = Some(GateKind::Silu);
+        for (m, k) in [(1, 128), (1, 2240), (6, 192)] {
+            cases.push(case(normed.clone(), dtype, [m, 21, k]));
+            cases.push(case(Linear { gate, ..normed.clone() }, dtype, [m, 46, k]));
+            cases.push(case(Linear { residual: true, ..linear.clone() }, dtype, [m, 19, k]));
+        }
+        cases.push(case(Linear { residual: true, bias: true, ..linear.clone() }, dtype, [30, 70, 128]));
+        let gelu = Linear { gate: Some(GateKind::Gelu), bias: true, ..linear };
+        cases.push(case(gelu.clone(), dtype, [2, 10, 64]));
+        cases.push(case(Linear { residual: true, ..gelu }, dtype, [67, 74, 64]));
     }
     cases
 }

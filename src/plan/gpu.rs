@@ -209,6 +209,17 @@ impl Lowering<'_> {
         Ok(to)
     }
 
+    /// Refuses an update of an array that was not made to change.
+    fn must_change(&self, node: usize) -> Result<()> {
+        if self.slots.may_change(self.placed(node).slot, &self.graph.leaves) {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "{} would be updated, but was not made to change",
+            self.graph.nodes[node].spec
+        )))
+    }
+
     fn copy(&mut self, from: &Operand, to: &Operand) {
         let bytes = padded(to.spec.bytes());
         if to.spec.bytes() > 0 {
@@ -274,6 +285,9 @@ impl Lowering<'_> {
             let mut binds = Vec::new();
             for (args, write) in [(&stage.reads, false), (&stage.writes, true)] {
                 for arg in args {
+                    if let (Arg::Input(k), true) = (arg, write) {
+                        self.must_change(inputs[*k])?;
+                    }
                     let (operand, part) = match *arg {
                         Arg::Input(k) => (self.placed(inputs[k]), None),
                         Arg::InputPart { index, offset, bytes } => {

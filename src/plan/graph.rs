@@ -97,10 +97,11 @@ impl Graph {
                 State::Lazy(expr) => expr,
             };
             let chosen = match &*expr {
-                Expr::Op { op, inputs, .. } => kernels
-                    .entry(array.id())
-                    .or_insert_with(|| choose(op, inputs, array.spec(), target))
-                    .is_some(),
+                Expr::Op { op, inputs, .. } => {
+                    let specs = || inputs.iter().map(|x| x.spec().clone()).collect::<Vec<_>>();
+                    let kernel = kernels.entry(array.id());
+                    kernel.or_insert_with(|| choose(op, &specs(), array.spec(), target)).is_some()
+                }
                 _ => false,
             };
             let inputs = match &*expr {
@@ -150,27 +151,50 @@ impl Graph {
         key
     }
 
-    /// How many times each value is used.
+    /// How many times each value is used by what the outputs depend on; 0 for what they do not.
     pub(super) fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];
-        self.nodes.iter().flat_map(Node::inputs).chain(&self.outputs).for_each(|&i| uses[i] += 1);
+        self.outputs.iter().for_each(|&i| uses[i] += 1);
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            if uses[i] > 0 {
+                node.inputs().iter().for_each(|&x| uses[x] += 1);
+            }
+        }
         uses
+    }
+
+    /// Drops what the outputs do not depend on.
+    pub(super) fn compact(&mut self) {
+        let uses = self.uses();
+        let mut renamed = vec![0; self.nodes.len()];
+        let mut kept = 0;
+        for (i, &count) in uses.iter().enumerate() {
+            renamed[i] = kept;
+            kept += usize::from(count > 0);
+        }
+        let mut live = uses.iter().map(|&count| count > 0);
+        self.nodes.retain(|_| live.next() == Some(true));
+        for node in &mut self.nodes {
+            if let Kind::Prim(_, inputs) | Kind::Op { inputs, .. } = &mut node.kind {
+                inputs.iter_mut().for_each(|x| *x = renamed[*x]);
+            }
+        }
+        self.outputs.iter_mut().for_each(|x| *x = renamed[*x]);
     }
 }
 
 /// The kernel for an op, if there is one where it would run.
-fn choose(op: &Arc<dyn Op>, inputs: &[MLXArray], output: &Spec, target: Target<'_>) -> Option<Chosen> {
-    let specs: Vec<Spec> = inputs.iter().map(|x| x.spec().clone()).collect();
+pub(super) fn choose(op: &Arc<dyn Op>, inputs: &[Spec], output: &Spec, target: Target<'_>) -> Option<Chosen> {
     let chosen = match target.caps {
-        None => op.cpu(&specs).map(Chosen::Cpu),
+        None => op.cpu(inputs).map(Chosen::Cpu),
         Some(caps) => {
-            let site = Site { inputs: &specs, output, caps };
+            let site = Site { inputs, output, caps };
             let trusted = |k: &Kernel| target.gpu.is_none_or(|gpu| trusted(op.as_ref(), k, gpu));
             op.kernels(&site).into_iter().find(trusted).map(Chosen::Gpu)
         }
     };
     if chosen.is_none() {
-        log::debug!("{} has no kernel for {specs:?}: its meaning is planned", op.name());
+        log::debug!("{} has no kernel for {inputs:?}: its meaning is planned", op.name());
     }
     chosen
 }

@@ -1,7 +1,7 @@
 //! From a lazy graph to work that runs.
 //!
 //! [`graph`] flattens the graph and picks a kernel for each op, or its meaning, after [`check`] has tried
-//! it; [`host`] and [`gpu`] turn
+//! it; [`fuse`] joins what one kernel can do at once; [`host`] and [`gpu`] turn
 //! the list into steps over buffers ([`slots`]) for native kernels or a [`Recording`](crate::gpu::Recording);
 //! [`expr`] and [`generated`] print the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
 //! binds them to buffers; [`eval`] is everything that looks at elements.
@@ -9,6 +9,8 @@
 mod check;
 mod eval;
 mod expr;
+mod fuse;
+mod fuse_linear;
 mod generated;
 mod gpu;
 mod graph;

@@ -4,6 +4,7 @@
 //! A [`Program`] reads what its leaves hold when it runs: token ids and positions are overwritten between
 //! runs, caches grow in place, and nothing is allocated, planned or compiled on the way.
 
+use super::fuse::rewrite;
 use super::graph::{Graph, Target};
 use super::slots::{Operand, Slot};
 use super::{gpu, host};
@@ -49,12 +50,16 @@ fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray
     let fuse = FUSE.load(Ordering::Relaxed);
     let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
     let caps = gpu.as_ref().map(|g| g.caps());
-    let graph = Graph::of(outputs, Target { caps, gpu: gpu.as_ref() });
+    let target = Target { caps, gpu: gpu.as_ref() };
+    let mut graph = Graph::of(outputs, target);
     let leaves = graph.leaves.clone();
     let key = graph.key(device, fuse);
     let lock = || cache().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(plan) = lock().get(&key) {
         return Ok((plan.clone(), leaves));
+    }
+    if fuse {
+        rewrite(&mut graph, target);
     }
     let plan = match caps {
         None => {
