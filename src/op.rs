@@ -276,6 +276,11 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Other arrangements of the best kernel, for a tuner to choose from.
+    fn variants(&self, _site: &Site<'_>) -> Vec<Kernel> {
+        Vec::new()
+    }
+
     /// A native kernel for inputs of these specs. None: the meaning is planned instead.
     fn cpu(&self, _inputs: &[Spec]) -> Option<CpuKernel> {
         None

@@ -33,7 +33,8 @@ fn column(w: Rows, gain: mat2x4<f32>, m: u32, i: u32) -> Column {
 // Rows that are taken together. Gated: R / 2 rows, then their partners.
 fn rows_from(first: u32) -> vec4<u32> {
     let i = vec4<u32>(0u, 1u, 2u, 3u);
-    let partners = (i % vec4<u32>(R / 2u)) + select(vec4<u32>(0u), vec4<u32>(params.n), i >= vec4<u32>(R / 2u));
+    let half = vec4<u32>(max(R / 2u, 1u));
+    let partners = (i % half) + select(vec4<u32>(0u), vec4<u32>(params.n), i >= half);
     return min(vec4<u32>(first) + select(i, partners, GATED), vec4<u32>(params.rows - 1u));
 }
 
@@ -42,6 +43,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let step = select(R, R / 2u, GATED);
     let first = (group.y * params.stride + group.x) * step;
     let row = rows_from(first);
+    let own = params.first_row + min(first + lane % R, params.rows - 1u);
+    var added = 0.0;
+    if M == 1u && !GATED {
+        added = before(0u, own);
+    }
     var y0 = vec4<f32>(0.0);
     var y1 = vec4<f32>(0.0);
     var y2 = vec4<f32>(0.0);
@@ -108,40 +114,45 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             squares[1] = sum4(lane, squares[1]);
         }
     }
-    finish(0u, first, lane, sum4(lane, y0), squares[0].x);
+    finish(0u, first, lane, sum4(lane, y0), squares[0].x, added);
     if M > 1u {
-        finish(1u, first, lane, sum4(lane, y1), squares[0].y);
+        finish(1u, first, lane, sum4(lane, y1), squares[0].y, 0.0);
     }
     if M > 2u {
-        finish(2u, first, lane, sum4(lane, y2), squares[0].z);
+        finish(2u, first, lane, sum4(lane, y2), squares[0].z, 0.0);
     }
     if M > 3u {
-        finish(3u, first, lane, sum4(lane, y3), squares[0].w);
+        finish(3u, first, lane, sum4(lane, y3), squares[0].w, 0.0);
     }
     if M > 4u {
-        finish(4u, first, lane, sum4(lane, y4), squares[1].x);
+        finish(4u, first, lane, sum4(lane, y4), squares[1].x, 0.0);
     }
     if M > 5u {
-        finish(5u, first, lane, sum4(lane, y5), squares[1].y);
+        finish(5u, first, lane, sum4(lane, y5), squares[1].y, 0.0);
     }
     if M > 6u {
-        finish(6u, first, lane, sum4(lane, y6), squares[1].z);
+        finish(6u, first, lane, sum4(lane, y6), squares[1].z, 0.0);
     }
     if M > 7u {
-        finish(7u, first, lane, sum4(lane, y7), squares[1].w);
+        finish(7u, first, lane, sum4(lane, y7), squares[1].w, 0.0);
     }
 }
 
 // The first invocations store one column each.
-fn finish(m: u32, first: u32, lane: u32, sums: vec4<f32>, squares: f32) {
-    let y = sums * select(1.0, inverseSqrt(squares / f32(params.k) + params.eps), NORM);
+fn finish(m: u32, first: u32, lane: u32, sums: vec4<f32>, squares: f32, added: f32) {
+    let sum = sums * select(1.0, inverseSqrt(squares / f32(params.k) + params.eps), NORM);
     if GATED {
         if lane < R / 2u && first + lane < params.n {
-            let up = select(y.y, select(y.z, y.w, lane == 1u), R == 4u);
-            emit_gated(m, first + lane, select(y.x, y.y, lane == 1u), up);
+            let up = select(sum.y, select(sum.z, sum.w, lane == 1u), R == 4u);
+            emit_gated(m, first + lane, select(sum.x, sum.y, lane == 1u), up);
         }
     } else if lane < R && first + lane < params.rows {
-        let value = select(select(y.x, y.y, lane == 1u), select(y.z, y.w, lane == 3u), lane > 1u);
-        emit(m, params.first_row + first + lane, value);
+        let value = select(select(sum.x, sum.y, lane == 1u), select(sum.z, sum.w, lane == 3u), lane > 1u);
+        let n = params.first_row + first + lane;
+        if M == 1u {
+            y[n] = value + added;
+        } else {
+            emit(m, n, value);
+        }
     }
 }

@@ -58,7 +58,8 @@ fn product(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>
 // Rows of W that are taken together. Gated: R / 2 rows, then their partners.
 fn rows_from(first: u32) -> vec4<u32> {
     let i = vec4<u32>(0u, 1u, 2u, 3u);
-    let partners = (i % vec4<u32>(R / 2u)) + select(vec4<u32>(0u), vec4<u32>(params.n), i >= vec4<u32>(R / 2u));
+    let half = vec4<u32>(max(R / 2u, 1u));
+    let partners = (i % half) + select(vec4<u32>(0u), vec4<u32>(params.n), i >= half);
     return min(vec4<u32>(first) + select(i, partners, GATED), vec4<u32>(params.rows - 1u));
 }
 
@@ -123,16 +124,22 @@ fn main(
     workgroupBarrier();
     if NORM {
         var total = 0.0;
-        for (var i = 0u; i < WG / size; i++) {
+        for (var i = at; i < WG / size; i += size) {
             total += squares[i];
         }
+        total = subgroupAdd(total);
         factor = inverseSqrt(total / f32(params.k) + params.eps);
     }
 
     for (; first < count; first += teams * step) {
         let row = rows_from(first);
         let next = rows_from(first + teams * step);
-        var y = vec4<f32>(0.0);
+        let column = params.first_row + min(first + at % step, count - 1u);
+        var added = 0.0;
+        if !GATED {
+            added = before(0u, column);
+        }
+        var sums = vec4<f32>(0.0);
         for (var c0 = 0u; c0 < CHUNKS; c0 += size) {
             let c = c0 + at;
             let a0 = w0;
@@ -157,24 +164,24 @@ fn main(
                 let p2 = planes[2u * CHUNKS + c];
                 let p3 = planes[3u * CHUNKS + c];
                 let s = scaling[c];
-                y.x += product(a0, p0, p1, p2, p3, s);
+                sums.x += product(a0, p0, p1, p2, p3, s);
                 if R > 1u {
-                    y.y += product(a1, p0, p1, p2, p3, s);
+                    sums.y += product(a1, p0, p1, p2, p3, s);
                 }
                 if R > 2u {
-                    y.z += product(a2, p0, p1, p2, p3, s);
-                    y.w += product(a3, p0, p1, p2, p3, s);
+                    sums.z += product(a2, p0, p1, p2, p3, s);
+                    sums.w += product(a3, p0, p1, p2, p3, s);
                 }
             }
         }
-        y = subgroupAdd(y) * factor;
+        sums = subgroupAdd(sums) * factor;
         if at < step && first + at < count {
             if GATED {
-                let up = select(y.y, select(y.z, y.w, at == 1u), R == 4u);
-                emit_gated(0u, first + at, select(y.x, y.y, at == 1u), up);
+                let up = select(sums.y, select(sums.z, sums.w, at == 1u), R == 4u);
+                emit_gated(0u, first + at, select(sums.x, sums.y, at == 1u), up);
             } else {
-                let value = select(select(y.x, y.y, at == 1u), select(y.z, y.w, at == 3u), at > 1u);
-                emit(0u, params.first_row + first + at, value);
+                let value = select(select(sums.x, sums.y, at == 1u), select(sums.z, sums.w, at == 3u), at > 1u);
+                y[column] = value + added;
             }
         }
     }
