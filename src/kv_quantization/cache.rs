@@ -3,6 +3,7 @@
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
+use crate::memory::Buffer;
 use crate::ops;
 use std::fmt;
 use std::str::FromStr;
@@ -174,6 +175,11 @@ impl KvCache {
     /// Sequences that there is room for.
     pub fn slots(&self) -> usize {
         self.lens.len()
+    }
+
+    /// What the keys and values lie in.
+    pub(crate) fn buffers(&self) -> Vec<Buffer> {
+        self.layers.iter().flatten().filter_map(MLXArray::buffer).collect()
     }
 
     /// Changes whenever the buffers are replaced.

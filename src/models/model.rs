@@ -6,7 +6,7 @@ use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
-use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Step, Weights};
+use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
 use crate::ops;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -88,21 +88,36 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Self> {
-        let config = checkpoint.config().clone();
+        let said = checkpoint.generation_config().clone();
+        Self::build(Source::Checkpoint(checkpoint), checkpoint.config(), said, options)
+    }
+
+    /// A model of this shape with random weights, made on the device: for measuring speed without a
+    /// checkpoint. Weights have the type and the quantization that the configuration states.
+    ///
+    /// # Errors
+    /// An architecture that is not known, groups of a quantization that do not divide rows, no adapter,
+    /// not enough memory, cancelled.
+    pub fn synthetic(config: &ModelConfig, options: LoadOptions<'_>) -> Result<Self> {
+        let source = Source::Synthetic(Synthetic::new(config));
+        Self::build(source, config, GenerationConfig::default(), options)
+    }
+
+    fn build(
+        source: Source<'_>,
+        config: &ModelConfig,
+        generation_config: GenerationConfig,
+        options: LoadOptions<'_>,
+    ) -> Result<Self> {
         let load = loader(&config.model_type)?;
         let device = options.device.unwrap_or_else(Device::best);
         let mut silent = |_: Progress<'_>| ControlFlow::Continue(());
         let report = options.progress.unwrap_or(&mut silent);
-        let mut weights = Weights::new(checkpoint, device, report);
+        let mut weights = Weights::new(source, device, report);
         let architecture =
-            load(&mut weights, &config).with_context(|| format!("loading a {} model", config.model_type))?;
-        Ok(Self(Arc::new(Inner {
-            architecture,
-            generation_config: checkpoint.generation_config().clone(),
-            bytes: weights.bytes(),
-            config,
-            device,
-        })))
+            load(&mut weights, config).with_context(|| format!("loading a {} model", config.model_type))?;
+        let bytes = weights.bytes();
+        Ok(Self(Arc::new(Inner { architecture, config: config.clone(), generation_config, device, bytes })))
     }
 
     /// The checked `config.json`.
