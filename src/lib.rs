@@ -70,7 +70,7 @@ mod trial;
 mod wgsl;
 
 pub use array::{Device, MLXArray};
-pub use bench::{BenchOptions, BenchRow, bench};
+pub use bench::{BenchOptions, BenchRow, Roofs, bench, roofs};
 pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};

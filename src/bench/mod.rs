@@ -4,6 +4,10 @@
 //! after `depth` tokens that are not timed. Each after a warm-up run, so that plans, kernels and pages are
 //! there.
 
+mod roof;
+
+pub use roof::{Roofs, roofs};
+
 use crate::error::{Error, Result};
 use crate::generate::{GenerateOptions, Generator};
 use crate::kv_quantization::KvKind;

@@ -15,9 +15,6 @@ use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step, Ticket};
 /// Where parameters of one dispatch may begin: the largest alignment WebGPU lets a device ask for.
 const PARAMS_ALIGNMENT: u64 = 256;
 
-/// Dispatches timed together; wgpu allows 4096 timestamps and each takes at most two.
-const TIMED_AT_ONCE: usize = 1024;
-
 /// A recording with its buffers, ready to run.
 pub struct Prepared {
     gpu: Arc<Gpu>,
@@ -26,7 +23,7 @@ pub struct Prepared {
     max_dispatches: usize,
 }
 
-enum Ready {
+pub(super) enum Ready {
     Dispatch { name: String, pipeline: Arc<Pipeline>, bindings: wgpu::BindGroup, grid: [u32; 3] },
     Copy { src: usize, src_offset: u64, dst: usize, dst_offset: u64, bytes: u64 },
 }
@@ -56,7 +53,7 @@ impl Prepared {
     }
 
     /// The steps, cut after every `count` dispatches.
-    fn chunks(&self, count: usize) -> impl Iterator<Item = &[Ready]> {
+    pub(super) fn chunks(&self, count: usize) -> impl Iterator<Item = &[Ready]> {
         let mut rest = &self.steps[..];
         std::iter::from_fn(move || {
             let mut dispatches = 0;
@@ -71,7 +68,12 @@ impl Prepared {
         })
     }
 
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Ready], timer: Option<&wgpu::QuerySet>) {
+    pub(super) fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        steps: &[Ready],
+        timer: Option<&wgpu::QuerySet>,
+    ) {
         let mut steps = steps.iter().peekable();
         let mut tick = 0;
         while let Some(step) = steps.peek() {
@@ -104,7 +106,7 @@ impl Prepared {
         }
     }
 
-    fn used_by(&self, serial: u64) {
+    pub(super) fn used_by(&self, serial: u64) {
         self.buffers.iter().for_each(|buffer| buffer.used_by(serial));
     }
 
@@ -204,61 +206,6 @@ impl Gpu {
     /// `is_device`.
     pub fn start(&self, prepared: &Prepared) -> Result<Ticket> {
         prepared.submit_all(None, &|| {}).map(Ticket::new)
-    }
-
-    /// Runs all steps and returns the seconds that each dispatch took on the GPU, with its start-up.
-    ///
-    /// # Errors
-    /// `is_unsupported`: the device has no timestamps; `is_device`.
-    pub fn run_timed(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<(String, f64)>> {
-        if !self.caps().timestamps {
-            return Err(Error::unsupported(format!("{} cannot time kernels", self.name())));
-        }
-        let tick = f64::from(self.queue.get_timestamp_period()) * 1e-9;
-        let mut times = Vec::with_capacity(prepared.dispatches());
-        for steps in prepared.chunks(TIMED_AT_ONCE) {
-            // One timestamp per dispatch, and one before each run of dispatches.
-            let mut names: Vec<Option<&String>> = Vec::new();
-            let mut in_pass = false;
-            for step in steps {
-                if let Ready::Dispatch { name, .. } = step {
-                    if !in_pass {
-                        names.push(None);
-                    }
-                    names.push(Some(name));
-                }
-                in_pass = matches!(step, Ready::Dispatch { .. });
-            }
-            let used = |serial| prepared.used_by(serial);
-            if names.is_empty() {
-                self.submit("submitting", |encoder| prepared.encode(encoder, steps, None), used)?;
-                continue;
-            }
-            let count = names.len() as u32;
-            let bytes = u64::from(count) * 8;
-            let timer = self.guarded("timing", || {
-                self.device.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: None,
-                    ty: wgpu::QueryType::Timestamp,
-                    count,
-                })
-            })?;
-            let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-            let resolved = self.create_buffer(bytes, usage)?;
-            let readback = self.alloc_readback(bytes)?;
-            let record = |encoder: &mut wgpu::CommandEncoder| {
-                prepared.encode(encoder, steps, Some(&timer));
-                encoder.resolve_query_set(&timer, 0..count, &resolved, 0);
-                encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
-            };
-            readback.used_by(self.submit("timing", record, used)?);
-            let stamps = self.read_vec(&readback)?;
-            let stamp = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| stamps[8 * at + i]));
-            times.extend(names.iter().enumerate().filter_map(|(at, name)| {
-                name.map(|name| (name.clone(), stamp(at).saturating_sub(stamp(at - 1)) as f64 * tick))
-            }));
-        }
-        Ok(times)
     }
 
     fn params<'a>(&self, recording: &'a Recording) -> Result<Params<'a>> {

@@ -25,6 +25,7 @@ mod readback_tests;
 mod recording;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod transfer;
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
 mod vulkan;
