@@ -8,6 +8,9 @@ use unimlx::{BenchOptions, Gpu, Result, bench as measure};
 
 /// Prints one row per kind of work.
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
+    if args.roof {
+        return say(&unimlx::roofs(&Gpu::shared()?)?.to_string());
+    }
     let checkpoint = checkpoint(args.model.model.as_deref())?;
     let model = load(&args.model, &checkpoint)?;
     let options = BenchOptions {
