@@ -1,6 +1,7 @@
 // a <- a m + c, ROUNDS times, in registers: how fast f32 multiplies and adds.
 //
 // 16 independent chains per invocation in 4 vectors, 4 steps of each a round: 64 fma, 128 operations.
+// Best: 60 TFLOP/s on an NVIDIA H200.
 
 override WG: u32 = 256;
 

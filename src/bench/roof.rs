@@ -77,7 +77,7 @@ pub fn roofs(gpu: &Arc<Gpu>) -> Result<Roofs> {
         read_bytes,
         read: read / 1e9,
         f32: multiply(gpu, &FMA, &[1e-3f32.to_bits(), 0.5f32.to_bits()], 128)? / 1e12,
-        dot4: multiply(gpu, &DOT4, &[0x0102_0304], 256)? / 1e12,
+        dot4: multiply(gpu, &DOT4, &[0x0102_0304], 512)? / 1e12,
         coop: edge.map(|edge| coop(gpu, edge)).transpose()?.map(|rate| rate / 1e12),
         dependent: dispatch(gpu, true)? * 1e6,
         independent: dispatch(gpu, false)? * 1e6,
@@ -137,7 +137,7 @@ fn best(gpu: &Arc<Gpu>, buffers: &[Buffer], dispatches: Vec<Dispatch>) -> Result
 /// The size of the buffer that could be had, and the bytes per second at which it was read.
 fn read(gpu: &Arc<Gpu>) -> Result<(u64, f64)> {
     let caps = gpu.caps();
-    let most = if gpu.is_software() { 16 << 20 } else { 1 << 30 };
+    let most = if gpu.is_software() { 16 << 20 } else { 2 << 30 };
     let mut bytes: u64 = most.min(caps.max_binding) & !0xffff;
     let x = loop {
         match gpu.alloc(bytes) {

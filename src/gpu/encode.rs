@@ -28,6 +28,16 @@ pub(super) enum Ready {
     Copy { src: usize, src_offset: u64, dst: usize, dst_offset: u64, bytes: u64 },
 }
 
+/// What is timed while steps run.
+#[derive(Clone, Copy)]
+pub(super) enum Timer<'a> {
+    None,
+    /// A timestamp before each run of dispatches and one after each dispatch.
+    Each(&'a wgpu::QuerySet),
+    /// One before the first dispatch and one after the last.
+    Ends(&'a wgpu::QuerySet),
+}
+
 /// The parameters of all dispatches in one uniform buffer, and where each set begins.
 struct Params<'a> {
     buffer: Option<wgpu::Buffer>,
@@ -68,14 +78,9 @@ impl Prepared {
         })
     }
 
-    pub(super) fn encode(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        steps: &[Ready],
-        timer: Option<&wgpu::QuerySet>,
-    ) {
+    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Ready], timer: Timer<'_>) {
         let mut steps = steps.iter().peekable();
-        let mut tick = 0;
+        let (mut tick, mut first) = (0, true);
         while let Some(step) = steps.peek() {
             if let Ready::Copy { src, src_offset, dst, dst_offset, bytes } = step {
                 let (src, dst) = (self.buffers[*src].raw(), self.buffers[*dst].raw());
@@ -84,13 +89,16 @@ impl Prepared {
                 continue;
             }
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            let mut stamp = |pass: &mut wgpu::ComputePass<'_>| {
-                if let Some(timer) = timer {
-                    pass.write_timestamp(timer, tick);
-                    tick += 1;
-                }
+            let mut stamp = |pass: &mut wgpu::ComputePass<'_>, timer: &wgpu::QuerySet| {
+                pass.write_timestamp(timer, tick);
+                tick += 1;
             };
-            stamp(&mut pass);
+            match timer {
+                Timer::Each(timer) => stamp(&mut pass, timer),
+                Timer::Ends(timer) if first => stamp(&mut pass, timer),
+                Timer::Ends(_) | Timer::None => {}
+            }
+            first = false;
             let mut set: Option<&Arc<Pipeline>> = None;
             while let Some(Ready::Dispatch { pipeline, bindings, grid: [x, y, z], .. }) =
                 steps.next_if(|step| matches!(step, Ready::Dispatch { .. }))
@@ -101,7 +109,14 @@ impl Prepared {
                 }
                 pass.set_bind_group(0, bindings, &[]);
                 pass.dispatch_workgroups(*x, *y, *z);
-                stamp(&mut pass);
+                if let Timer::Each(timer) = timer {
+                    stamp(&mut pass, timer);
+                }
+            }
+            if let Timer::Ends(timer) = timer
+                && !steps.clone().any(|step| matches!(step, Ready::Dispatch { .. }))
+            {
+                stamp(&mut pass, timer);
             }
         }
     }
@@ -121,7 +136,7 @@ impl Prepared {
                 return Ok(0);
             }
             let record = |encoder: &mut wgpu::CommandEncoder| {
-                self.encode(encoder, steps, None);
+                self.encode(encoder, steps, Timer::None);
                 if let Some((slot, words)) = read.filter(|_| next.is_none()) {
                     slot.copy(encoder, words);
                 }

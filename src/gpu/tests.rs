@@ -295,6 +295,8 @@ fn dispatches_are_timed() {
     assert_eq!(times.len(), 3);
     assert!(times.iter().all(|(name, seconds)| name == "scale" && (0.0..1.0).contains(seconds)), "{times:?}");
     assert!(times.iter().any(|(_, seconds)| *seconds > 0.0), "{times:?}");
+    let all = gpu.run_elapsed(&prepared).unwrap();
+    assert!(all > 0.0 && all < 1.0, "{all}");
 }
 
 #[test]

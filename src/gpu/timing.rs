@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::encode::Ready;
+use super::encode::{Ready, Timer};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Prepared};
 
@@ -34,12 +34,13 @@ impl Gpu {
                 in_pass = matches!(step, Ready::Dispatch { .. });
             }
             if names.is_empty() {
-                let record = |encoder: &mut wgpu::CommandEncoder| prepared.encode(encoder, steps, None);
+                let record =
+                    |encoder: &mut wgpu::CommandEncoder| prepared.encode(encoder, steps, Timer::None);
                 self.submit("submitting", record, |serial| prepared.used_by(serial))?;
                 continue;
             }
             let stamps = self.stamps(prepared, names.len(), |encoder, timer| {
-                prepared.encode(encoder, steps, Some(timer));
+                prepared.encode(encoder, steps, Timer::Each(timer));
             })?;
             times.extend(names.iter().enumerate().filter_map(|(at, name)| {
                 name.map(|name| (name.clone(), (stamps[at] - stamps[at - 1]).max(0.0)))
@@ -48,27 +49,22 @@ impl Gpu {
         Ok(times)
     }
 
-    /// Runs all steps in one submission and returns the seconds from the start of the first to the end of
-    /// the last: by the GPU's clock, or by the host's where the device has no timestamps.
+    /// Runs all steps in one submission and returns the seconds from the start of the first dispatch to the
+    /// end of the last: by the GPU's clock, or by the host's where the device has no timestamps.
     ///
     /// # Errors
     /// `is_device`.
     pub fn run_elapsed(self: &Arc<Self>, prepared: &Prepared) -> Result<f64> {
         self.wait()?;
-        if !self.caps().timestamps {
+        if !self.caps().timestamps || prepared.dispatches() == 0 {
             let start = Instant::now();
             self.run(prepared)?;
             self.wait()?;
             return Ok(start.elapsed().as_secs_f64());
         }
         let stamps = self.stamps(prepared, 2, |encoder, timer| {
-            let stamp = |encoder: &mut wgpu::CommandEncoder, index| {
-                let pass = &wgpu::ComputePassDescriptor::default();
-                encoder.begin_compute_pass(pass).write_timestamp(timer, index);
-            };
-            stamp(encoder, 0);
-            prepared.chunks(usize::MAX).for_each(|steps| prepared.encode(encoder, steps, None));
-            stamp(encoder, 1);
+            let all = prepared.chunks(usize::MAX);
+            all.for_each(|steps| prepared.encode(encoder, steps, Timer::Ends(timer)));
         })?;
         Ok((stamps[1] - stamps[0]).max(0.0))
     }
