@@ -71,7 +71,7 @@ mod wgsl;
 
 pub use array::{Device, MLXArray};
 pub use bench::{
-    BenchOptions, BenchRow, KernelTime, Profile, bench, config_names, profile, synthetic_config,
+    BenchOptions, BenchRow, KernelTime, Profile, Roofs, bench, config_names, profile, roofs, synthetic_config,
 };
 pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
