@@ -12,6 +12,8 @@ mod kv_write;
 mod linear;
 mod matmul;
 mod matvec;
+mod next;
+mod philox;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -25,6 +27,8 @@ pub use gate::{Gate, GateKind};
 pub use kv_write::KvWrite;
 pub(crate) use linear::FEW;
 pub use linear::Linear;
+pub use next::Next;
+pub(crate) use philox::uniform;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
 pub use sample::{Sample, sample_host};
@@ -48,4 +52,5 @@ pub const ALL: &[Row] = &[
     ("softmax", softmax::cases),
     ("argmax", argmax::cases),
     ("sample", sample::cases),
+    ("next", next::cases),
 ];
