@@ -145,19 +145,19 @@ impl Model {
     pub(crate) fn cache(&self, kind: KvKind) -> KvCache {
         let config = &self.0.config;
         let width = config.num_key_value_heads * config.head_dim;
-        KvCache::new(config.num_hidden_layers, width, kind, self.0.device)
+        KvCache::new(config.num_hidden_layers, width, 1, kind, self.0.device)
     }
 
-    /// The graph of a pass over `ids` `[t]` at `positions` `[t]`: logits `[t, vocab]`, or `[1, vocab]` of
+    /// The graph of a pass over `ids` `[t]` at `places` `[t, 2]`: logits `[t, vocab]`, or `[1, vocab]` of
     /// the last token alone.
     pub(crate) fn forward(
         &self,
         ids: &MLXArray,
-        positions: &MLXArray,
+        places: &MLXArray,
         cache: &KvCache,
         last_only: bool,
     ) -> MLXArray {
-        let step = Step { positions, cache };
+        let step = Step { places, cache };
         let hidden = self.0.architecture.hidden(ids, &step); // [t, hidden]
         let hidden = if last_only { hidden.slice(0, ids.size() - 1, 1) } else { hidden };
         self.0.architecture.logits(&hidden)
@@ -171,14 +171,14 @@ impl Model {
     #[doc(hidden)]
     pub fn reference_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.check(tokens)?;
-        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        let leaf = |data: &[u32]| {
-            let bytes = bytemuck::cast_slice(data);
-            MLXArray::from_bytes(bytes, &[data.len()], Dtype::U32, self.device())
+        let n = tokens.len();
+        let leaf = |data: &[u32], dims: &[usize]| {
+            MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
         };
         let mut cache = self.cache(KvKind::F32);
-        cache.reserve(tokens.len(), tokens.len())?;
-        let logits = self.forward(&leaf(tokens)?, &leaf(&positions)?, &cache, false);
+        cache.reserve(n, n)?;
+        let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
+        let logits = self.forward(&leaf(tokens, &[n])?, &leaf(&places, &[n, 2])?, &cache, false);
         let values = crate::reference::eval(&logits)?;
         let mut bytes = vec![0; logits.nbytes()];
         values.to_bytes(Dtype::F32, &mut bytes);
