@@ -92,7 +92,7 @@ pub use wgsl::File;
 /// What the crate's own integration tests need and users do not.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Prepared, Recording, Step};
+    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Pending, Prepared, Recording, Step, Ticket};
     pub use crate::trial::Trial;
     pub use crate::wgsl::{Source, link};
 }

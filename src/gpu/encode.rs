@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pipeline::{Pipeline, params_size};
+use super::readback::{Slot, Words};
 use super::transfer::with_mapped;
 use crate::error::{Context, Error, Result};
-use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step};
+use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step, Ticket};
 
 /// Where parameters of one dispatch may begin: the largest alignment WebGPU lets a device ask for.
 const PARAMS_ALIGNMENT: u64 = 256;
@@ -70,8 +71,7 @@ impl Prepared {
         })
     }
 
-    fn encode(&self, steps: &[Ready], timer: Option<&wgpu::QuerySet>) -> wgpu::CommandEncoder {
-        let mut encoder = self.gpu.encoder();
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Ready], timer: Option<&wgpu::QuerySet>) {
         let mut steps = steps.iter().peekable();
         let mut tick = 0;
         while let Some(step) = steps.peek() {
@@ -89,21 +89,48 @@ impl Prepared {
                 }
             };
             stamp(&mut pass);
+            let mut set: Option<&Arc<Pipeline>> = None;
             while let Some(Ready::Dispatch { pipeline, bindings, grid: [x, y, z], .. }) =
                 steps.next_if(|step| matches!(step, Ready::Dispatch { .. }))
             {
-                pass.set_pipeline(&pipeline.raw);
+                if !set.is_some_and(|set| Arc::ptr_eq(set, pipeline)) {
+                    pass.set_pipeline(&pipeline.raw);
+                    set = Some(pipeline);
+                }
                 pass.set_bind_group(0, bindings, &[]);
                 pass.dispatch_workgroups(*x, *y, *z);
                 stamp(&mut pass);
             }
         }
-        encoder
     }
 
-    fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<u64> {
-        let used = |serial| self.buffers.iter().for_each(|buffer| buffer.used_by(serial));
-        self.gpu.submit("submitting", encoder, used)
+    fn used_by(&self, serial: u64) {
+        self.buffers.iter().for_each(|buffer| buffer.used_by(serial));
+    }
+
+    /// Submits all steps, and with the last of them a copy and calls to make after it; the serial number of
+    /// the last submission, 0 if there is nothing to do.
+    pub(super) fn submit_all(&self, read: Option<(&Slot, &Words<'_>)>, then: &dyn Fn()) -> Result<u64> {
+        let mut chunks = self.chunks(self.max_dispatches);
+        let mut steps = chunks.next().unwrap_or_default();
+        loop {
+            let next = chunks.next();
+            if steps.is_empty() && read.is_none() {
+                return Ok(0);
+            }
+            let record = |encoder: &mut wgpu::CommandEncoder| {
+                self.encode(encoder, steps, None);
+                if let Some((slot, words)) = read.filter(|_| next.is_none()) {
+                    slot.copy(encoder, words);
+                }
+            };
+            let then: &dyn Fn() = if next.is_none() { then } else { &|| {} };
+            let serial = self.gpu.submit_then("submitting", record, then, |serial| self.used_by(serial))?;
+            match next {
+                Some(next) => steps = next,
+                None => return Ok(serial),
+            }
+        }
     }
 }
 
@@ -133,17 +160,29 @@ impl Gpu {
                 return Err(Error::input(format!("slot {slot} needs {bytes} bytes, its buffer has {have}")));
             }
         }
+        let mut dispatches = Vec::with_capacity(recording.steps.len());
+        for step in &recording.steps {
+            match step {
+                Step::Dispatch(dispatch) => {
+                    self.check_dispatch(dispatch, recording, buffers)
+                        .with_context(|| format!("kernel {}", dispatch.name))?;
+                    dispatches.push(dispatch);
+                }
+                Step::Copy { .. } => self.check_copy(recording, step)?,
+            }
+        }
+        let mut pipelines = self.pipelines(&dispatches)?.into_iter();
         let params = self.params(recording)?;
         let mut steps = Vec::with_capacity(recording.steps.len());
         for step in &recording.steps {
             steps.push(match step {
                 Step::Dispatch(dispatch) => {
+                    let pipeline = pipelines.next().expect("one for each dispatch");
                     let place = params.places.get(&dispatch.params[..]).copied();
-                    self.ready(dispatch, recording, buffers, params.buffer.as_ref().zip(place))
+                    self.ready(dispatch, pipeline, buffers, params.buffer.as_ref().zip(place))
                         .with_context(|| format!("kernel {}", dispatch.name))?
                 }
                 &Step::Copy { src, src_offset, dst, dst_offset, bytes } => {
-                    self.check_copy(recording, step)?;
                     Ready::Copy { src, src_offset, dst, dst_offset, bytes }
                 }
             });
@@ -156,10 +195,15 @@ impl Gpu {
     /// # Errors
     /// `is_device`.
     pub fn run(&self, prepared: &Prepared) -> Result<()> {
-        for steps in prepared.chunks(prepared.max_dispatches) {
-            prepared.submit(prepared.encode(steps, None))?;
-        }
-        Ok(())
+        self.start(prepared).map(|_| ())
+    }
+
+    /// [`Gpu::run`] with something to wait for.
+    ///
+    /// # Errors
+    /// `is_device`.
+    pub fn start(&self, prepared: &Prepared) -> Result<Ticket> {
+        prepared.submit_all(None, &|| {}).map(Ticket::new)
     }
 
     /// Runs all steps and returns the seconds that each dispatch took on the GPU, with its start-up.
@@ -185,8 +229,9 @@ impl Gpu {
                 }
                 in_pass = matches!(step, Ready::Dispatch { .. });
             }
+            let used = |serial| prepared.used_by(serial);
             if names.is_empty() {
-                prepared.submit(prepared.encode(steps, None))?;
+                self.submit("submitting", |encoder| prepared.encode(encoder, steps, None), used)?;
                 continue;
             }
             let count = names.len() as u32;
@@ -201,10 +246,12 @@ impl Gpu {
             let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
             let resolved = self.create_buffer(bytes, usage)?;
             let readback = self.alloc_readback(bytes)?;
-            let mut encoder = prepared.encode(steps, Some(&timer));
-            encoder.resolve_query_set(&timer, 0..count, &resolved, 0);
-            encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
-            readback.used_by(prepared.submit(encoder)?);
+            let record = |encoder: &mut wgpu::CommandEncoder| {
+                prepared.encode(encoder, steps, Some(&timer));
+                encoder.resolve_query_set(&timer, 0..count, &resolved, 0);
+                encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
+            };
+            readback.used_by(self.submit("timing", record, used)?);
             let stamps = self.read_vec(&readback)?;
             let stamp = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| stamps[8 * at + i]));
             times.extend(names.iter().enumerate().filter_map(|(at, name)| {
@@ -251,12 +298,10 @@ impl Gpu {
     fn ready(
         &self,
         dispatch: &Dispatch,
-        recording: &Recording,
+        pipeline: Arc<Pipeline>,
         buffers: &[Buffer],
         uniform: Option<(&wgpu::Buffer, u64)>,
     ) -> Result<Ready> {
-        self.check_dispatch(dispatch, recording, buffers)?;
-        let pipeline = self.pipeline(dispatch)?;
         let mut entries = Vec::with_capacity(dispatch.binds.len() + 1);
         for (at, (bind, &least)) in dispatch.binds.iter().zip(&pipeline.least).enumerate() {
             let size = bind.bytes.next_multiple_of(4).max(4);

@@ -156,9 +156,8 @@ impl Gpu {
         let (buffer, fresh) = self.allocate(bytes)?;
         // wgpu zeroes what nobody has written.
         if !fresh {
-            let mut encoder = self.encoder();
-            encoder.clear_buffer(buffer.raw(), 0, None);
-            self.submit("zeroing a buffer", encoder, |serial| buffer.used_by(serial))?;
+            let clear = |encoder: &mut wgpu::CommandEncoder| encoder.clear_buffer(buffer.raw(), 0, None);
+            self.submit("zeroing a buffer", clear, |serial| buffer.used_by(serial))?;
         }
         Ok(buffer)
     }
@@ -236,10 +235,6 @@ impl Gpu {
             .with_context(|| format!("a buffer of {size} bytes"))
     }
 
-    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
-        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
-    }
-
     /// Keeps at most `bytes` of freed buffers (1 GiB at first); returns the limit before.
     pub fn set_cache_limit(&self, bytes: u64) -> u64 {
         let (before, evicted) = {
@@ -264,6 +259,7 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
+        self.save_pipelines();
         self.clear_cache();
     }
 }

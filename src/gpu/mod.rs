@@ -4,7 +4,7 @@
 //! - [`Buffer`] is a piece of its memory, written and read through the same calls whether the CPU maps
 //!   it or a copy goes through staging.
 //! - [`Recording`] is work as plain data; [`Gpu::prepare`] makes it ready once ([`Prepared`]) and
-//!   [`Gpu::run`] submits it as often as wanted, without waiting.
+//!   [`Gpu::run`] submits it as often as wanted, without waiting. [`Pending`] is a result on its way back.
 //!
 //! Nothing here panics because of a device: loss, lack of memory, hangs and refused kernels are errors,
 //! and every wait ends.
@@ -12,17 +12,28 @@
 mod caps;
 mod counters;
 mod device;
+mod disk;
 mod encode;
 mod memory;
+mod open;
+#[cfg(test)]
+mod open_tests;
 mod pipeline;
+mod readback;
+#[cfg(test)]
+mod readback_tests;
 mod recording;
 #[cfg(test)]
 mod tests;
 mod transfer;
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+mod vulkan;
 
 pub use caps::{Caps, Tier};
 pub(crate) use counters::{Counters, counters};
-pub use device::{Gpu, Options};
+pub use device::{Gpu, Ticket};
 pub use encode::Prepared;
 pub use memory::Buffer;
+pub use open::Options;
+pub use readback::Pending;
 pub use recording::{Bind, Dispatch, Recording, Step};

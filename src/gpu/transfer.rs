@@ -246,10 +246,11 @@ impl Gpu {
                 fill(first - offset, &mut words[(first - at) as usize..(end.min(at + size) - at) as usize])
             })?;
             drop(mapped);
-            let mut encoder = self.encoder();
-            encoder.copy_buffer_to_buffer(slot, 0, buffer.raw(), at, size);
+            let copy = |encoder: &mut wgpu::CommandEncoder| {
+                encoder.copy_buffer_to_buffer(slot, 0, buffer.raw(), at, size);
+            };
             self.count_staged(size);
-            *copied = self.submit("uploading", encoder, |serial| buffer.used_by(serial))?;
+            *copied = self.submit("uploading", copy, |serial| buffer.used_by(serial))?;
             at += size;
         }
         Ok(())
@@ -268,10 +269,11 @@ impl Gpu {
             let first = offset + done as u64;
             let from = first & !3;
             let size = CHUNK.min((offset + out.len() as u64).next_multiple_of(4) - from);
-            let mut encoder = self.encoder();
-            encoder.copy_buffer_to_buffer(buffer.raw(), from, readback, 0, size);
+            let copy = |encoder: &mut wgpu::CommandEncoder| {
+                encoder.copy_buffer_to_buffer(buffer.raw(), from, readback, 0, size);
+            };
             self.count_staged(size);
-            let serial = self.submit("downloading", encoder, |serial| buffer.used_by(serial))?;
+            let serial = self.submit("downloading", copy, |serial| buffer.used_by(serial))?;
             self.wait_until(serial)?;
             let _mapped = self.map(readback, wgpu::MapMode::Read, 0..size)?;
             let view = readback.slice(..size).get_mapped_range().map_err(Error::device)?;
@@ -317,7 +319,7 @@ pub(super) fn with_mapped(
     fill(unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), length) })
 }
 
-fn check_range(what: &str, buffer: &Buffer, offset: u64, bytes: u64) -> Result<()> {
+pub(super) fn check_range(what: &str, buffer: &Buffer, offset: u64, bytes: u64) -> Result<()> {
     match offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes()) {
         true => Ok(()),
         false => Err(Error::input(format!(
