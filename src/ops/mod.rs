@@ -28,6 +28,7 @@ pub use kv_write::KvWrite;
 pub(crate) use linear::FEW;
 pub use linear::Linear;
 pub use next::Next;
+pub(crate) use next::{penalise, rows as next_rows};
 pub(crate) use philox::uniform;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;

@@ -198,3 +198,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(1, &[(sample(0.5, 0, 0.5, 0.5), 2.0)]),
     ]
 }
+
+#[cfg(test)]
+#[path = "next_tests.rs"]
+mod tests;
