@@ -127,9 +127,9 @@ pub(super) fn drawn(
     count.minimum(&last).reshape(&[1])
 }
 
-/// Greater floats have greater keys.
+/// Greater floats have greater keys; zeros are equal.
 fn key(x: f32) -> u32 {
-    if x.is_sign_negative() { !x.to_bits() } else { x.to_bits() | 1 << 31 }
+    if x < 0.0 { !x.to_bits() } else { x.abs().to_bits() | 1 << 31 }
 }
 
 /// The greatest key such that it and all above weigh at least `wanted`: eleven bits, eleven, ten.

@@ -16,9 +16,9 @@ var<workgroup> drawn: u32;
 
 struct Filter { n: u32, scale: f32, greatest: f32, top_k: u32, top_p: f32, min_p: f32, least: u32 }
 
-// Greater floats have greater keys.
+// Greater floats have greater keys; zeros are equal.
 fn key(x: f32) -> u32 {
-    let bits = bitcast<u32>(x);
+    let bits = select(bitcast<u32>(x), 0u, x == 0.0);
     return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
 }
 
@@ -82,7 +82,9 @@ fn draw(lane: u32, best: Likeliest, filters: Filter, u: f32) -> u32 {
         f.least = threshold(lane, f, select(NOTHING, best.floor, f.top_k <= WG), 0.0, f.top_k);
     }
     if f.top_p < 1.0 {
+        f.min_p = 0.0;
         let all = weigh(lane, f);
+        f.min_p = filters.min_p;
         // Values of less than this weigh less than 1 - top_p of all even together.
         let floor = f.greatest + log((1.0 - f.top_p) * all / f32(f.n)) / f.scale;
         let unit = 2147483648.0 / all;

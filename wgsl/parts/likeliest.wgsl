@@ -20,12 +20,13 @@ fn likeliest(lane: u32, n: u32, with_floor: bool) -> Likeliest {
     var best = vec4<f32>(NOTHING);
     var at = vec4<u32>(min(lane, fours - 1u));
     for (var i = lane; i < fours; i += 4u * WG) {
-        // Past the end the last four are looked at again.
-        let j = min(vec4<u32>(i, i + WG, i + 2u * WG, i + 3u * WG), vec4<u32>(fours - 1u));
+        // Past the end the last four are loaded and not looked at.
+        let k = vec4<u32>(i, i + WG, i + 2u * WG, i + 3u * WG);
+        let j = min(k, vec4<u32>(fours - 1u));
         let a = four(j.x);
-        let b = four(j.y);
-        let c = four(j.z);
-        let d = four(j.w);
+        let b = select(vec4<f32>(NOTHING), four(j.y), k.y < fours);
+        let c = select(vec4<f32>(NOTHING), four(j.z), k.z < fours);
+        let d = select(vec4<f32>(NOTHING), four(j.w), k.w < fours);
         at = select(at, vec4<u32>(j.x), a > best);
         best = max(best, a);
         at = select(at, vec4<u32>(j.y), b > best);

@@ -39,7 +39,9 @@ fn bin(f: Filter, s: Search, x: f32) -> u32 {
     if x < s.floor || k < f.least {
         return NONE;
     }
-    let coarse = min((bitcast<u32>(4.0 + (f.greatest - x)) >> SHIFT) - (0x40800000u >> SHIFT), BINS - 1u);
+    // Compilers may add in another order, which must not make it less than 4.
+    let distance = bitcast<u32>(max(4.0 + (f.greatest - x), 4.0));
+    let coarse = min((distance >> SHIFT) - (0x40800000u >> SHIFT), BINS - 1u);
     if s.level == 0u {
         return coarse;
     }
