@@ -9,7 +9,7 @@
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
 use crate::gpu::{Bind, Caps, Dispatch};
-use crate::wgsl::{File, link};
+use crate::wgsl::{File, Source, link};
 use std::any::Any;
 use std::fmt;
 
@@ -85,6 +85,16 @@ impl Word {
     }
 }
 
+impl fmt::Display for Word {
+    /// As WGSL spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::U32(v) => write!(f, "{v}u"),
+            Self::F32(v) => write!(f, "{v:e}f"),
+        }
+    }
+}
+
 impl From<u32> for Word {
     fn from(v: u32) -> Self {
         Self::U32(v)
@@ -141,6 +151,9 @@ pub struct Stage {
     pub writes: Vec<Arg>,
     /// Members of the `Params` struct in order, bound last as `var<uniform>`; none, no binding.
     pub params: Vec<(&'static str, Word)>,
+    /// Whether the parameters are constants of the shader instead: a pipeline for every shape, and nothing to
+    /// fetch before a kernel can begin.
+    pub baked: bool,
     /// Workgroups per dimension, each at most 65535.
     pub grid: [u32; 3],
 }
@@ -152,18 +165,33 @@ pub struct Kernel {
     pub scratch: Vec<u64>,
     /// Dispatches in order; each sees what the earlier ones wrote.
     pub stages: Vec<Stage>,
+    /// How coarsely the kernel rounds inputs on its way, relative to their greatest neighbours; 0 if only as
+    /// f32 does.
+    pub rounding: f32,
 }
 
 impl Stage {
+    /// The shader.
+    #[doc(hidden)]
+    pub fn source(&self) -> Source {
+        if !self.baked {
+            return link(&self.files, &self.generated);
+        }
+        let values: Vec<String> = self.params.iter().map(|(_, word)| word.to_string()).collect();
+        let params = format!("const params = Params({});\n", values.join(", "));
+        link(&self.files, &format!("{}{params}", self.generated))
+    }
+
     /// The stage as GPU work over these bindings.
     #[doc(hidden)]
     pub fn dispatch(&self, name: &str, binds: Vec<Bind>) -> Dispatch {
+        let params = if self.baked { &[][..] } else { &self.params };
         Dispatch {
             name: name.to_string(),
-            source: link(&self.files, &self.generated),
+            source: self.source(),
             constants: self.constants.clone(),
             binds,
-            params: self.params.iter().map(|(_, word)| word.bits()).collect(),
+            params: params.iter().map(|(_, word)| word.bits()).collect(),
             grid: self.grid,
         }
     }
@@ -182,7 +210,7 @@ pub(crate) fn spread(groups: usize) -> ([u32; 3], usize) {
 
 impl From<Stage> for Kernel {
     fn from(stage: Stage) -> Self {
-        Self { scratch: Vec::new(), stages: vec![stage] }
+        Self { stages: vec![stage], ..Self::default() }
     }
 }
 
@@ -245,6 +273,11 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
 
     /// WGSL kernels that can run at this site, best first. None: the meaning is planned instead.
     fn kernels(&self, _site: &Site<'_>) -> Vec<Kernel> {
+        Vec::new()
+    }
+
+    /// Other arrangements of the best kernel, for a tuner to choose from.
+    fn variants(&self, _site: &Site<'_>) -> Vec<Kernel> {
         Vec::new()
     }
 

@@ -106,9 +106,9 @@ impl Trial {
         for (i, expected) in &self.updates {
             let bytes = gpu.read_vec(&buffers[*i])?;
             let spec = self.case.inputs[*i].spec();
-            self.compare(&spec, expected, &bytes[..spec.bytes()])?;
+            self.compare(&spec, expected, &bytes[..spec.bytes()], kernel.rounding)?;
         }
-        self.compare(&self.output, &self.expected, &bytes[GUARD..][..self.output.bytes()])
+        self.compare(&self.output, &self.expected, &bytes[GUARD..][..self.output.bytes()], kernel.rounding)
     }
 
     /// Runs a native kernel and compares.
@@ -136,12 +136,12 @@ impl Trial {
             in_place.map_or_else(|| words(&vec![SENTINEL; self.output.bytes()]), |i| inputs[i].clone());
         let bytes = &mut bytemuck::cast_slice_mut(&mut out)[..self.output.bytes()];
         kernel(&refs, HostMut { bytes, spec: &self.output });
-        self.compare(&self.output, &self.expected, &bytemuck::cast_slice(&out)[..self.output.bytes()])
+        self.compare(&self.output, &self.expected, &bytemuck::cast_slice(&out)[..self.output.bytes()], 0.0)
     }
 
-    fn compare(&self, spec: &Spec, expected: &[u8], actual: &[u8]) -> Result<()> {
+    fn compare(&self, spec: &Spec, expected: &[u8], actual: &[u8], rounding: f32) -> Result<()> {
         let (expected, actual) = (widen(expected, spec.dtype), widen(actual, spec.dtype));
-        let limit = self.tolerance(spec, &expected);
+        let limit = self.tolerance(spec, &expected, rounding);
         match expected.iter().zip(&actual).position(|(e, a)| (e - a).abs() > limit || a.is_nan()) {
             None => Ok(()),
             Some(i) => Err(Error::device(format!(
@@ -151,12 +151,13 @@ impl Trial {
         }
     }
 
-    /// A few roundings of the output's type, times the root of the number of terms, relative to the largest
+    /// A few roundings of the output's type and of the kernel, times the root of the number of terms, relative to the largest
     /// result.
-    fn tolerance(&self, spec: &Spec, expected: &[f64]) -> f64 {
+    fn tolerance(&self, spec: &Spec, expected: &[f64], rounding: f32) -> f64 {
         let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
         let terms = (self.case.reduction as f64).sqrt();
-        let rounding = f64::from(spec.dtype.epsilon()) + f64::from(f32::EPSILON) * 8.0 * terms;
+        let kernel = f64::from(spec.dtype.epsilon()) + f64::from(rounding);
+        let rounding = kernel + f64::from(f32::EPSILON) * 8.0 * terms;
         if spec.dtype.is_float() { rounding * largest } else { 0.0 }
     }
 }

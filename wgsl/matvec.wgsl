@@ -2,7 +2,7 @@
 //
 // A norm is deferred: x is multiplied by its gain, the squares of x are summed in the same loop, and each row
 // is divided by its root mean square at the end.
-// Work split: a workgroup takes 4 rows of W (gated: 2 and their 2 partners); its WG invocations stride over k
+// Work split: a workgroup takes R rows of W (gated: half of them and their partners); its WG invocations stride over k
 // in units of 8 values, so every weight is read once for all rows of x. Sums meet at the end. Larger
 // workgroups make shorter loops, which few rows need on a large GPU (`matvec::lanes` chooses).
 // Parts: x8 and dot8 (x_aligned, x_odd), gain8 (gain, no_gain), code8 and scaled (weight_*, dense or affine),
@@ -15,6 +15,7 @@ override M: u32 = 1u;
 override BIAS: u32 = 9u;
 override NORM: bool = false;
 override GATED: bool = false;
+override R: u32 = 4u;
 override WG: u32 = 64u;
 
 struct Rows { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>, at: vec4<u32> }
@@ -29,11 +30,24 @@ fn column(w: Rows, gain: mat2x4<f32>, m: u32, i: u32) -> Column {
     return Column(scaled(dots, sum8(x), w.at, i), dot8(raw, raw));
 }
 
+// Rows that are taken together. Gated: R / 2 rows, then their partners.
+fn rows_from(first: u32) -> vec4<u32> {
+    let i = vec4<u32>(0u, 1u, 2u, 3u);
+    let half = vec4<u32>(max(R / 2u, 1u));
+    let partners = (i % half) + select(vec4<u32>(0u), vec4<u32>(params.n), i >= half);
+    return min(vec4<u32>(first) + select(i, partners, GATED), vec4<u32>(params.rows - 1u));
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let first = (group.y * params.stride + group.x) * select(4u, 2u, GATED);
-    let partner = select(first + 2u, first + params.rows / 2u, GATED);
-    let row = min(vec4<u32>(first, first + 1u, partner, partner + 1u), vec4<u32>(params.rows - 1u));
+    let step = select(R, R / 2u, GATED);
+    let first = (group.y * params.stride + group.x) * step;
+    let row = rows_from(first);
+    let own = params.first_row + min(first + lane % R, params.rows - 1u);
+    var added = 0.0;
+    if M == 1u && !GATED {
+        added = before(0u, own);
+    }
     var y0 = vec4<f32>(0.0);
     var y1 = vec4<f32>(0.0);
     var y2 = vec4<f32>(0.0);
@@ -44,7 +58,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var y7 = vec4<f32>(0.0);
     var squares = mat2x4<f32>(vec4<f32>(0.0), vec4<f32>(0.0));
     for (var i = lane; i < params.units; i += WG) {
-        let w = Rows(code8(row.x, i), code8(row.y, i), code8(row.z, i), code8(row.w, i), row);
+        var w = Rows();
+        w.at = row;
+        w.a = code8(row.x, i);
+        if R > 1u {
+            w.b = code8(row.y, i);
+        }
+        if R > 2u {
+            w.c = code8(row.z, i);
+            w.d = code8(row.w, i);
+        }
         let gain = gain8(i);
         let c0 = column(w, gain, 0u, i);
         y0 += c0.y;
@@ -91,39 +114,45 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             squares[1] = sum4(lane, squares[1]);
         }
     }
-    finish(0u, first, lane, sum4(lane, y0), squares[0].x);
+    finish(0u, first, lane, sum4(lane, y0), squares[0].x, added);
     if M > 1u {
-        finish(1u, first, lane, sum4(lane, y1), squares[0].y);
+        finish(1u, first, lane, sum4(lane, y1), squares[0].y, 0.0);
     }
     if M > 2u {
-        finish(2u, first, lane, sum4(lane, y2), squares[0].z);
+        finish(2u, first, lane, sum4(lane, y2), squares[0].z, 0.0);
     }
     if M > 3u {
-        finish(3u, first, lane, sum4(lane, y3), squares[0].w);
+        finish(3u, first, lane, sum4(lane, y3), squares[0].w, 0.0);
     }
     if M > 4u {
-        finish(4u, first, lane, sum4(lane, y4), squares[1].x);
+        finish(4u, first, lane, sum4(lane, y4), squares[1].x, 0.0);
     }
     if M > 5u {
-        finish(5u, first, lane, sum4(lane, y5), squares[1].y);
+        finish(5u, first, lane, sum4(lane, y5), squares[1].y, 0.0);
     }
     if M > 6u {
-        finish(6u, first, lane, sum4(lane, y6), squares[1].z);
+        finish(6u, first, lane, sum4(lane, y6), squares[1].z, 0.0);
     }
     if M > 7u {
-        finish(7u, first, lane, sum4(lane, y7), squares[1].w);
+        finish(7u, first, lane, sum4(lane, y7), squares[1].w, 0.0);
     }
 }
 
 // The first invocations store one column each.
-fn finish(m: u32, first: u32, lane: u32, sums: vec4<f32>, squares: f32) {
-    let y = sums * select(1.0, inverseSqrt(squares / f32(params.k) + params.eps), NORM);
+fn finish(m: u32, first: u32, lane: u32, sums: vec4<f32>, squares: f32, added: f32) {
+    let sum = sums * select(1.0, inverseSqrt(squares / f32(params.k) + params.eps), NORM);
     if GATED {
-        if lane < 2u && first + lane < params.n {
-            emit_gated(m, first + lane, select(y.x, y.y, lane == 1u), select(y.z, y.w, lane == 1u));
+        if lane < R / 2u && first + lane < params.n {
+            let up = select(sum.y, select(sum.z, sum.w, lane == 1u), R == 4u);
+            emit_gated(m, first + lane, select(sum.x, sum.y, lane == 1u), up);
         }
-    } else if lane < 4u && first + lane < params.rows {
-        let value = select(select(y.x, y.y, lane == 1u), select(y.z, y.w, lane == 3u), lane > 1u);
-        emit(m, params.first_row + first + lane, value);
+    } else if lane < R && first + lane < params.rows {
+        let value = select(select(sum.x, sum.y, lane == 1u), select(sum.z, sum.w, lane == 3u), lane > 1u);
+        let n = params.first_row + first + lane;
+        if M == 1u {
+            y[n] = value + added;
+        } else {
+            emit(m, n, value);
+        }
     }
 }

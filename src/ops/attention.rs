@@ -201,6 +201,7 @@ impl Attention {
         Kernel {
             scratch: vec![(4 * t * heads * splits * (d + 2)) as u64],
             stages: vec![Stage { writes: vec![Arg::Scratch(0)], ..stage }, combine],
+            rounding: 0.0,
         }
     }
 }

@@ -42,7 +42,7 @@ impl Op for Embedding {
         };
         let chunks = self.format.chunks(parts, 1, site.caps);
         let stages = chunks.iter().map(|chunk| self.stage(site, &reader, chunk)).collect();
-        vec![Kernel { scratch: Vec::new(), stages }]
+        vec![Kernel { stages, ..Kernel::default() }]
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {

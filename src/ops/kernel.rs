@@ -61,7 +61,9 @@ pub(super) fn declare(stage: &Stage, reads: &[(&str, &str)], writes: &[(&str, &s
     for (at, (access, (name, kind))) in all.enumerate() {
         let _ = writeln!(text, "@group(0) @binding({at}) var<storage, {access}> {name}: {kind};");
     }
-    let at = reads.len() + writes.len();
-    let _ = writeln!(text, "@group(0) @binding({at}) var<uniform> params: Params;");
+    if !stage.baked {
+        let at = reads.len() + writes.len();
+        let _ = writeln!(text, "@group(0) @binding({at}) var<uniform> params: Params;");
+    }
     text
 }

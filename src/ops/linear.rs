@@ -108,6 +108,10 @@ impl Op for Linear {
         if site.inputs[0].axis(2) <= FEW { matvec::kernels(self, site) } else { matmul::kernels(self, site) }
     }
 
+    fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
+        if site.inputs[0].axis(2) <= FEW { matvec::variants(self, site) } else { Vec::new() }
+    }
+
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
         if self.norm.is_some() || self.gate.is_some() || self.residual {
             return None;
@@ -144,7 +148,7 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(plain(Format::Dense, dtype, shape, shape[1] % 2 == 1));
         }
         // Rows long enough for large workgroups, with an uneven end.
-        for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064), (7, 2048)] {
+        for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064), (7, 2048), (1, 8200)] {
             cases.push(plain(Format::Dense, dtype, [m, 6, k], m == 1));
         }
     }
@@ -157,6 +161,10 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(plain(format, dtype, [1, 6, 2048 + group], false));
             cases.push(plain(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
         }
+    }
+    // More rows than the arrangement for few takes.
+    for bits in [4, 8] {
+        cases.push(plain(Format::Affine { bits, group: 64 }, Dtype::BF16, [1, 4101, 64], false));
     }
     // What stands around it in a model.
     let formats =

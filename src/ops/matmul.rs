@@ -25,9 +25,10 @@ pub(super) fn kernels(op: &Linear, site: &Site<'_>) -> Vec<Kernel> {
     }
     let stages = chunks.iter().map(|chunk| {
         let grid = [chunk.rows.div_ceil(TILE) as u32, rows as u32, 1];
-        let mut stage = Stage { name: "matmul", grid, ..matvec::stage(op, site, &reader, chunk, &[&MATMUL]) };
+        let mut stage =
+            Stage { name: "matmul", grid, ..matvec::stage(op, site, &reader, chunk, &[&MATMUL], false) };
         stage.constants.push(("GATED", f64::from(u8::from(op.gate.is_some()))));
         stage
     });
-    vec![Kernel { scratch: Vec::new(), stages: stages.collect() }]
+    vec![Kernel { stages: stages.collect(), ..Kernel::default() }]
 }

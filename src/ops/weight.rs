@@ -17,6 +17,9 @@ static F16: File = wgsl!("parts/weight_f16.wgsl");
 static BF16: File = wgsl!("parts/weight_bf16.wgsl");
 static ODD: File = wgsl!("parts/weight_odd.wgsl");
 static DENSE: File = wgsl!("parts/dense.wgsl");
+static SCALES: File = wgsl!("parts/scales.wgsl");
+static CODES4: File = wgsl!("parts/codes_q4.wgsl");
+static CODES8: File = wgsl!("parts/codes_q8.wgsl");
 static AFFINE: File = wgsl!("parts/affine.wgsl");
 static Q2: File = wgsl!("parts/weight_q2.wgsl");
 static Q3: File = wgsl!("parts/weight_q3.wgsl");
@@ -163,9 +166,28 @@ impl Format {
             _ => return None,
         };
         Some(Reader {
-            files: vec![file, &AFFINE, &FLOATS, &PACK],
+            files: vec![file, &AFFINE, &SCALES, &FLOATS, &PACK],
             constants: vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))],
             bindings: vec![("weight", "array<u32>"), ("scales", "array<u32>"), ("biases", "array<u32>")],
+        })
+    }
+
+    /// How kernels of integer products read the weight: 32 codes at a time as signed bytes; `None` where
+    /// that takes more than masks.
+    pub(super) fn bytes(self, parts: &[Spec]) -> Option<Reader> {
+        let (file, group) = match self {
+            Self::Affine { bits: 4, group } => (&CODES4, group),
+            Self::Affine { bits: 8, group } => (&CODES8, group),
+            _ => return None,
+        };
+        Some(Reader {
+            files: vec![file, &SCALES, &FLOATS, &PACK],
+            constants: vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))],
+            bindings: vec![
+                ("weight", "array<vec4<u32>>"),
+                ("scales", "array<u32>"),
+                ("biases", "array<u32>"),
+            ],
         })
     }
 

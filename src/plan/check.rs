@@ -18,6 +18,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 fn identity(kernel: &Kernel) -> u64 {
     let mut hasher = DefaultHasher::new();
     for stage in &kernel.stages {
+        // Baked parameters are sizes.
         link(&stage.files, &stage.generated).key().hash(&mut hasher);
         for (name, value) in &stage.constants {
             (name, value.to_bits()).hash(&mut hasher);

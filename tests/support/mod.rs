@@ -7,5 +7,11 @@ use unimlx::Caps;
 pub(crate) fn adapters() -> Vec<(&'static str, Caps)> {
     let subgroup = Caps { f16: true, subgroups: Some((8, 64)), ..Caps::BASELINE };
     let small = Caps { max_binding: 256, ..Caps::BASELINE };
-    vec![("baseline", Caps::BASELINE), ("subgroup", subgroup), ("small bindings", small)]
+    let integer = Caps { dot4: true, workgroup_size: 1024, workgroup_memory: 32 << 10, ..subgroup.clone() };
+    vec![
+        ("baseline", Caps::BASELINE),
+        ("subgroup", subgroup),
+        ("integer", integer),
+        ("small bindings", small),
+    ]
 }
