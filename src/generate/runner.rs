@@ -255,6 +255,12 @@ impl Runner {
         Ok(tokens)
     }
 
+    /// The latest step as text, for tests.
+    #[cfg(test)]
+    pub(super) fn recording(&self) -> String {
+        self.programs.get(&self.latest).map_or_else(String::new, |bound| bound.program.recording())
+    }
+
     /// What the latest step was run for: one u32, or f32 logits.
     ///
     /// # Errors

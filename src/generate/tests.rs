@@ -145,6 +145,22 @@ fn the_device_chooses_as_the_host_does() {
 }
 
 #[test]
+fn a_step_is_a_few_dispatches_and_ends_with_the_choice() {
+    if routes().len() < 2 {
+        return;
+    }
+    for name in ["llama", "mistral", "qwen2", "qwen3"] {
+        let model = model(name, Device::GPU);
+        let mut generator = Generator::new(&model, None);
+        answer(&mut generator, &ids(9), greedy(3));
+        let recording = generator.runner.recording();
+        let steps = recording.lines().count();
+        assert!(steps <= 6 * model.config().num_hidden_layers + 3, "{name}: {steps}\n{recording}");
+        assert!(recording.lines().last().is_some_and(|step| step.contains("next")), "{recording}");
+    }
+}
+
+#[test]
 fn a_step_too_many_is_forgotten() {
     for (device, ..) in routes() {
         let model = model("qwen3", device);

@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Step, Weights};
+use crate::ops;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -183,6 +184,19 @@ impl Model {
         let mut bytes = vec![0; logits.nbytes()];
         values.to_bytes(Dtype::F32, &mut bytes);
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// The GPU work of a step of `t` tokens up to the likeliest next one, a line per dispatch; nothing on the CPU.
+    ///
+    /// # Errors
+    /// No memory, a kernel that the driver refuses.
+    #[doc(hidden)]
+    pub fn step_recording(&self, t: usize) -> Result<String> {
+        let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.device());
+        let mut cache = self.cache(1, KvKind::default_for(self.device()));
+        cache.reserve(4096, 4096)?;
+        let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
+        MLXArray::apply(ops::Argmax, &[&logits]).recording()
     }
 
     /// Refuses ids beyond the vocabulary.

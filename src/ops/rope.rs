@@ -9,7 +9,7 @@ use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
 
 static ROPE: File = wgsl!("rope.wgsl");
-static ANGLE: File = wgsl!("parts/angle.wgsl");
+pub(super) static ANGLE: File = wgsl!("parts/angle.wgsl");
 
 /// `[x [t, h, d] f32, places [t, 2] u32, inv_freq [rotated / 2] f32] -> [t, h, d]`
 ///

@@ -10,6 +10,7 @@ mod check;
 mod eval;
 mod expr;
 mod fuse;
+mod fuse_attention;
 mod fuse_linear;
 mod generated;
 mod gpu;
