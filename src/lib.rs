@@ -76,7 +76,9 @@ pub use bench::{
 pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use generate::{FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits};
+pub use generate::{
+    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits,
+};
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,

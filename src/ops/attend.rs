@@ -208,7 +208,7 @@ impl Attend {
         Kernel {
             scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
             stages: vec![stage, combine],
-            rounding: 0.0,
+            ..Kernel::default()
         }
     }
 

@@ -6,7 +6,7 @@
 //! are trusted.
 
 use crate::gpu::Gpu;
-use crate::op::{Kernel, Op};
+use crate::op::{Kernel, Op, Site, Spec};
 use crate::ops;
 use crate::trial::Trial;
 use crate::wgsl::link;
@@ -25,6 +25,13 @@ fn identity(kernel: &Kernel) -> u64 {
         }
     }
     hasher.finish()
+}
+
+/// Whether an op has a kernel on the GPU for inputs of these specs, and one to trust.
+pub(crate) fn has_kernel(op: impl Op, inputs: &[Spec], output: &Spec) -> bool {
+    let Ok(gpu) = Gpu::shared() else { return false };
+    let site = Site { inputs, output, caps: gpu.caps() };
+    op.kernels(&site).iter().any(|kernel| trusted(&op, kernel, &gpu))
 }
 
 /// Whether a kernel does on this adapter what its op says.

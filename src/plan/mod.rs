@@ -21,6 +21,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::has_kernel;
 pub use check::try_kernels;
 pub(crate) use program::Program;
 pub use program::{eval, set_fusion};
