@@ -142,6 +142,8 @@ pub struct Stage {
     pub params: Vec<(&'static str, Word)>,
     /// Workgroups per dimension, each at most 65535.
     pub grid: [u32; 3],
+    /// Factors are rounded to f16 on the way: results are as close as that allows, not as f32 does.
+    pub halves: bool,
 }
 
 /// One way of computing an op on a GPU.

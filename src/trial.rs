@@ -95,7 +95,8 @@ impl Trial {
         if bytes[..GUARD].iter().chain(&bytes[GUARD + size..][..GUARD]).any(|&b| b != SENTINEL) {
             return Err(Error::device(format!("wrote outside its output: {self}")));
         }
-        self.compare(&bytes[GUARD..][..self.output.bytes()])
+        let halves = kernel.stages.iter().any(|stage| stage.halves);
+        self.compare(&bytes[GUARD..][..self.output.bytes()], halves)
     }
 
     /// Runs a native kernel and compares.
@@ -123,12 +124,12 @@ impl Trial {
             in_place.map_or_else(|| words(&vec![SENTINEL; self.output.bytes()]), |i| inputs[i].clone());
         let bytes = &mut bytemuck::cast_slice_mut(&mut out)[..self.output.bytes()];
         kernel(&refs, HostMut { bytes, spec: &self.output });
-        self.compare(&bytemuck::cast_slice(&out)[..self.output.bytes()])
+        self.compare(&bytemuck::cast_slice(&out)[..self.output.bytes()], false)
     }
 
-    fn compare(&self, actual: &[u8]) -> Result<()> {
+    fn compare(&self, actual: &[u8], halves: bool) -> Result<()> {
         let (expected, actual) = (widen(&self.expected, self.output.dtype), widen(actual, self.output.dtype));
-        let limit = self.tolerance(&expected);
+        let limit = self.tolerance(&expected, halves);
         match expected.iter().zip(&actual).position(|(e, a)| (e - a).abs() > limit || a.is_nan()) {
             None => Ok(()),
             Some(i) => Err(Error::device(format!(
@@ -139,11 +140,12 @@ impl Trial {
     }
 
     /// A few roundings of the output's type, times the root of the number of terms, relative to the largest
-    /// result.
-    fn tolerance(&self, expected: &[f64]) -> f64 {
+    /// result; where factors are halves, two roundings of theirs as well.
+    fn tolerance(&self, expected: &[f64], halves: bool) -> f64 {
         let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
         let terms = (self.case.reduction as f64).sqrt();
         let rounding = f64::from(self.output.dtype.epsilon()) + f64::from(f32::EPSILON) * 8.0 * terms;
+        let rounding = if halves { rounding + f64::from(Dtype::F16.epsilon()) } else { rounding };
         if self.output.dtype.is_float() { rounding * largest } else { 0.0 }
     }
 }

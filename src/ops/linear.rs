@@ -1,6 +1,7 @@
 //! `y = x W^T + b` with the weight as the file stores it.
 
-use super::kernel::{declare, fits, kind, spread, with_sums};
+use super::kernel::{FLOATS, PACK, declare, kind, spread, with_sums};
+use super::matmul::{Epilogue, Matmul};
 use super::weight::{Chunk, Format, Reader, UNIT, floats};
 use crate::array::MLXArray;
 use crate::cpu;
@@ -11,17 +12,15 @@ use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
 
 static MATVEC: File = wgsl!("matvec.wgsl");
-static MATMUL: File = wgsl!("matmul.wgsl");
 static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
 static X_ODD: File = wgsl!("parts/x_odd.wgsl");
 static DOT8: File = wgsl!("parts/dot8.wgsl");
 static BIAS: File = wgsl!("parts/bias.wgsl");
+static EMIT: File = wgsl!("parts/emit.wgsl");
 static NO_BIAS: File = wgsl!("parts/no_bias.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 const FEW: usize = 4;
-/// Rows of `x` and of the weight that make a tile.
-const TILE: usize = 64;
 
 /// `[x [m, k] f32, weight.., bias [n] if any] -> [m, n]`, the weight's inputs as [`Format`] says.
 #[derive(Clone, Debug)]
@@ -65,10 +64,7 @@ impl Op for Linear {
             let kernel = |sums| all(&|chunk| self.matvec(site, &reader, chunk, sums));
             return with_sums(site.caps, kernel);
         }
-        if !fits([chunks[0].rows.div_ceil(TILE), m.div_ceil(TILE), 1]) {
-            return Vec::new();
-        }
-        vec![all(&|chunk| self.matmul(site, &reader, chunk))]
+        Matmul { site, format: self.format, epilogue: &self.epilogue(site) }.kernels()
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
@@ -138,10 +134,18 @@ impl Linear {
         if caps.unified || enough || units < 256 { 64 } else { 128 }
     }
 
-    fn matmul(&self, site: &Site<'_>, reader: &Reader, chunk: &Chunk) -> Stage {
-        let m = site.inputs[0].axis(2);
-        let grid = [chunk.rows.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
-        Stage { name: "matmul", grid, ..self.stage(site, reader, chunk, &[&MATMUL]) }
+    /// What becomes of a sum of many rows' kernels.
+    fn epilogue(&self, site: &Site<'_>) -> Epilogue {
+        let bias = 1 + self.format.inputs();
+        if !self.bias {
+            return Epilogue { files: vec![&EMIT, &NO_BIAS], ..Epilogue::default() };
+        }
+        Epilogue {
+            files: vec![&EMIT, &BIAS, &FLOATS, &PACK],
+            constants: vec![("BIAS", kind(site.inputs[bias].dtype))],
+            reads: vec![("bias", "array<u32>", Arg::Input(bias))],
+            gated: false,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod gate;
 mod kernel;
 mod kv_write;
 mod linear;
+mod matmul;
 mod rms_norm;
 mod rope;
 mod sample;
