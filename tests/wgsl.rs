@@ -13,8 +13,9 @@ use support::adapters;
 use unimlx::internals::{Source, link};
 use unimlx::{Caps, Stage, Word, ops};
 
-/// Shaders around expressions that the planner prints: its own tests run them.
-const GENERATED: [&str; 4] = ["map.wgsl", "put.wgsl", "reduce.wgsl", "topk.wgsl"];
+/// Shaders around expressions that the planner prints, and those of the engine itself: tests beside their
+/// users run them.
+const GENERATED: [&str; 5] = ["canary.wgsl", "map.wgsl", "put.wgsl", "reduce.wgsl", "topk.wgsl"];
 
 /// Calls `visit` once for each distinct stage.
 fn stages(mut visit: impl FnMut(&str, &str, &Caps, &Stage)) {

@@ -25,6 +25,7 @@ fn describe(gpu: &std::sync::Arc<Gpu>, measure: bool) -> Result<Value> {
         "driver": format!("{} {}", info.driver, info.driver_info).trim(),
         "tiers": caps.tiers().iter().map(|t| t.name()).collect::<Vec<_>>(),
         "subgroup": caps.subgroups.map(|(least, most)| json!([least, most])),
+        "fast_device": caps.fast_device,
         "memory": gpu.memory_kind(),
         "memory_note": gpu.memory_note(),
         "limits": {
@@ -65,6 +66,11 @@ fn table(all: &Value) -> String {
             row("subgroup size", format!("{} to {}", gpu["subgroup"][0], gpu["subgroup"][1]));
         }
         row("memory", format!("{}: {}", word(&gpu["memory"]), word(&gpu["memory_note"])));
+        let fast = gpu["fast_device"] == true;
+        row(
+            "device",
+            if fast { "fast: opened without the driver's bounds checks" } else { "ordinary" }.into(),
+        );
         if !gpu["upload_gb_s"].is_null() {
             row("upload", format!("{} GB/s", gpu["upload_gb_s"]));
             row("kernels", format!("{} tried; wrong: {}", gpu["kernels_tried"], list(&gpu["kernels_wrong"])));

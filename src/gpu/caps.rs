@@ -61,6 +61,8 @@ pub struct Caps {
     pub coop16: bool,
     /// The CPU maps tensor buffers: nothing is staged.
     pub unified: bool,
+    /// Robust buffer access is off: the driver compares no index with the end of its buffer (Vulkan).
+    pub fast_device: bool,
     /// Kernels can be timed by the GPU.
     pub timestamps: bool,
     /// Largest buffer.
@@ -88,6 +90,7 @@ impl Caps {
         coop8: false,
         coop16: false,
         unified: false,
+        fast_device: false,
         timestamps: false,
         max_buffer: 256 << 20,
         max_binding: 128 << 20,
@@ -138,6 +141,7 @@ impl Caps {
             coop16: coop(16),
             unified: features.contains(Features::MAPPABLE_PRIMARY_BUFFERS)
                 && matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu),
+            fast_device: false,
             timestamps: features
                 .contains(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             max_buffer: limits.max_buffer_size,

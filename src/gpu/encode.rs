@@ -133,17 +133,29 @@ impl Gpu {
                 return Err(Error::input(format!("slot {slot} needs {bytes} bytes, its buffer has {have}")));
             }
         }
+        let mut dispatches = Vec::with_capacity(recording.steps.len());
+        for step in &recording.steps {
+            match step {
+                Step::Dispatch(dispatch) => {
+                    self.check_dispatch(dispatch, recording, buffers)
+                        .with_context(|| format!("kernel {}", dispatch.name))?;
+                    dispatches.push(dispatch);
+                }
+                Step::Copy { .. } => self.check_copy(recording, step)?,
+            }
+        }
+        let mut pipelines = self.pipelines(&dispatches)?.into_iter();
         let params = self.params(recording)?;
         let mut steps = Vec::with_capacity(recording.steps.len());
         for step in &recording.steps {
             steps.push(match step {
                 Step::Dispatch(dispatch) => {
+                    let pipeline = pipelines.next().expect("one for each dispatch");
                     let place = params.places.get(&dispatch.params[..]).copied();
-                    self.ready(dispatch, recording, buffers, params.buffer.as_ref().zip(place))
+                    self.ready(dispatch, pipeline, buffers, params.buffer.as_ref().zip(place))
                         .with_context(|| format!("kernel {}", dispatch.name))?
                 }
                 &Step::Copy { src, src_offset, dst, dst_offset, bytes } => {
-                    self.check_copy(recording, step)?;
                     Ready::Copy { src, src_offset, dst, dst_offset, bytes }
                 }
             });
@@ -251,12 +263,10 @@ impl Gpu {
     fn ready(
         &self,
         dispatch: &Dispatch,
-        recording: &Recording,
+        pipeline: Arc<Pipeline>,
         buffers: &[Buffer],
         uniform: Option<(&wgpu::Buffer, u64)>,
     ) -> Result<Ready> {
-        self.check_dispatch(dispatch, recording, buffers)?;
-        let pipeline = self.pipeline(dispatch)?;
         let mut entries = Vec::with_capacity(dispatch.binds.len() + 1);
         for (at, (bind, &least)) in dispatch.binds.iter().zip(&pipeline.least).enumerate() {
             let size = bind.bytes.next_multiple_of(4).max(4);

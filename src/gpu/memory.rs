@@ -264,6 +264,7 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
+        self.save_pipelines();
         self.clear_cache();
     }
 }

@@ -12,17 +12,24 @@
 mod caps;
 mod counters;
 mod device;
+mod disk;
 mod encode;
 mod memory;
+mod open;
+#[cfg(test)]
+mod open_tests;
 mod pipeline;
 mod recording;
 #[cfg(test)]
 mod tests;
 mod transfer;
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+mod vulkan;
 
 pub use caps::{Caps, Tier};
 pub(crate) use counters::{Counters, counters};
-pub use device::{Gpu, Options};
+pub use device::Gpu;
 pub use encode::Prepared;
 pub use memory::Buffer;
+pub use open::Options;
 pub use recording::{Bind, Dispatch, Recording, Step};

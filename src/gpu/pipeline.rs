@@ -7,12 +7,15 @@
 //! size once constants decide it), and the explicit bind group layout knows how many bytes each binding
 //! needs, which leaves wgpu nothing to check per dispatch.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use naga::back::pipeline_constants::process_overrides;
 
 use super::device::lock;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::{Dispatch, Gpu};
 
 /// What makes two dispatches share a pipeline.
@@ -24,6 +27,52 @@ pub(super) struct Key {
     params: usize,
 }
 
+impl Key {
+    fn of(dispatch: &Dispatch) -> Key {
+        Key {
+            source: dispatch.source.key(),
+            constants: dispatch.constants.iter().map(|(name, value)| (*name, value.to_bits())).collect(),
+            writes: dispatch.binds.iter().map(|bind| bind.write).collect(),
+            params: dispatch.params.len(),
+        }
+    }
+
+    /// The same number in every process.
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Hash::hash(self, &mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Pipelines compiled at the same time. More gain little, and drivers take their memory.
+const AT_ONCE: usize = 8;
+
+/// `make(0), make(1), .. make(count - 1)`, on several threads.
+fn each<T: Send>(count: usize, make: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(AT_ONCE).min(count);
+    if threads <= 1 {
+        return (0..count).map(make).collect();
+    }
+    let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(count)));
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let i = next.fetch_add(1, Relaxed);
+                if i >= count {
+                    break;
+                }
+                let value = make(i);
+                lock(&made).push((i, value));
+            }
+        };
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    });
+    let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+    made.sort_by_key(|(i, _)| *i);
+    made.into_iter().map(|(_, value)| value).collect()
+}
+
 /// A compiled kernel.
 pub(super) struct Pipeline {
     pub(super) raw: wgpu::ComputePipeline,
@@ -33,20 +82,38 @@ pub(super) struct Pipeline {
 }
 
 impl Gpu {
-    /// The pipeline of a dispatch, compiled now if it is new.
-    pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
-        let key = Key {
-            source: dispatch.source.key(),
-            constants: dispatch.constants.iter().map(|(name, value)| (*name, value.to_bits())).collect(),
-            writes: dispatch.binds.iter().map(|bind| bind.write).collect(),
-            params: dispatch.params.len(),
-        };
-        if let Some(known) = lock(&self.pipelines).get(&key) {
-            return Ok(known.clone());
+    /// The pipelines of dispatches, in their order; new ones are compiled now, several at a time.
+    pub(super) fn pipelines(&self, dispatches: &[&Dispatch]) -> Result<Vec<Arc<Pipeline>>> {
+        let keys: Vec<Key> = dispatches.iter().map(|dispatch| Key::of(dispatch)).collect();
+        let mut new: Vec<usize> = Vec::new();
+        {
+            let known = lock(&self.pipelines);
+            let mut seen = HashSet::new();
+            new.extend((0..keys.len()).filter(|&i| !known.contains_key(&keys[i]) && seen.insert(&keys[i])));
         }
-        // Not under the lock: other threads may compile other kernels meanwhile.
-        let pipeline = Arc::new(self.compile(dispatch)?);
-        Ok(lock(&self.pipelines).entry(key).or_insert(pipeline).clone())
+        if !new.is_empty() {
+            // Not under the lock: other threads may compile other kernels meanwhile.
+            let made = each(new.len(), |i| {
+                let dispatch = dispatches[new[i]];
+                self.compile(dispatch).with_context(|| format!("kernel {}", dispatch.name))
+            });
+            let mut failure = None;
+            for (&i, pipeline) in new.iter().zip(made) {
+                match pipeline {
+                    Ok(pipeline) => {
+                        self.kept.made(keys[i].hash());
+                        lock(&self.pipelines).entry(keys[i].clone()).or_insert(Arc::new(pipeline));
+                    }
+                    Err(e) => failure = failure.or(Some(e)),
+                }
+            }
+            self.save_pipelines_soon();
+            if let Some(e) = failure {
+                return Err(e);
+            }
+        }
+        let known = lock(&self.pipelines);
+        Ok(keys.iter().map(|key| known[key].clone()).collect())
     }
 
     fn compile(&self, dispatch: &Dispatch) -> Result<Pipeline> {
@@ -98,7 +165,7 @@ impl Gpu {
                     constants: &dispatch.constants,
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: self.kept.raw(),
             });
             (raw, layout)
         })?;

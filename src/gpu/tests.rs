@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::wgsl::{File, link};
 
 /// A device of the test's own, with its own counters.
-fn open(disable: &[&str]) -> Option<Arc<Gpu>> {
-    let mut options = Options { counters: Some(Arc::default()), ..Options::from_env() };
+pub(super) fn open(disable: &[&str]) -> Option<Arc<Gpu>> {
+    let mut options = Options { counters: Some(Arc::default()), pipeline_cache: None, ..Options::from_env() };
     options.disable.extend(disable.iter().map(|word| word.to_string()));
     match Gpu::open(&options) {
         Ok(gpu) => Some(gpu),
@@ -32,7 +32,7 @@ fn both_ways(test: impl Fn(Arc<Gpu>)) {
     }
 }
 
-const SCALE: File = File {
+pub(super) const SCALE: File = File {
     name: "test/scale.wgsl",
     text: "// y = a x + b
 override WG: u32 = 64;
@@ -47,7 +47,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 ",
 };
 
-fn scale(n: u32, a: u32, b: u32, from: usize, to: usize) -> Dispatch {
+pub(super) fn scale(n: u32, a: u32, b: u32, from: usize, to: usize) -> Dispatch {
     let bytes = u64::from(n) * 4;
     Dispatch {
         name: "scale".into(),
@@ -62,7 +62,7 @@ fn scale(n: u32, a: u32, b: u32, from: usize, to: usize) -> Dispatch {
     }
 }
 
-fn words(gpu: &Gpu, buffer: &Buffer) -> Vec<u32> {
+pub(super) fn words(gpu: &Gpu, buffer: &Buffer) -> Vec<u32> {
     gpu.read_vec(buffer)
         .unwrap()
         .chunks_exact(4)
@@ -70,7 +70,7 @@ fn words(gpu: &Gpu, buffer: &Buffer) -> Vec<u32> {
         .collect()
 }
 
-fn upload(gpu: &Arc<Gpu>, data: &[u32]) -> Buffer {
+pub(super) fn upload(gpu: &Arc<Gpu>, data: &[u32]) -> Buffer {
     let buffer = gpu.alloc(data.len() as u64 * 4).unwrap();
     gpu.write(&buffer, 0, bytemuck::cast_slice(data)).unwrap();
     buffer
