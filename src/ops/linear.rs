@@ -2,6 +2,7 @@
 
 use super::kernel::{FLOATS, PACK, declare, kind, spread, with_sums};
 use super::matmul::{Epilogue, Matmul};
+use super::matmul_tile::sizes;
 use super::weight::{Chunk, Format, Reader, UNIT, floats};
 use crate::array::MLXArray;
 use crate::cpu;
@@ -64,7 +65,7 @@ impl Op for Linear {
             let kernel = |sums| all(&|chunk| self.matvec(site, &reader, chunk, sums));
             return with_sums(site.caps, kernel);
         }
-        Matmul { site, format: self.format, epilogue: &self.epilogue(site) }.kernels()
+        Matmul { site, format: self.format, epilogue: &self.epilogue(site), exact: false }.kernels()
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
@@ -170,6 +171,11 @@ pub(super) fn cases() -> Vec<Case> {
         for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064)] {
             cases.push(case(Format::Dense, dtype, [m, 6, k], m == 1));
         }
+        if dtype != Dtype::F32 {
+            sizes(8).into_iter().for_each(|size| cases.push(case(Format::Dense, dtype, size, true)));
+        }
+        cases.push(case(Format::Dense, dtype, [20, 33, 1027], true));
+        cases.push(case(Format::Dense, dtype, [66, 130, 131], false));
     }
     for bits in [2, 3, 4, 5, 6, 8] {
         for (group, dtype) in [(32, Dtype::F32), (64, Dtype::F16), (128, Dtype::BF16)] {
@@ -178,6 +184,9 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(case(format, dtype, [3, 12, 3 * group], true));
             cases.push(case(format, dtype, [1, 6, 2048 + group], false));
             cases.push(case(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
+            if matches!((bits, group), (4 | 8, _) | (6, 64)) {
+                sizes(group).into_iter().for_each(|size| cases.push(case(format, dtype, size, false)));
+            }
         }
     }
     cases

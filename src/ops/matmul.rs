@@ -5,10 +5,10 @@
 //! each scaled by a power of two, so nothing overflows; weights become f16 on their way into workgroup
 //! memory. Where tiles are too few to keep a large GPU busy, k is split and a last stage adds the parts.
 
-use super::kernel::{declare, fits, spread};
+use super::kernel::{FLOATS, PACK, declare, fits, kind, spread};
+use super::matmul_tile::{Matrices, Tile, unrolled};
 use super::weight::{Chunk, Format, UNIT};
 use crate::dtype::Dtype;
-use crate::gpu::Caps;
 use crate::op::{Arg, Kernel, Site, Stage};
 use crate::wgsl::{File, wgsl};
 
@@ -22,6 +22,9 @@ static TILES_VECTOR: File = wgsl!("parts/tiles_vector.wgsl");
 static TILES_SCALAR: File = wgsl!("parts/tiles_scalar.wgsl");
 static HALF_F16: File = wgsl!("parts/half_f16.wgsl");
 static HALF_BF16: File = wgsl!("parts/half_bf16.wgsl");
+static HALF_Q4: File = wgsl!("parts/half_q4.wgsl");
+static HALF_Q8: File = wgsl!("parts/half_q8.wgsl");
+static X_HALVES: File = wgsl!("parts/x_halves.wgsl");
 static HALF_ANY: File = wgsl!("parts/half_any.wgsl");
 
 /// Rows of `x` and of the weight that make a tile of the plain kernel.
@@ -40,60 +43,25 @@ pub(super) struct Epilogue {
     pub(super) gated: bool,
 }
 
+/// How the cooperative kernel brings a weight into workgroup memory.
+#[derive(Default)]
+struct Loader {
+    files: Vec<&'static File>,
+    constants: Vec<(&'static str, f64)>,
+    bindings: Vec<(&'static str, &'static str)>,
+    /// Values of one load.
+    load: usize,
+    /// Whether conversions are what a larger tile should spare.
+    spare: bool,
+}
+
 /// The multiplication at a site: `x` is input 0, the weight's inputs follow.
 pub(super) struct Matmul<'a> {
     pub(super) site: &'a Site<'a>,
     pub(super) format: Format,
     pub(super) epilogue: &'a Epilogue,
-}
-
-/// How a workgroup of the cooperative kernel divides its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tile {
-    /// Subgroups along m and n.
-    subgroups: [usize; 2],
-    /// Fragments of a subgroup along m and n.
-    fragments: [usize; 2],
-    /// Values of k in workgroup memory at a time.
-    bk: usize,
-    /// Buffers for them.
-    buffers: usize,
-}
-
-/// A kind of cooperative matrices.
-struct Matrices {
-    edge: usize,
-    lanes: usize,
-    /// Tiles hold vectors rather than scalars.
-    vectors: bool,
-}
-
-impl Matrices {
-    fn of(caps: &Caps) -> Option<Self> {
-        if !caps.f16 {
-            return None;
-        }
-        match caps.subgroups {
-            // The kernel counts on subgroups of one size.
-            Some((least, most)) if caps.coop16 && least == most => {
-                Some(Self { edge: 16, lanes: least as usize, vectors: true })
-            }
-            // Apple's have 32 lanes, whatever the interface says that they may have.
-            Some(_) if caps.coop8 => Some(Self { edge: 8, lanes: 32, vectors: false }),
-            _ => None,
-        }
-    }
-}
-
-impl Tile {
-    fn new(subgroups: [usize; 2], fragments: [usize; 2], bk: usize, buffers: usize) -> Self {
-        Self { subgroups, fragments, bk, buffers }
-    }
-
-    /// Outputs along m and n.
-    fn size(&self, matrices: &Matrices) -> [usize; 2] {
-        std::array::from_fn(|axis| self.subgroups[axis] * self.fragments[axis] * matrices.edge)
-    }
+    /// Cooperative kernels take `x` as two halves each, which costs twice the time and loses nothing of it.
+    pub(super) exact: bool,
 }
 
 impl Matmul<'_> {
@@ -177,63 +145,82 @@ impl Matmul<'_> {
     }
 
     /// Parts that bring the weight into workgroup memory, their constants and bindings.
-    #[allow(clippy::type_complexity, reason = "what a reader consists of")]
-    fn loader(&self) -> Option<(Vec<&'static File>, Vec<(&'static str, f64)>, Vec<(&'static str, &'static str)>)> {
+    fn loader(&self) -> Option<Loader> {
         let parts = self.weight();
         let aligned = self.x()[1].is_multiple_of(UNIT);
         match (self.format, parts[0].dtype) {
-            (Format::Dense, Dtype::F16) if aligned => {
-                Some((vec![&HALF_F16], Vec::new(), vec![("weight", "array<vec4<f16>>")]))
+            (Format::Dense, dtype @ (Dtype::F16 | Dtype::BF16)) if aligned => {
+                let file = if dtype == Dtype::F16 { &HALF_F16 } else { &HALF_BF16 };
+                Some(Loader {
+                    files: vec![file],
+                    bindings: vec![("weight", "array<vec4<u32>>")],
+                    load: 8,
+                    spare: dtype == Dtype::BF16,
+                    ..Loader::default()
+                })
             }
-            (Format::Dense, Dtype::BF16) if aligned => {
-                Some((vec![&HALF_BF16], Vec::new(), vec![("weight", "array<vec4<u32>>")]))
+            (Format::Affine { bits: bits @ (4 | 8), group }, _) => {
+                let file = if bits == 4 { &HALF_Q4 } else { &HALF_Q8 };
+                let constants = vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))];
+                let bindings =
+                    vec![("weight", "array<vec4<u32>>"), ("scales", "array<u32>"), ("biases", "array<u32>")];
+                Some(Loader {
+                    files: vec![file, &FLOATS, &PACK],
+                    constants,
+                    bindings,
+                    load: 128 / bits as usize,
+                    spare: false,
+                })
             }
             // Whoever keeps f32 weights wants f32 products.
             (Format::Dense, Dtype::F32) => None,
             _ => {
                 let reader = self.format.reader(parts)?;
-                Some(([vec![&HALF_ANY], reader.files].concat(), reader.constants, reader.bindings))
+                let files = [vec![&HALF_ANY], reader.files].concat();
+                Some(Loader {
+                    files,
+                    constants: reader.constants,
+                    bindings: reader.bindings,
+                    load: 8,
+                    spare: false,
+                })
             }
         }
     }
 
     fn cooperative(&self) -> Option<Kernel> {
         let matrices = Matrices::of(self.site.caps)?;
-        let (files, constants, bindings) = self.loader()?;
+        let loader = self.loader()?;
         let chunks = self.chunks();
         let [m, k] = self.x();
-        let tile = choose(m, chunks[0].rows, &matrices);
+        let (tile, split) = Tile::choose([m, chunks[0].rows, k], loader.spare, &matrices, self.site.caps);
         let [bm, bn] = tile.size(&matrices);
         let rows = m.div_ceil(bm) * bm;
         let width = k.div_ceil(tile.bk) * tile.bk / UNIT;
-        let planes = planes();
+        let planes = if self.exact { 2 } else { 1 };
         let all_steps = planes * width * UNIT / tile.bk;
         let tiles = |chunk: &Chunk| [m.div_ceil(bm), chunk.rows.div_ceil(bn)];
-        let split = splits(tiles(&chunks[0]).iter().product(), all_steps, self.epilogue.gated);
+        let split = if self.epilogue.gated { 1 } else { split.min(all_steps) };
         let steps = all_steps.div_ceil(split);
         let split = all_steps.div_ceil(steps);
         let n = self.site.output.axis(1);
         if !fits([rows, tiles(&chunks[0]).iter().product(), split]) {
             return None;
         }
-        let mut kernel = Kernel::default();
-        kernel.scratch = vec![(rows * planes * width * UNIT * 2) as u64, (m * 4) as u64];
-        kernel.stages.push(self.halves(rows, planes, width));
+        let mut kernel = Kernel {
+            scratch: vec![(rows * planes * width * UNIT * 2) as u64, (m * 4) as u64],
+            stages: vec![self.halves(&tile, rows, planes, all_steps, bm)],
+        };
         if split > 1 {
             kernel.scratch.push((split * m * n * 4) as u64);
         }
+        let tiles_file = if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR };
         for chunk in &chunks {
             let mut stage = Stage {
                 name: "matmul_coop",
-                files: [vec![if flag("local") { let text = COOP.text; let a = text.find("@compute").unwrap(); let b = text.find("fn fetch_x").unwrap(); Box::leak(Box::new(File { name: "coop_local", text: Box::leak(format!("{}{}", &text[..a], &text[b..]).into_boxed_str()) })) } else { &COOP }, if matrices.vectors && !flag("scalar") { &TILES_VECTOR } else { &TILES_SCALAR }], files.clone()].concat(),
-                generated: if flag("local") {
-                    let all = unrolled(&tile, &matrices, self.epilogue.gated, split > 1);
-                    let a = all.find("var<private>").unwrap();
-                    let b = all.find("fn deliver").unwrap();
-                    let b2 = all[..b].rfind('}').unwrap() + 2;
-                    format!("{}{}{}", &all[..a], &all[b2..], local_main(&tile, &matrices))
-                } else { unrolled(&tile, &matrices, self.epilogue.gated, split > 1) },
-                constants: constants.clone(),
+                files: [vec![&COOP, &X_HALVES, tiles_file], loader.files.clone()].concat(),
+                generated: unrolled(&tile, &matrices, self.epilogue.gated, split > 1, loader.load),
+                constants: loader.constants.clone(),
                 reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
                 params: self.params(chunk),
                 grid: [tiles(chunk).iter().product::<usize>() as u32, 1, split as u32],
@@ -242,15 +229,14 @@ impl Matmul<'_> {
             };
             let [tiles_m, tiles_n] = tiles(chunk);
             stage.params.extend([
-                ("pitch", (planes * width).into()),
-                ("width", width.into()),
+                ("steps_of_k", (all_steps / planes).into()),
                 ("steps", steps.into()),
                 ("all_steps", all_steps.into()),
                 ("tiles_m", tiles_m.into()),
                 ("tiles_n", tiles_n.into()),
             ]);
-            let mut reads = vec![("x", "array<vec4<f16>>"), ("row_scale", "array<f32>")];
-            reads.extend(&bindings);
+            let mut reads = vec![("x", "array<vec4<u32>>"), ("row_scale", "array<f32>")];
+            reads.extend(&loader.bindings);
             if split == 1 {
                 kernel.stages.push(self.finish(stage, reads));
             } else {
@@ -281,20 +267,20 @@ impl Matmul<'_> {
     }
 
     /// The stage that rewrites `x` as halves.
-    fn halves(&self, rows: usize, planes: usize, width: usize) -> Stage {
+    fn halves(&self, tile: &Tile, rows: usize, planes: usize, all_steps: usize, bm: usize) -> Stage {
         let [m, k] = self.x();
         let (x_file, x) = self.x_part();
         let mut stage = Stage {
             name: "halves",
             files: vec![&HALVES, x_file, super::kernel::sums(self.site.caps)],
-            constants: vec![("PLANES", planes as f64)],
+            constants: vec![("PLANES", planes as f64), ("BM", bm as f64), ("BK", tile.bk as f64)],
             reads: vec![Arg::Input(0)],
             writes: vec![Arg::Scratch(0), Arg::Scratch(1)],
             params: vec![
                 ("m", m.into()),
                 ("k", k.into()),
                 ("units", k.div_ceil(UNIT).into()),
-                ("pitch", (planes * width).into()),
+                ("all_steps", all_steps.into()),
             ],
             grid: [rows as u32, 1, 1],
             ..Stage::default()
@@ -305,180 +291,49 @@ impl Matmul<'_> {
     }
 }
 
-fn planes() -> usize {
-    std::env::var("UNIMLX_PLANES").ok().and_then(|v| v.parse().ok()).unwrap_or(1)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Spec;
+    use crate::wgsl::link;
 
-fn choose(m: usize, _rows: usize, matrices: &Matrices) -> Tile {
-    if let Ok(v) = std::env::var("UNIMLX_TILE") {
-        let v: Vec<usize> = v.split(',').map(|w| w.parse().unwrap()).collect();
-        return Tile::new([v[0], v[1]], [v[2], v[3]], v[4], v[5]);
-    }
-    let f = 16 / matrices.edge;
-    match m {
-        ..=16 => Tile::new([1, 4], [f, 2 * f], 32, 2),
-        ..=32 => Tile::new([1, 4], [2 * f, 2 * f], 32, 2),
-        ..=64 => Tile::new([2, 2], [2 * f, 4 * f], 32, 2),
-        _ => Tile::new([2, 2], [4 * f, 4 * f], 32, if f == 1 { 2 } else { 1 }),
-    }
-}
-
-fn splits(tiles: usize, steps: usize, gated: bool) -> usize {
-    if gated {
-        return 1;
-    }
-    if let Ok(v) = std::env::var("UNIMLX_SPLIT") {
-        return v.parse::<usize>().unwrap().min(steps);
-    }
-    let _ = (tiles, steps);
-    1
-}
-
-fn flag(word: &str) -> bool {
-    std::env::var("UNIMLX_DBG").is_ok_and(|v| v.split(',').any(|w| w == word))
-}
-
-fn local_main(tile: &Tile, matrices: &Matrices) -> String {
-    let ([sm, sn], [tm, tn]) = (tile.subgroups, tile.fragments);
-    let ([bm, bn], bk, edge) = (tile.size(matrices), tile.bk, matrices.edge);
-    let threads = sm * sn * matrices.lanes;
-    let xs = (bm * bk / UNIT).div_ceil(threads);
-    let ws = (bn * bk / UNIT).div_ceil(threads);
-    let fragments = || (0..tm).flat_map(|i| (0..tn).map(move |j| (i, j)));
-    let vectors = matrices.vectors && !flag("scalar");
-    let (per_cell, pitch) = if vectors { ("/ 4u", "PITCH / 4u") } else { ("", "PITCH") };
-    let head = COOP.text;
-    let a = head.find("@compute").unwrap();
-    let b = head.find("    fetch(first);").unwrap();
-    let mut text = head[a..b].to_string();
-    fragments().for_each(|(i, j)| text += &format!("    var sum_{i}_{j}: Sum;\n"));
-    let prefetch = !flag("direct");
-    let fetch = |text: &mut String, step: &str, var: &str| {
-        for u in 0..ws { *text += &format!("    {var}w_{u} = fetch_w({u}u, {step});\n"); }
-        for u in 0..xs { *text += &format!("    {var}x_{u} = fetch_x({u}u, {step});\n"); }
+    static PAIR: File = File {
+        name: "pair",
+        text: "fn emit2(m: u32, n: u32, gate: f32, up: f32) { y[m * params.n + n] = max(gate, 0.0) * up; }",
     };
-    let keep = |text: &mut String, buffer: &str| {
-        for u in 0..xs { *text += &format!("    keep_x({u}u, {buffer}, x_{u});\n"); }
-        for u in 0..ws { *text += &format!("    keep_w({u}u, {buffer}, w_{u});\n"); }
-    };
-    if prefetch {
-        fetch(&mut text, "first", "var ");
-        keep(&mut text, "0u");
-    }
-    text += "    if index == 0u { atomicStore(&overflow, 0u); }\n    workgroupBarrier();\n    var buffer = 0u;\n    for (var step = first; step <= last; step++) {\n";
-    if prefetch {
-        text += "    let next = min(step + 1u, last);\n";
-        fetch(&mut text, "next", "");
-    } else {
-        fetch(&mut text, "step", "let ");
-        keep(&mut text, "buffer");
-        text += "    workgroupBarrier();\n";
-    }
-    for k in (0..bk).step_by(edge) {
-        for i in 0..tm {
-            text += &format!("    let a_{k}_{i} = coopLoadT<Left>(&tile_x[left({i}u, buffer, {k}u) {per_cell}], {pitch});\n");
-        }
-        for j in 0..tn {
-            text += &format!("    let b_{k}_{j} = coopLoad<Right>(&tile_w[right({j}u, buffer, {k}u) {per_cell}], {pitch});\n");
-        }
-        for (i, j) in fragments() {
-            text += &format!("    sum_{i}_{j} = coopMultiplyAdd(a_{k}_{i}, b_{k}_{j}, sum_{i}_{j});\n");
-        }
-    }
-    if prefetch {
-        text += "    if BUFFERS == 1u { workgroupBarrier(); } else { buffer = 1u - buffer; }\n";
-        keep(&mut text, "buffer");
-        text += "    workgroupBarrier();\n";
-    } else if tile.buffers == 1 {
-        text += "    workgroupBarrier();\n";
-    } else {
-        text += "    buffer = 1u - buffer;\n";
-    }
-    text += "    }\n    workgroupBarrier();\n    if peak > 65504.0 { atomicOr(&overflow, 1u); }\n    workgroupBarrier();\n    inexact = atomicLoad(&overflow) != 0u;\n";
-    for (i, j) in fragments() {
-        text += &format!("    coopStoreT(sum_{i}_{j}, &staged[subgroup * STAGED / (SM * SN)], EDGE);\n");
-        text += &format!("    hand_on({i}u, {j}u);\n");
-    }
-    text += "}\n";
-    text
-}
 
-/// The lines of the cooperative kernel that repeat for each fragment and each load, written out: arrays
-/// that a loop indexes would not stay in registers everywhere.
-fn unrolled(tile: &Tile, matrices: &Matrices, gated: bool, split: bool) -> String {
-    let ([sm, sn], [tm, tn]) = (tile.subgroups, tile.fragments);
-    let ([bm, bn], bk, edge) = (tile.size(matrices), tile.bk, matrices.edge);
-    let threads = sm * sn * matrices.lanes;
-    let staged = sm * sn * edge * edge * if gated { 2 } else { 1 };
-    let mut text = String::new();
-    for (name, value) in [
-        ("SM", sm),
-        ("SN", sn),
-        ("TM", tm),
-        ("TN", tn),
-        ("BM", bm),
-        ("BN", bn),
-        ("BK", bk),
-        ("EDGE", edge),
-        ("LANES", matrices.lanes),
-        ("BUFFERS", tile.buffers),
-        ("STAGED", staged),
-    ] {
-        text += &format!("const {name}: u32 = {value}u;\n");
+    #[test]
+    fn gated_and_exact_kernels_are_valid() {
+        let caps = crate::gpu::Caps {
+            f16: true,
+            coop16: true,
+            subgroups: Some((32, 32)),
+            workgroup_memory: 48 << 10,
+            workgroup_size: 1024,
+            ..crate::gpu::Caps::BASELINE
+        };
+        let epilogue = Epilogue { files: vec![&PAIR], gated: true, ..Epilogue::default() };
+        for (m, dtype) in [(9, Dtype::F16), (30, Dtype::BF16), (70, Dtype::BF16), (600, Dtype::F16)] {
+            let inputs = [Spec::new(&[m, 256], Dtype::F32), Spec::new(&[2048, 256], dtype)];
+            let output = Spec::new(&[m, 1024], Dtype::F32);
+            let site = Site { inputs: &inputs, output: &output, caps: &caps };
+            let matmul = Matmul { site: &site, format: Format::Dense, epilogue: &epilogue, exact: true };
+            let kernels = matmul.kernels();
+            assert_eq!(kernels.len(), 1, "the plain kernel knows no pairs");
+            assert_eq!(kernels[0].scratch[0] as usize, m.next_multiple_of(kernel_rows(m)) * 2 * 256 * 2);
+            for stage in &kernels[0].stages {
+                let source = link(&stage.files, &stage.generated);
+                let module = source.parse().unwrap();
+                source.validate(&module, naga::valid::Capabilities::all()).unwrap();
+            }
+        }
     }
-    text += &format!("const GATED: bool = {gated};\n");
-    for (name, of, role) in [("Left", "f16", 'A'), ("Right", "f16", 'B'), ("Sum", "f32", 'C')] {
-        text += &format!("alias {name} = coop_mat{edge}x{edge}<{of}, {role}>;\n");
-    }
-    let granule = 1;
-    let xs = (bm * bk / UNIT).div_ceil(threads);
-    let ws = (bn * bk / UNIT / granule).div_ceil(threads);
-    let (all_x, all_w) = (0..xs, 0..ws);
-    let fragments = || (0..tm).flat_map(|i| (0..tn).map(move |j| (i, j)));
-    fragments().for_each(|(i, j)| text += &format!("var<private> sum_{i}_{j}: Sum;\n"));
-    all_x.clone().for_each(|u| text += &format!("var<private> x_{u}: Halves;\n"));
-    all_w.clone().for_each(|u| text += &format!("var<private> w_{u}: Raw;\n"));
 
-    text.push_str("fn fetch(step: u32) {\n");
-    all_w.clone().for_each(|u| text += &format!("    w_{u} = fetch_w({u}u, step);\n"));
-    all_x.clone().for_each(|u| text += &format!("    x_{u} = fetch_x({u}u, step);\n"));
-    text.push_str("}\nfn keep(buffer: u32) {\n");
-    all_x.for_each(|u| text += &format!("    keep_x({u}u, buffer, x_{u});\n"));
-    all_w.for_each(|u| text += &format!("    keep_w({u}u, buffer, w_{u});\n"));
-
-    text.push_str("}\nfn multiply(buffer: u32) {\n");
-    let (per_cell, pitch) = if matrices.vectors && !flag("scalar") { ("/ 4u", "PITCH / 4u") } else { ("", "PITCH") };
-    for k in (0..bk).step_by(edge) {
-        for i in 0..tm {
-            text += &format!("    let a_{k}_{i} = coopLoadT<Left>(&tile_x[left({i}u, buffer, {k}u) {per_cell}], {pitch});\n");
-        }
-        for j in 0..tn {
-            text += &format!("    let b_{k}_{j} = coopLoad<Right>(&tile_w[right({j}u, buffer, {k}u) {per_cell}], {pitch});\n");
-        }
-        for (i, j) in fragments() {
-            text += &format!("    sum_{i}_{j} = coopMultiplyAdd(a_{k}_{i}, b_{k}_{j}, sum_{i}_{j});\n");
+    fn kernel_rows(m: usize) -> usize {
+        match m {
+            0..=16 => 16,
+            17..=32 => 32,
+            _ => 128,
         }
     }
-    text.push_str("}\nfn finish() {\n");
-    let _ = 0;
-    let outputs = if gated { tn / 2 } else { tn };
-    for (i, j) in fragments().filter(|(_, j)| *j < outputs) {
-        text += &format!("    coopStoreT(sum_{i}_{j}, &staged[subgroup * STAGED / (SM * SN)], EDGE);\n");
-        if gated {
-            let up = j + outputs;
-            text += &format!("    coopStoreT(sum_{i}_{up}, &staged[subgroup * STAGED / (SM * SN) + EDGE * EDGE], EDGE);\n");
-        }
-        text += &format!("    hand_on({i}u, {j}u);\n");
-    }
-    text.push_str("}\n");
-    if gated {
-        text.push_str("fn deliver2(m: u32, n: u32, gate: f32, up: f32) { emit2(m, n, gate, up); }\nfn deliver(m: u32, n: u32, value: f32) {}\n");
-    } else {
-        text.push_str("fn deliver2(m: u32, n: u32, gate: f32, up: f32) {}\n");
-        text.push_str(match split {
-            true => "fn deliver(m: u32, n: u32, value: f32) { partial_sums[(part * params.m + m) * params.n + n] = value; }\n",
-            false => "fn deliver(m: u32, n: u32, value: f32) { emit(m, n, value); }\n",
-        });
-    }
-    text
 }

@@ -11,6 +11,7 @@ mod kernel;
 mod kv_write;
 mod linear;
 mod matmul;
+mod matmul_tile;
 mod rms_norm;
 mod rope;
 mod sample;

@@ -10,5 +10,11 @@ pub(crate) fn adapters() -> Vec<(&'static str, Caps)> {
     let coop = Caps { workgroup_memory: 32 << 10, workgroup_size: 1024, ..subgroup.clone() };
     let coop8 = Caps { coop8: true, ..coop.clone() };
     let coop16 = Caps { coop16: true, subgroups: Some((32, 32)), workgroup_memory: 48 << 10, ..coop };
-    vec![("baseline", Caps::BASELINE), ("subgroup", subgroup), ("small bindings", small), ("coop8", coop8), ("coop16", coop16)]
+    vec![
+        ("baseline", Caps::BASELINE),
+        ("subgroup", subgroup),
+        ("small bindings", small),
+        ("coop8", coop8),
+        ("coop16", coop16),
+    ]
 }
