@@ -177,6 +177,12 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(case(Format::Dense, dtype, [20, 33, 1027], true));
         cases.push(case(Format::Dense, dtype, [66, 130, 131], false));
     }
+    // What f16 cannot hold, on either side.
+    for [m, n, k] in [[20, 37, 72], [66, 100, 136], [12, 70, 1032]] {
+        let wide = |rows: usize, dtype| Fill::Wide(Spec::new(&[rows, k], dtype));
+        let op = Arc::new(Linear { format: Format::Dense, bias: false });
+        cases.push(Case { op, inputs: vec![wide(m, Dtype::F32), wide(n, Dtype::BF16)], reduction: k });
+    }
     for bits in [2, 3, 4, 5, 6, 8] {
         for (group, dtype) in [(32, Dtype::F32), (64, Dtype::F16), (128, Dtype::BF16)] {
             let format = Format::Affine { bits, group };
