@@ -201,7 +201,11 @@ impl Attend {
             grid: [heads as u32, t as u32, 1],
             ..Stage::default()
         };
-        Kernel { scratch: vec![(t * heads * splits * (4 * d + 16)) as u64], stages: vec![stage, combine], ..Kernel::default() }
+        Kernel {
+            scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
+            stages: vec![stage, combine],
+            ..Kernel::default()
+        }
     }
 
     /// How many workgroups share the keys of a KV head: as many as fill the GPU, from how long a sequence may be,

@@ -32,8 +32,7 @@ fn kept(f: Filter, x: f32) -> f32 {
     return select(0.0, p, key(x) >= f.least && p >= f.min_p);
 }
 
-fn kept4(f: Filter, i: u32) -> vec4<f32> {
-    let x = four(i);
+fn kept4(f: Filter, x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(kept(f, x.x), kept(f, x.y), kept(f, x.z), kept(f, x.w));
 }
 
@@ -55,8 +54,10 @@ fn weigh(lane: u32, f: Filter) -> f32 {
     let run = (fours + WG / TEAM - 1u) / (WG / TEAM);
     let first = (lane / TEAM) * run;
     var sum = vec4<f32>(0.0);
-    for (var i = first + lane % TEAM; i < min(first + run, fours); i += TEAM) {
-        sum += kept4(f, i);
+    let end = min(first + run, fours);
+    for (var i = first + lane % TEAM; i < end; i += 4u * TEAM) {
+        let x = sixteen(i, TEAM, end);
+        sum += (kept4(f, x.a) + kept4(f, x.b)) + (kept4(f, x.c) + kept4(f, x.d));
     }
     values[lane] = (sum.x + sum.y) + (sum.z + sum.w);
     workgroupBarrier();
@@ -109,7 +110,7 @@ fn draw(lane: u32, best: Likeliest, filters: Filter, u: f32) -> u32 {
     let end = min(min(first + own_run, (team + 1u) * run), fours);
     var own = 0.0;
     for (var i = first; i < end; i++) {
-        let p = kept4(f, i);
+        let p = kept4(f, four(i));
         own += (p.x + p.y) + (p.z + p.w);
     }
     if lane == 0u {
