@@ -14,7 +14,7 @@ var<workgroup> passed: atomic<u32>;
 var<workgroup> last: atomic<u32>;
 var<workgroup> drawn: u32;
 
-struct Filter { n: u32, scale: f32, greatest: f32, top_k: u32, top_p: f32, min_p: f32, least: u32 }
+struct Filter { n: u32, scale: f32, greatest: f32, min_p: f32, least: u32 }
 
 // Greater floats have greater keys; zeros are equal.
 fn key(x: f32) -> u32 {
@@ -76,20 +76,21 @@ fn weigh(lane: u32, f: Filter) -> f32 {
     return all;
 }
 
-fn draw(lane: u32, best: Likeliest, filters: Filter, u: f32) -> u32 {
+// `top_k` and `top_p` must be the same for all invocations, and known to be.
+fn draw(lane: u32, best: Likeliest, filters: Filter, top_k: u32, top_p: f32, u: f32) -> u32 {
     var f = filters;
     let fours = (f.n + 3u) / 4u;
-    if f.top_k > 0u && f.top_k < f.n {
-        f.least = threshold(lane, f, select(NOTHING, best.floor, f.top_k <= WG), 0.0, f.top_k);
+    if top_k > 0u && top_k < params.n {
+        f.least = threshold(lane, f, select(NOTHING, best.floor, top_k <= WG), 0.0, top_k);
     }
-    if f.top_p < 1.0 {
+    if top_p < 1.0 {
         f.min_p = 0.0;
         let all = weigh(lane, f);
         f.min_p = filters.min_p;
         // Values of less than this weigh less than 1 - top_p of all even together.
-        let floor = f.greatest + log((1.0 - f.top_p) * all / f32(f.n)) / f.scale;
+        let floor = f.greatest + log((1.0 - top_p) * all / f32(f.n)) / f.scale;
         let unit = 2147483648.0 / all;
-        f.least = threshold(lane, f, max(floor, NOTHING), unit, max(u32(f.top_p * 2147483648.0), 1u));
+        f.least = threshold(lane, f, max(floor, NOTHING), unit, max(u32(top_p * 2147483648.0), 1u));
     }
     let goal = u * weigh(lane, f);
 
