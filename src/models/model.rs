@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Step, Weights};
+use crate::plan::{TunedShape, tune};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -161,6 +162,24 @@ impl Model {
         let hidden = self.0.architecture.hidden(ids, &step); // [t, hidden]
         let hidden = if last_only { hidden.slice(0, ids.size() - 1, 1) } else { hidden };
         self.0.architecture.logits(&hidden)
+    }
+
+    /// Measures, for a few seconds, the arrangements that kernels of a step of one token may have, and uses
+    /// the fastest in plans made from now on; so do later processes on this adapter, with the same driver and
+    /// the same version of this crate, unless `UNIMLX_CACHE` is empty. Generators that are at work already
+    /// stay with theirs. Never happens by itself.
+    ///
+    /// # Errors
+    /// `is_input`: the model is on the CPU; the device failed.
+    pub fn tune(&self) -> Result<Vec<TunedShape>> {
+        if self.0.device != Device::GPU {
+            return Err(Error::input("there is nothing to tune on the CPU"));
+        }
+        let leaf = || MLXArray::mutable(&[1], Dtype::U32, self.0.device);
+        let mut cache = self.cache(KvKind::default_for(self.0.device));
+        cache.reserve(1, self.context_length())?;
+        let logits = self.forward(&leaf()?, &leaf()?, &cache, true);
+        tune(&[logits]).context("tuning")
     }
 
     /// Logits of every position, `[n, vocab]` row by row, by the reference interpreter: for tests of small
