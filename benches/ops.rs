@@ -32,14 +32,14 @@ fn large() -> Vec<(&'static str, Case)> {
     let attention = |t: u32| {
         let (heads, kv_heads, d, context) = (16, 8, 128, 4096);
         let cache = normal(&[context, kv_heads * d], Dtype::F16);
-        let positions = (context as u32 - t..context as u32).collect();
+        let places = (context as u32 - t..context as u32).flat_map(|position| [position, 0]).collect();
         let inputs = vec![
             normal(&[t as usize, heads, d], Dtype::F32),
             cache.clone(),
             cache,
-            Fill::U32(vec![t as usize], positions),
+            Fill::U32(vec![t as usize, 2], places),
         ];
-        let op = Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window: None };
+        let op = Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window: None, slots: 1 };
         ("attention", Case { op: Arc::new(op), inputs, reduction: context + d })
     };
     let mut cases = Vec::new();

@@ -70,7 +70,9 @@ mod trial;
 mod wgsl;
 
 pub use array::{Device, MLXArray};
-pub use bench::{BenchOptions, BenchRow, bench};
+pub use bench::{
+    BenchOptions, BenchRow, KernelTime, Profile, bench, config_names, profile, synthetic_config,
+};
 pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
@@ -93,6 +95,7 @@ pub use wgsl::File;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Pending, Prepared, Recording, Step, Ticket};
+    pub use crate::nn::fill_stages;
     pub use crate::trial::Trial;
     pub use crate::wgsl::{Source, link};
 }

@@ -276,11 +276,93 @@ fn a_reader_that_leaves_is_no_trouble() {
 
 #[test]
 fn bench_prints_one_object_per_kind_of_work() {
-    let args = ["bench", "--device", "cpu", "-p", "8", "-n", "4", "-r", "2", "-o", "json"];
-    let rows: Vec<Value> = succeeds(&args).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(rows.iter().map(|r| r["test"].as_str().unwrap()).collect::<Vec<_>>(), ["pp8", "tg4"]);
-    assert!(rows.iter().all(|r| r["mean"].as_f64().unwrap() > 0.0));
-    fails(&["bench", "--device", "cpu", "-d", "5000"], 2, &["2048"]);
+    let bench = ["bench", "--device", "cpu", "-r", "2", "-o", "json"];
+    let rows = |more: &[&str]| -> Vec<Value> {
+        let text = succeeds(&[&bench[..], more].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let tests =
+        |rows: &[Value]| rows.iter().map(|r| r["test"].as_str().unwrap().to_string()).collect::<Vec<_>>();
+    let some = rows(&["-p", "8", "-n", "4"]);
+    assert_eq!(tests(&some), ["pp8", "tg4"]);
+    for row in &some {
+        let (mean, median) = (row["mean"].as_f64().unwrap(), row["median"].as_f64().unwrap());
+        assert!(mean > 0.0 && median > 0.0, "{row}");
+        let (steps, seconds) =
+            (row["generated"].as_f64().unwrap().max(1.0), row["seconds"].as_array().unwrap());
+        let total: f64 = seconds.iter().map(|s| s.as_f64().unwrap()).sum();
+        let per_step = row["ms_per_step"].as_f64().unwrap();
+        assert!((per_step - 1e3 * total / 2.0 / steps).abs() < 1e-6 * per_step, "{row}");
+        assert_eq!((seconds.len(), &row["gpu_ms_per_step"], &row["fused"]), (2, &Value::Null, &true.into()));
+    }
+    let many = rows(&["-p", "8,0,16", "-n", "4", "-d", "0,20", "--no-fuse"]);
+    assert_eq!(tests(&many), ["pp8", "pp16", "tg4", "pp8 @ d20", "pp16 @ d20", "tg4 @ d20"]);
+    assert_eq!(many[5]["fused"], false);
+
+    let cpu = ["bench", "--device", "cpu", "-p", "4", "-n", "2", "-r", "1"];
+    let csv = succeeds(&[&cpu[..], &["-o", "csv"]].concat());
+    assert!(csv.starts_with("model,") && csv.lines().count() == 3 && csv.contains("\"tg2\""), "{csv}");
+    let md = succeeds(&[&cpu[..], &["-o", "md"]].concat());
+    assert!(md.starts_with("| model |") && md.lines().count() == 4, "{md}");
+    assert!(succeeds(&cpu).contains("storyteller"));
+
+    fails(&["bench", "--device", "cpu", "-d", "5000"], 2, &["5512", "2048"]);
+    fails(&["bench", "--device", "cpu", "-d", "0,5000", "-p", "1"], 2, &["5129", "2048"]);
+    fails(&["bench", "--device", "cpu", "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
+    fails(&["bench", "--device", "cpu", "-r", "0"], 2, &["0 repetitions"]);
+    fails(&["bench", "--device", "cpu", "--tune"], 2, &["nothing to tune", "CPU"]);
+}
+
+#[test]
+fn bench_makes_models_of_a_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.json");
+    let path = file.to_str().unwrap();
+    let shape = r#"{"model_type": "qwen2", "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 320, "tie_word_embeddings": false,
+        "max_position_embeddings": 64}"#;
+    fs::write(&file, shape).unwrap();
+    let with = |more: &[&'static str]| -> Vec<String> {
+        let args =
+            ["bench", "--device", "cpu", "-p", "4", "-n", "2", "-r", "1", "-o", "json", "--config", path];
+        args.iter().chain(more).map(ToString::to_string).collect()
+    };
+    // Embedding and head; q, k, v, o, gate, up, down of two layers.
+    let matrices = 2 * 320 * 128 + 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 192 * 128);
+    let rest = 2 * (2 * 128 + 128 + 2 * 64) + 128; // norms and the biases of q, k, v
+    for (quant, bytes) in [
+        (&[][..], 2 * (matrices + rest)),
+        (&["--quant", "f32"], 4 * (matrices + rest)),
+        (&["--quant", "8bit"], matrices + matrices / 64 * 4 + 2 * rest),
+        (&["--quant", "3bit-g32"], matrices / 8 * 3 + matrices / 32 * 4 + 2 * rest),
+    ] {
+        let args = with(quant);
+        let text = succeeds(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let row: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(row["bytes"], bytes, "{quant:?}");
+    }
+    let refuse = |more: &[&'static str], code, words: &[&str]| {
+        let args = with(more);
+        fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, words);
+    };
+    refuse(&["--quant", "7bit"], 2, &["7bit", "4bit", "bf16"]);
+    refuse(&["--quant", "4bit-g128", "-d", "60"], 3, &["groups of 128", "rows of 192"]);
+    refuse(&["-d", "62"], 2, &["66", "64"]);
+    refuse(&["-m", MODEL], 2, &["-m", "--config"]);
+    refuse(&["--profile"], 4, &["--profile", "timestamps"]);
+    fails(&["bench", "--config", "llama-9b"], 2, &["llama-9b", "llama-8b", "qwen3-4b", "mistral-7b"]);
+    assert_eq!(run(&["bench", "--quant", "4bit"]).status.code(), Some(2));
+    fs::write(&file, "{").unwrap();
+    refuse(&[], 3, &["config.json"]);
+}
+
+#[test]
+fn unfused_is_the_same_text() {
+    let args = [&GREEDY[..], &["--json", "--device", "cpu"]].concat();
+    assert_eq!(json(&args)["ids"], json(&[&args[..], &["--no-fuse"]].concat())["ids"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.safetensors");
+    succeeds(&["logits", "--device", "cpu", "--no-fuse", "--tokens", "1", "-o", file.to_str().unwrap()]);
 }
 
 #[test]

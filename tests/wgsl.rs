@@ -10,16 +10,22 @@ use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInn
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use support::adapters;
-use unimlx::internals::Source;
+use unimlx::internals::{Source, fill_stages};
 use unimlx::{Caps, Stage, Word, ops};
 
 /// Shaders around expressions that the planner prints, and those of the engine itself: tests beside their
 /// users run them.
 const GENERATED: [&str; 5] = ["canary.wgsl", "map.wgsl", "put.wgsl", "reduce.wgsl", "topk.wgsl"];
 
-/// Calls `visit` once for each distinct stage.
+/// Calls `visit` once for each distinct stage: of each op, and what fills synthetic weights.
 fn stages(mut visit: impl FnMut(&str, &str, &Caps, &Stage)) {
     let mut seen = HashSet::new();
+    let mut once = |adapter, what: &str, caps: &Caps, stage: &Stage| {
+        let text = format!("{}{:?}", stage.source().text(), stage.constants);
+        if seen.insert((adapter, text)) {
+            visit(adapter, what, caps, stage);
+        }
+    };
     for (name, cases) in ops::ALL {
         for case in cases() {
             for (adapter, caps) in adapters() {
@@ -32,14 +38,12 @@ fn stages(mut visit: impl FnMut(&str, &str, &Caps, &Stage)) {
                         "{what}: grid {:?}",
                         stage.grid
                     );
-                    let text = format!("{}{:?}", stage.source().text(), stage.constants);
-                    if seen.insert((adapter, text)) {
-                        visit(adapter, &what, &caps, stage);
-                    }
+                    once(adapter, &what, &caps, stage);
                 }
             }
         }
     }
+    fill_stages().iter().for_each(|stage| once("baseline", "fill", &Caps::BASELINE, stage));
     assert!(seen.len() > 100, "only {} stages", seen.len());
 }
 

@@ -25,17 +25,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = lane >> 4u;
     let column = lane & 15u;
     let t = min(block + row, params.tokens - 1u);
-    let last = min(positions[t], params.capacity - 1u);
-    let start = select(0u, last + 1u - params.window, params.window > 0u && last + 1u > params.window);
+    let last = last_of(t);
+    let start = start_of(t);
 
     // The keys that any query of the block sees; the same for every invocation.
-    var low = params.capacity;
+    var low = params.rows;
     var high = 0u;
     for (var i = 0u; i < 16u; i++) {
-        let position = min(positions[min(block + i, params.tokens - 1u)], params.capacity - 1u);
-        let from_key = select(0u, position + 1u - params.window, params.window > 0u && position + 1u > params.window);
-        low = min(low, from_key);
-        high = max(high, position + 1u);
+        let query = min(block + i, params.tokens - 1u);
+        low = min(low, start_of(query));
+        high = max(high, last_of(query) + 1u);
     }
 
     var greatest = -3.0e38;
@@ -119,6 +118,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         store(to, column + 32u, r2 / total);
         store(to, column + 48u, r3 / total);
     }
+}
+
+// The first and the last row that a query sees.
+fn start_of(t: u32) -> u32 {
+    let place = places[t];
+    return place.y + select(0u, place.x + 1u - params.window, params.window > 0u && place.x + 1u > params.window);
+}
+
+fn last_of(t: u32) -> u32 {
+    return min(places[t].x + places[t].y, params.rows - 1u);
 }
 
 // 4 values of a query from 4 chunk on, zeros past the end of the head.

@@ -1,6 +1,6 @@
 // Attention of few queries: softmax(scale q k^T) v over the keys that a query sees, split among workgroups.
 //
-// Work split: workgroup (head, split, query). The keys from the window's start to the query's position are
+// Work split: workgroup (head, split, query). The rows from the window's start to the query's own are
 // divided evenly among the splits, so the grid does not depend on positions; splits without keys leave
 // at once. 128 invocations take 128 keys at a time, one score each; then LANES invocations cover the head's
 // vectors of 4 values and 128 / LANES groups of them share the keys. Maximum, sum and result are carried
@@ -24,9 +24,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let head = group.x;
     let h = head / (params.heads / params.kv_heads);
     let q_at = (group.z * params.heads + head) * params.d;
-    let position = min(positions[group.z], params.capacity - 1u);
-    let start = select(0u, position + 1u - params.window, params.window > 0u && position + 1u > params.window);
-    let count = position + 1u - start;
+    let place = places[group.z];
+    let last = min(place.x + place.y, params.rows - 1u);
+    let window = select(0u, place.x + 1u - params.window, params.window > 0u && place.x + 1u > params.window);
+    let start = min(place.y + window, last);
+    let count = last + 1u - start;
     let share = (count + SPLITS - 1u) / SPLITS;
     let first = start + min(group.y * share, count);
     let end = start + min((group.y + 1u) * share, count);

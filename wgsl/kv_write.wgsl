@@ -1,4 +1,4 @@
-// cache[positions[t], :] = rows[t, :], rounded to the cache's type; positions past the end are skipped.
+// cache[places[t].x + places[t].y, :] = rows[t, :], rounded to the cache's type; rows past the end are skipped.
 //
 // Work split: one invocation per word of the rows as the cache stores them; with 16-bit values two values
 // of an even width.
@@ -7,7 +7,7 @@
 struct Params { tokens: u32, width: u32, words: u32, capacity: u32, stride: u32 }
 
 @group(0) @binding(0) var<storage, read> rows: array<f32>;
-@group(0) @binding(1) var<storage, read> positions: array<u32>;
+@group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read_write> cache: array<u32>;
 @group(0) @binding(3) var<uniform> params: Params;
 
@@ -22,10 +22,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let t = index / params.words;
     let i = index % params.words;
-    if positions[t] >= params.capacity {
+    let row = places[t].x + places[t].y;
+    if row >= params.capacity {
         return;
     }
-    let to = positions[t] * params.words + i;
+    let to = row * params.words + i;
     if KIND == 0u {
         cache[to] = bitcast<u32>(rows[t * params.width + i]);
     } else {

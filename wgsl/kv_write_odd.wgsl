@@ -1,4 +1,4 @@
-// cache[positions[t], :] = rows[t, :] for 16-bit values and an odd width: neighbouring rows share words.
+// cache[places[t].x + places[t].y, :] = rows[t, :] for 16-bit values and an odd width: neighbouring rows share words.
 //
 // Work split: one invocation per value, which clears and sets its half of a word atomically.
 // Parts: to_half, to_brain (pack).
@@ -6,7 +6,7 @@
 struct Params { tokens: u32, width: u32, capacity: u32, stride: u32 }
 
 @group(0) @binding(0) var<storage, read> rows: array<f32>;
-@group(0) @binding(1) var<storage, read> positions: array<u32>;
+@group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read_write> cache: array<atomic<u32>>;
 @group(0) @binding(3) var<uniform> params: Params;
 
@@ -20,10 +20,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let t = index / params.width;
-    if positions[t] >= params.capacity {
+    let row = places[t].x + places[t].y;
+    if row >= params.capacity {
         return;
     }
-    let to = positions[t] * params.width + index % params.width;
+    let to = row * params.width + index % params.width;
     var bits: u32;
     if KIND == 1u {
         bits = to_half(rows[index]);

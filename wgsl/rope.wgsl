@@ -1,5 +1,5 @@
 // Pairs (a, b) of the first `rotated` values of a head become (a cos - b sin, b cos + a sin), with the angle
-// positions[t] * inv_freq[pair], cosine and sine times `scale`; the other values stay.
+// places[t].x * inv_freq[pair], cosine and sine times `scale`; the other values stay.
 //
 // Work split: one invocation per value.
 // Parts: cos_sin (angle).
@@ -15,7 +15,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> positions: array<u32>;
+@group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> inv_freq: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<uniform> params: Params;
@@ -41,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         distance = 1u;
     }
     let t = index / (params.d * params.heads);
-    let turn = params.scale * cos_sin(f32(positions[t]) * inv_freq[frequency]);
+    let turn = params.scale * cos_sin(f32(places[t].x) * inv_freq[frequency]);
     let partner = x[select(index - distance, index + distance, first)];
     y[index] = x[index] * turn.x + select(partner, -partner, first) * turn.y;
 }

@@ -57,6 +57,10 @@ pub(crate) struct ModelArgs {
     /// Threads of the CPU path [default: all cores]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) threads: Option<usize>,
+
+    /// One kernel per operation on the GPU, to see what fusion gains
+    #[arg(long)]
+    pub(crate) no_fuse: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -192,18 +196,31 @@ pub(crate) enum Output {
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Tokens of the prompt; 0 leaves it out
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
-    pub(crate) prompt: usize,
-    /// Tokens to generate; 0 leaves it out
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
-    pub(crate) generate: usize,
+    /// A published model's shape with random weights made on the device: llama-8b, qwen3-4b, ..., or the
+    /// path of any config.json
+    #[arg(long, value_name = "NAME")]
+    pub(crate) config: Option<String>,
+    /// Its weights: f32, f16, bf16; 2bit to 8bit, in groups of 64 or, say, 4bit-g32 [default: as published]
+    #[arg(long, value_name = "KIND", requires = "config")]
+    pub(crate) quant: Option<String>,
+    /// Tokens of the prompts; 0 leaves one out
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    pub(crate) prompt: Vec<usize>,
+    /// Tokens to generate; 0 leaves one out
+    #[arg(short = 'n', long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    pub(crate) generate: Vec<usize>,
     /// Tokens in the cache before either begins
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
-    pub(crate) depth: usize,
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    pub(crate) depth: Vec<usize>,
     /// Timed runs, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 3)]
     pub(crate) repetitions: usize,
+    /// First measure how kernels are best arranged on this GPU, and keep that for later runs of any command
+    #[arg(long)]
+    pub(crate) tune: bool,
+    /// Then time each kernel of a prompt and of a token (needs a GPU with timestamps)
+    #[arg(long)]
+    pub(crate) profile: bool,
     /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
     #[arg(long, value_enum, env = "UNIMLX_KV")]
     pub(crate) kv: Option<Kv>,

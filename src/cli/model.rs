@@ -34,17 +34,28 @@ pub(crate) fn complete<T>(part: Result<T>) -> Result<T> {
 
 /// Loads the model where it is to run, showing progress.
 pub(crate) fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> Result<Model> {
+    load_by(args, |options| Model::from_checkpoint(checkpoint, options))
+}
+
+/// A model where it is to run, from wherever `load` takes it.
+pub(crate) fn load_by(
+    args: &ModelArgs,
+    load: impl FnOnce(LoadOptions<'_>) -> Result<Model>,
+) -> Result<Model> {
     if let Some(threads) = args.threads {
         unimlx::set_threads(threads);
+    }
+    if args.no_fuse {
+        unimlx::set_fusion(false);
     }
     let device = device(args.device)?;
     let status = Status::new();
     let mut progress = |p: unimlx::Progress<'_>| {
-        status.show(&format!("loading {} of {}", bytes(p.done as u64), bytes(p.total as u64)));
+        let of = if p.total > p.done { format!(" of {}", bytes(p.total as u64)) } else { String::new() };
+        status.show(&format!("loading {}{of}", bytes(p.done as u64)));
         ControlFlow::Continue(())
     };
-    let options = LoadOptions { device: Some(device), progress: Some(&mut progress) };
-    let model = Model::from_checkpoint(checkpoint, options);
+    let model = load(LoadOptions { device: Some(device), progress: Some(&mut progress) });
     status.clear();
     model
 }

@@ -6,6 +6,7 @@
 
 use super::floats::{BF16, Element, F16, F32, Floats};
 use super::math::exp_sum;
+use super::rope::Place;
 use super::simd::{Kernel, LANES, Level, Simd};
 use super::threads::{Out, parallel, scratch};
 use super::tile::{dots_upto6, weighted, widen};
@@ -16,15 +17,15 @@ const BLOCK: usize = 64;
 /// Query rows (queries x heads of a group) that a piece aims at.
 const ROWS: usize = 24;
 
-/// `y[i, h] = softmax(scale * q[i, h] . k[j, h / group]) . v[j, h / group]` over the keys
-/// `positions[i] - window < j <= positions[i]` that the cache holds. `q` and `y` are `[t, heads, dim]`,
+/// `y[i, h] = softmax(scale * q[i, h] . k[j, h / group]) . v[j, h / group]` over the rows
+/// `max(s, s + p - window + 1) <= j <= s + p` that the cache holds, with `(p, s) = places[i]`. `q` and `y` are `[t, heads, dim]`,
 /// `k` and `v` are `[capacity, kv_heads, dim]`.
 #[allow(clippy::too_many_arguments, reason = "the formula's operands and sizes")]
 pub(crate) fn attention(
     q: &[f32],
     k: Floats<'_>,
     v: Floats<'_>,
-    positions: &[u32],
+    places: &[Place],
     heads: usize,
     kv_heads: usize,
     dim: usize,
@@ -33,7 +34,7 @@ pub(crate) fn attention(
     y: &mut [f32],
 ) {
     let shape = Shape { heads, kv_heads, dim, scale, window };
-    attention_at(Level::best(), q, k, v, positions, shape, y);
+    attention_at(Level::best(), q, k, v, places, shape, y);
 }
 
 #[derive(Clone, Copy)]
@@ -50,18 +51,18 @@ pub(super) fn attention_at(
     q: &[f32],
     k: Floats<'_>,
     v: Floats<'_>,
-    positions: &[u32],
+    places: &[Place],
     shape: Shape,
     y: &mut [f32],
 ) {
-    debug_assert_eq!((q.len(), y.len()), (positions.len() * shape.heads * shape.dim, q.len()));
+    debug_assert_eq!((q.len(), y.len()), (places.len() * shape.heads * shape.dim, q.len()));
     debug_assert_eq!(k.len(), v.len());
     debug_assert_eq!(shape.heads % shape.kv_heads.max(1), 0);
     if y.is_empty() {
         return;
     }
     let capacity = k.len() / (shape.kv_heads * shape.dim);
-    let job = Job { level, q, positions, shape, capacity, y: Out::new(y) };
+    let job = Job { level, q, places, shape, capacity, y: Out::new(y) };
     match (k, v) {
         (Floats::F32(k), Floats::F32(v)) => job.run::<F32>(k, v),
         (Floats::F16(k), Floats::F16(v)) => job.run::<F16>(k, v),
@@ -74,7 +75,7 @@ pub(super) fn attention_at(
 struct Job<'a> {
     level: Level,
     q: &'a [f32],
-    positions: &'a [u32],
+    places: &'a [Place],
     shape: Shape,
     capacity: usize,
     y: Out,
@@ -84,18 +85,20 @@ impl Job<'_> {
     fn run<E: Element>(self, k: &[E::Raw], v: &[E::Raw]) {
         let Shape { heads, kv_heads, dim, .. } = self.shape;
         let group = heads / kv_heads;
-        let per_piece = (ROWS / group).max(1);
-        let pieces = self.positions.len().div_ceil(per_piece);
+        // Queries of different sequences have no keys in common.
+        let together = self.places.windows(2).all(|pair| pair[0][1] == pair[1][1]);
+        let per_piece = if together { (ROWS / group).max(1).min(self.places.len()) } else { 1 };
+        let pieces = self.places.len().div_ceil(per_piece);
         // Keys and values of a block only need widening first if enough rows share them.
-        let share = self.positions.len() > 1 || dim % LANES != 0;
+        let share = per_piece > 1 || dim % LANES != 0;
         let padded = (dim.div_ceil(LANES) | 1) * LANES;
-        let rows = per_piece.min(self.positions.len()) * group;
+        let rows = per_piece * group;
         let need = rows * (2 * padded + BLOCK + 2 * LANES) + if share { 2 * BLOCK * padded } else { 0 };
         parallel(kv_heads * pieces, 1, 1, |range| {
             scratch(need, |buffer| {
                 for i in range {
                     let first = i % pieces * per_piece;
-                    let queries = first..self.positions.len().min(first + per_piece);
+                    let queries = first..self.places.len().min(first + per_piece);
                     let piece =
                         Piece::<E> { job: self, k, v, head: i / pieces, queries, padded, share, buffer };
                     self.level.run(piece);
@@ -106,9 +109,10 @@ impl Job<'_> {
 
     /// The keys that query `i` sees.
     fn keys(&self, i: usize) -> Range<usize> {
-        let next = self.positions[i] as usize + 1;
-        let start = self.shape.window.map_or(0, |w| next.saturating_sub(w));
-        start.min(self.capacity)..next.min(self.capacity)
+        let [position, first] = self.places[i].map(|n| n as usize);
+        let next = position + 1;
+        let start = first + self.shape.window.map_or(0, |w| next.saturating_sub(w));
+        start.min(self.capacity)..(first + next).min(self.capacity)
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) use attention::attention;
 pub(crate) use floats::{Floats, FloatsMut};
 pub(crate) use math::{Binary, Gate, argmax, binary, gate, rms_norm, softmax};
 pub(crate) use matmul::{Weight, embedding, matmul};
-pub(crate) use rope::{kv_write, rope};
+pub(crate) use rope::{Place, kv_write, rope};
 pub use team::{set_threads, threads};
 
 /// The instruction set in use: `avx512+amx`, `avx512`, `avx2`, `neon` or `portable`.

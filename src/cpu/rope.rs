@@ -3,13 +3,16 @@
 use super::floats::FloatsMut;
 use super::threads::{Out, parallel, scratch};
 
+/// Where a token is: its position in its sequence, and the cache's row at which the sequence begins.
+pub(crate) type Place = [u32; 2];
+
 /// Rotates the first `2 * inv_freq.len()` of each head's `dim` values by the angle `position * inv_freq`
 /// and copies the others. Partners are `(i, i + half)`, or `(2i, 2i + 1)` if `interleaved`; `scale`
 /// multiplies cosine and sine. `x` and `y` are `[t, heads, dim]`.
 #[allow(clippy::too_many_arguments, reason = "the formula's operands and sizes")]
 pub(crate) fn rope(
     x: &[f32],
-    positions: &[u32],
+    places: &[Place],
     inv_freq: &[f32],
     scale: f32,
     interleaved: bool,
@@ -17,17 +20,17 @@ pub(crate) fn rope(
     dim: usize,
     y: &mut [f32],
 ) {
-    debug_assert_eq!((x.len(), y.len()), (positions.len() * heads * dim, x.len()));
+    debug_assert_eq!((x.len(), y.len()), (places.len() * heads * dim, x.len()));
     let (half, row) = (inv_freq.len(), heads * dim);
     debug_assert!(2 * half <= dim);
     let out = Out::new(y);
-    parallel(positions.len(), 1, (1 << 13) / row.max(1), |range| {
+    parallel(places.len(), 1, (1 << 13) / row.max(1), |range| {
         scratch(2 * half, |table| {
             let (cos, sin) = table.split_at_mut(half);
             for i in range {
                 for ((cos, sin), freq) in cos.iter_mut().zip(&mut *sin).zip(inv_freq) {
                     // The product in f32, as models were trained; its sine in f64, as angles grow large.
-                    let (s, c) = f64::from(positions[i] as f32 * freq).sin_cos();
+                    let (s, c) = f64::from(places[i][0] as f32 * freq).sin_cos();
                     (*cos, *sin) = (c as f32 * scale, s as f32 * scale);
                 }
                 // SAFETY: pieces of `parallel` are disjoint rows.
@@ -59,11 +62,12 @@ fn rotate(x: &[f32], y: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool)
     }
 }
 
-/// `cache[positions[i], :] = rows[i, :]`, rounded to the cache's type; rows outside the cache are dropped.
-pub(crate) fn kv_write(mut cache: FloatsMut<'_>, rows: &[f32], positions: &[u32], width: usize) {
-    debug_assert_eq!(rows.len(), positions.len() * width);
-    for (row, &position) in rows.chunks_exact(width.max(1)).zip(positions) {
-        let at = position as usize * width;
+/// `cache[p + s, :] = rows[i, :]` with `(p, s) = places[i]`, rounded to the cache's type; rows outside the cache
+/// are dropped.
+pub(crate) fn kv_write(mut cache: FloatsMut<'_>, rows: &[f32], places: &[Place], width: usize) {
+    debug_assert_eq!(rows.len(), places.len() * width);
+    for (row, &[position, start]) in rows.chunks_exact(width.max(1)).zip(places) {
+        let at = (position as usize + start as usize) * width;
         if at + width <= cache.len() {
             cache.write(at, row);
         }

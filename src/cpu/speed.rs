@@ -100,13 +100,13 @@ fn attention_time() {
         (0..capacity * kv_heads * dim).map(|i| 0x3000 | ((i * 40_503) >> 7) as u16 & 0x83ff).collect();
     for (t, past) in [(1, 64), (1, 1024), (1, 8191), (64, 0), (512, 0), (512, 4096)] {
         let q: Vec<f32> = (0..t * heads * dim).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
-        let positions: Vec<u32> = (past..past + t).map(|p| p as u32).collect();
+        let places: Vec<_> = (past..past + t).map(|p| [p as u32, 0]).collect();
         let mut y = vec![0.0; q.len()];
         let mut best = f64::MAX;
         for _ in 0..5 {
             let start = Instant::now();
             let cache = Floats::F16(&cache);
-            attention(&q, cache, cache, &positions, heads, kv_heads, dim, 0.088, None, &mut y);
+            attention(&q, cache, cache, &places, heads, kv_heads, dim, 0.088, None, &mut y);
             best = best.min(start.elapsed().as_secs_f64());
         }
         let flops = 4.0 * (t * heads * dim) as f64 * (past as f64 + t as f64 / 2.0);

@@ -278,16 +278,16 @@ fn elementwise_and_argmax() {
 #[test]
 fn rotations() {
     let (heads, dim) = (3, 12);
-    let positions = [0, 5, 999_983];
+    let places = [[0, 0], [5, 3], [999_983, 0]];
     let inv_freq: Vec<f32> = (0..4).map(|i| 10_000f32.powf(-f32::from(i as u8) / 4.0)).collect();
-    let x = Random(9).values(positions.len() * heads * dim);
+    let x = Random(9).values(places.len() * heads * dim);
     for interleaved in [false, true] {
         let mut y = vec![f32::NAN; x.len()];
-        rope(&x, &positions, &inv_freq, 1.5, interleaved, heads, dim, &mut y);
+        rope(&x, &places, &inv_freq, 1.5, interleaved, heads, dim, &mut y);
         let mut expected: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
         for (i, row) in expected.chunks_mut(dim).enumerate() {
             for (j, freq) in inv_freq.iter().enumerate() {
-                let (sin, cos) = f64::from(positions[i / heads] as f32 * freq).sin_cos();
+                let (sin, cos) = f64::from(places[i / heads][0] as f32 * freq).sin_cos();
                 let (p, q) = if interleaved { (2 * j, 2 * j + 1) } else { (j, j + 4) };
                 let (a, b) = (row[p], row[q]);
                 (row[p], row[q]) = (1.5 * (a * cos - b * sin), 1.5 * (b * cos + a * sin));
@@ -302,8 +302,8 @@ fn cache_writes_round_to_nearest_even() {
     let values =
         [1.0 + 2f32.powi(-11), 1.0 + 3.0 * 2f32.powi(-11), 1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8)];
     for mut cache in Stored::all(&[0.0; 12]) {
-        let positions = [2, 0, 3];
-        kv_write(cache.floats_mut(), &values.repeat(3), &positions, 4);
+        let places = [[2, 0], [0, 0], [1, 2]];
+        kv_write(cache.floats_mut(), &values.repeat(3), &places, 4);
         let expected = match cache {
             Stored::F32(_) => values,
             Stored::F16(_) => [1.0, 1.0 + 2f32.powi(-9), values[2], values[3]],
@@ -330,7 +330,7 @@ fn attention_over_every_cache() {
         let capacity = start + t + 3;
         let mut random = Random((heads * dim + t) as u64);
         let q = random.values(t * heads * dim);
-        let positions: Vec<u32> = (start..start + t).map(|p| p as u32).collect();
+        let places: Vec<_> = (start..start + t).map(|p| [p as u32, 0]).collect();
         let (ks, vs) = (random.values(capacity * kv_heads * dim), random.values(capacity * kv_heads * dim));
         for (k, v) in Stored::all(&ks).iter().zip(&Stored::all(&vs)) {
             let (k, v) = (k.floats(), v.floats());
@@ -356,7 +356,7 @@ fn attention_over_every_cache() {
             for level in Level::available() {
                 let mut y = vec![f32::NAN; q.len()];
                 let shape = Shape { heads, kv_heads, dim, scale: 0.07, window };
-                attention_at(level, &q, k, v, &positions, shape, &mut y);
+                attention_at(level, &q, k, v, &places, shape, &mut y);
                 close(
                     &y,
                     &expected,

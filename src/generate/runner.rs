@@ -1,6 +1,6 @@
 //! Tokens through the model, one program per shape of step.
 //!
-//! A step of `t` tokens is a graph over two small leaves (ids and positions) and the cache. It is planned
+//! A step of `t` tokens is a graph over two small leaves (ids and places) and the cache. It is planned
 //! once and replayed with new leaves. Growing the cache replaces its buffers, so programs are bound anew
 //! then; plans themselves are kept by their structure elsewhere.
 
@@ -30,8 +30,8 @@ pub(super) enum Want {
 
 struct Bound {
     program: Program,
-    ids: MLXArray,       // [t] u32
-    positions: MLXArray, // [t] u32
+    ids: MLXArray,    // [t] u32
+    places: MLXArray, // [t, 2] u32
 }
 
 /// A model with a cache and the programs bound to it.
@@ -56,7 +56,7 @@ impl Runner {
 
     /// Forgets all but the first `len` tokens.
     pub(super) fn truncate(&mut self, len: usize) {
-        self.cache.truncate(len);
+        self.cache.truncate(0, len);
     }
 
     /// Makes room for so many tokens in all, so that no step has to.
@@ -91,13 +91,13 @@ impl Runner {
             None => self.bind(t, want).with_context(|| format!("planning a step of {t} tokens"))?,
         };
         let bound = self.programs.entry(key).insert_entry(bound).into_mut();
-        let mut positions = [0u32; CHUNK];
-        positions.iter_mut().zip(start as u32..).take(t).for_each(|(p, at)| *p = at);
+        let mut places = [[0u32; 2]; CHUNK];
+        places.iter_mut().zip(start..).take(t).for_each(|(p, at)| *p = self.cache.place(0, at));
         bound.ids.overwrite(bytemuck::cast_slice(tokens))?;
-        bound.positions.overwrite(bytemuck::cast_slice(&positions[..t]))?;
+        bound.places.overwrite(bytemuck::cast_slice(&places[..t]))?;
         bound.program.run()?;
         self.latest = key;
-        self.cache.advance(t);
+        self.cache.advance(0, t);
         Ok(())
     }
 
@@ -113,14 +113,14 @@ impl Runner {
     }
 
     fn bind(&self, t: usize, want: Want) -> Result<Bound> {
-        let leaf = || MLXArray::mutable(&[t], Dtype::U32, self.model.device());
-        let (ids, positions) = (leaf()?, leaf()?);
-        let logits = self.model.forward(&ids, &positions, &self.cache, want != Want::All);
+        let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.model.device());
+        let (ids, places) = (leaf(&[t])?, leaf(&[t, 2])?);
+        let logits = self.model.forward(&ids, &places, &self.cache, want != Want::All);
         let output = match want {
             Want::Token => MLXArray::apply(ops::Argmax, &[&logits]), // [1] u32
             Want::Last | Want::All => logits,                        // [1, vocab] or [t, vocab]
         };
-        Ok(Bound { program: Program::new(&[output])?, ids, positions })
+        Ok(Bound { program: Program::new(&[output])?, ids, places })
     }
 
     /// Puts a prompt through in chunks.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::pipeline::{Pipeline, params_size};
 use super::readback::{Slot, Words};
+use super::timing::{Stamps, passes, watched};
 use super::transfer::with_mapped;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step, Ticket};
@@ -15,19 +16,16 @@ use crate::gpu::{Buffer, Dispatch, Gpu, Recording, Step, Ticket};
 /// Where parameters of one dispatch may begin: the largest alignment WebGPU lets a device ask for.
 const PARAMS_ALIGNMENT: u64 = 256;
 
-/// Dispatches timed together; wgpu allows 4096 timestamps and each takes at most two.
-const TIMED_AT_ONCE: usize = 1024;
-
 /// A recording with its buffers, ready to run.
 pub struct Prepared {
-    gpu: Arc<Gpu>,
+    pub(super) gpu: Arc<Gpu>,
     steps: Vec<Ready>,
-    buffers: Vec<Buffer>,
-    max_dispatches: usize,
+    pub(super) buffers: Vec<Buffer>,
+    pub(super) max_dispatches: usize,
 }
 
-enum Ready {
-    Dispatch { name: String, pipeline: Arc<Pipeline>, bindings: wgpu::BindGroup, grid: [u32; 3] },
+pub(super) enum Ready {
+    Dispatch { dispatch: Dispatch, pipeline: Arc<Pipeline>, bindings: wgpu::BindGroup },
     Copy { src: usize, src_offset: u64, dst: usize, dst_offset: u64, bytes: u64 },
 }
 
@@ -35,6 +33,29 @@ enum Ready {
 struct Params<'a> {
     buffer: Option<wgpu::Buffer>,
     places: HashMap<&'a [u32], u64>,
+}
+
+/// What goes with the last submission of a recording.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tail<'a> {
+    /// A copy behind the steps.
+    pub(super) read: Option<(&'a Slot, &'a Words<'a>)>,
+    /// Calls into wgpu right after it.
+    pub(super) then: Option<&'a dyn Fn()>,
+}
+
+impl Tail<'_> {
+    pub(super) fn record(&self, encoder: &mut wgpu::CommandEncoder) {
+        if let Some((slot, words)) = self.read {
+            slot.copy(encoder, words);
+        }
+    }
+
+    pub(super) fn call(&self) {
+        if let Some(then) = self.then {
+            then();
+        }
+    }
 }
 
 impl Prepared {
@@ -56,7 +77,7 @@ impl Prepared {
     }
 
     /// The steps, cut after every `count` dispatches.
-    fn chunks(&self, count: usize) -> impl Iterator<Item = &[Ready]> {
+    pub(super) fn chunks(&self, count: usize) -> impl Iterator<Item = &[Ready]> {
         let mut rest = &self.steps[..];
         std::iter::from_fn(move || {
             let mut dispatches = 0;
@@ -71,9 +92,9 @@ impl Prepared {
         })
     }
 
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Ready], timer: Option<&wgpu::QuerySet>) {
+    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Ready], mut stamps: Stamps<'_>) {
+        let mut left = passes(steps);
         let mut steps = steps.iter().peekable();
-        let mut tick = 0;
         while let Some(step) = steps.peek() {
             if let Ready::Copy { src, src_offset, dst, dst_offset, bytes } = step {
                 let (src, dst) = (self.buffers[*src].raw(), self.buffers[*dst].raw());
@@ -81,56 +102,64 @@ impl Prepared {
                 steps.next();
                 continue;
             }
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            let mut stamp = |pass: &mut wgpu::ComputePass<'_>| {
-                if let Some(timer) = timer {
-                    pass.write_timestamp(timer, tick);
-                    tick += 1;
-                }
-            };
-            stamp(&mut pass);
+            left -= 1;
+            let timestamp_writes = stamps.of_pass(left == 0);
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            stamps.write(&mut pass);
             let mut set: Option<&Arc<Pipeline>> = None;
-            while let Some(Ready::Dispatch { pipeline, bindings, grid: [x, y, z], .. }) =
+            while let Some(Ready::Dispatch { pipeline, bindings, dispatch }) =
                 steps.next_if(|step| matches!(step, Ready::Dispatch { .. }))
             {
+                let [x, y, z] = dispatch.grid;
                 if !set.is_some_and(|set| Arc::ptr_eq(set, pipeline)) {
                     pass.set_pipeline(&pipeline.raw);
                     set = Some(pipeline);
                 }
                 pass.set_bind_group(0, bindings, &[]);
-                pass.dispatch_workgroups(*x, *y, *z);
-                stamp(&mut pass);
+                pass.dispatch_workgroups(x, y, z);
+                stamps.write(&mut pass);
             }
         }
     }
 
-    fn used_by(&self, serial: u64) {
+    pub(super) fn used_by(&self, serial: u64) {
         self.buffers.iter().for_each(|buffer| buffer.used_by(serial));
     }
 
-    /// Submits all steps, and with the last of them a copy and calls to make after it; the serial number of
-    /// the last submission, 0 if there is nothing to do.
-    pub(super) fn submit_all(&self, read: Option<(&Slot, &Words<'_>)>, then: &dyn Fn()) -> Result<u64> {
-        let mut chunks = self.chunks(self.max_dispatches);
+    /// Submits all steps, and `tail` with the last of them; the serial number of the last submission, 0 if
+    /// there is nothing to do.
+    pub(super) fn submit_all(&self, tail: Tail<'_>) -> Result<u64> {
+        watched(self, tail).unwrap_or_else(|| {
+            self.submit_chunks(self.max_dispatches, tail, |steps, tail| self.submit(steps, tail))
+        })
+    }
+
+    /// [`Prepared::submit_all`] with a submission of the caller's after every `count` dispatches.
+    pub(super) fn submit_chunks(
+        &self,
+        count: usize,
+        tail: Tail<'_>,
+        mut submit: impl FnMut(&[Ready], Tail<'_>) -> Result<u64>,
+    ) -> Result<u64> {
+        let mut chunks = self.chunks(count);
         let mut steps = chunks.next().unwrap_or_default();
-        loop {
-            let next = chunks.next();
-            if steps.is_empty() && read.is_none() {
-                return Ok(0);
-            }
-            let record = |encoder: &mut wgpu::CommandEncoder| {
-                self.encode(encoder, steps, None);
-                if let Some((slot, words)) = read.filter(|_| next.is_none()) {
-                    slot.copy(encoder, words);
-                }
-            };
-            let then: &dyn Fn() = if next.is_none() { then } else { &|| {} };
-            let serial = self.gpu.submit_then("submitting", record, then, |serial| self.used_by(serial))?;
-            match next {
-                Some(next) => steps = next,
-                None => return Ok(serial),
-            }
+        if steps.is_empty() && tail.read.is_none() {
+            return Ok(0);
         }
+        for next in chunks {
+            submit(std::mem::replace(&mut steps, next), Tail::default())?;
+        }
+        submit(steps, tail)
+    }
+
+    /// One submission without timestamps.
+    pub(super) fn submit(&self, steps: &[Ready], tail: Tail<'_>) -> Result<u64> {
+        let record = |encoder: &mut wgpu::CommandEncoder| {
+            self.encode(encoder, steps, Stamps::None);
+            tail.record(encoder);
+        };
+        self.gpu.submit_then("submitting", record, &|| tail.call(), |serial| self.used_by(serial))
     }
 }
 
@@ -203,62 +232,7 @@ impl Gpu {
     /// # Errors
     /// `is_device`.
     pub fn start(&self, prepared: &Prepared) -> Result<Ticket> {
-        prepared.submit_all(None, &|| {}).map(Ticket::new)
-    }
-
-    /// Runs all steps and returns the seconds that each dispatch took on the GPU, with its start-up.
-    ///
-    /// # Errors
-    /// `is_unsupported`: the device has no timestamps; `is_device`.
-    pub fn run_timed(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<(String, f64)>> {
-        if !self.caps().timestamps {
-            return Err(Error::unsupported(format!("{} cannot time kernels", self.name())));
-        }
-        let tick = f64::from(self.queue.get_timestamp_period()) * 1e-9;
-        let mut times = Vec::with_capacity(prepared.dispatches());
-        for steps in prepared.chunks(TIMED_AT_ONCE) {
-            // One timestamp per dispatch, and one before each run of dispatches.
-            let mut names: Vec<Option<&String>> = Vec::new();
-            let mut in_pass = false;
-            for step in steps {
-                if let Ready::Dispatch { name, .. } = step {
-                    if !in_pass {
-                        names.push(None);
-                    }
-                    names.push(Some(name));
-                }
-                in_pass = matches!(step, Ready::Dispatch { .. });
-            }
-            let used = |serial| prepared.used_by(serial);
-            if names.is_empty() {
-                self.submit("submitting", |encoder| prepared.encode(encoder, steps, None), used)?;
-                continue;
-            }
-            let count = names.len() as u32;
-            let bytes = u64::from(count) * 8;
-            let timer = self.guarded("timing", || {
-                self.device.create_query_set(&wgpu::QuerySetDescriptor {
-                    label: None,
-                    ty: wgpu::QueryType::Timestamp,
-                    count,
-                })
-            })?;
-            let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-            let resolved = self.create_buffer(bytes, usage)?;
-            let readback = self.alloc_readback(bytes)?;
-            let record = |encoder: &mut wgpu::CommandEncoder| {
-                prepared.encode(encoder, steps, Some(&timer));
-                encoder.resolve_query_set(&timer, 0..count, &resolved, 0);
-                encoder.copy_buffer_to_buffer(&resolved, 0, readback.raw(), 0, bytes);
-            };
-            readback.used_by(self.submit("timing", record, used)?);
-            let stamps = self.read_vec(&readback)?;
-            let stamp = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| stamps[8 * at + i]));
-            times.extend(names.iter().enumerate().filter_map(|(at, name)| {
-                name.map(|name| (name.clone(), stamp(at).saturating_sub(stamp(at - 1)) as f64 * tick))
-            }));
-        }
-        Ok(times)
+        prepared.submit_all(Tail::default()).map(Ticket::new)
     }
 
     fn params<'a>(&self, recording: &'a Recording) -> Result<Params<'a>> {
@@ -333,7 +307,7 @@ impl Gpu {
                 entries: &entries,
             })
         })?;
-        Ok(Ready::Dispatch { name: dispatch.name.clone(), pipeline, bindings, grid: dispatch.grid })
+        Ok(Ready::Dispatch { dispatch: dispatch.clone(), pipeline, bindings })
     }
 
     fn check_dispatch(&self, dispatch: &Dispatch, recording: &Recording, buffers: &[Buffer]) -> Result<()> {

@@ -25,6 +25,7 @@ mod readback_tests;
 mod recording;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod transfer;
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
 mod vulkan;
@@ -38,3 +39,4 @@ pub use memory::Buffer;
 pub use open::Options;
 pub use readback::Pending;
 pub use recording::{Bind, Dispatch, Recording, Step};
+pub(crate) use timing::{Detail, Timed, watch};

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::device::lock;
+use super::encode::Tail;
 use super::transfer::check_range;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Buffer, Gpu, Prepared, Ticket};
@@ -86,7 +87,7 @@ impl Gpu {
         bytes: u64,
     ) -> Result<Pending> {
         self.read_behind(buffer, offset, bytes, |slot, words, map| {
-            let serial = prepared.submit_all(Some((slot, words)), map)?;
+            let serial = prepared.submit_all(Tail { read: Some((slot, words)), then: Some(map) })?;
             words.from.used_by(serial);
             Ok(serial)
         })

@@ -105,6 +105,31 @@ fn a_ticket_is_waited_for() {
 }
 
 #[test]
+fn a_watch_sees_what_is_read_back() {
+    let Some(gpu) = open(&[]) else { return };
+    if !gpu.caps().timestamps {
+        return;
+    }
+    let (step, buffers) = counter(&gpu);
+    let step = step.with_max_dispatches(1);
+    for (detail, dispatches) in [(Detail::Submissions, 0), (Detail::Dispatches, 2)] {
+        let mut read = Vec::new();
+        let seen = watch(&gpu, detail, || {
+            let one = gpu.run_and_read(&step, &buffers[1], 0, 4)?;
+            let two = gpu.start(&step)?;
+            assert!(one.ticket() < two);
+            read = one.wait()?;
+            gpu.wait_for(two)
+        });
+        let seen = seen.unwrap();
+        assert!(seen.seconds > 0.0);
+        assert_eq!(seen.dispatches.len(), dispatches);
+        assert_eq!(word(&read), words(&gpu, &buffers[1])[0] - 1);
+    }
+    assert_eq!(words(&gpu, &buffers[1])[0], 4);
+}
+
+#[test]
 fn a_refused_submission_says_why_and_work_goes_on() {
     let Some(gpu) = open(&[]) else { return };
     let (step, buffers) = counter(&gpu);

@@ -290,6 +290,15 @@ fn dispatches_are_timed() {
     assert_eq!(times.len(), 3);
     assert!(times.iter().all(|(name, seconds)| name == "scale" && (0.0..1.0).contains(seconds)), "{times:?}");
     assert!(times.iter().any(|(_, seconds)| *seconds > 0.0), "{times:?}");
+
+    let twice = || gpu.run(&prepared).and_then(|()| gpu.run(&prepared));
+    let seen = super::watch(&gpu, super::Detail::Submissions, twice).unwrap();
+    assert!(seen.seconds > 0.0 && seen.dispatches.is_empty());
+    let seen = super::watch(&gpu, super::Detail::Dispatches, twice).unwrap();
+    assert_eq!(seen.dispatches.len(), 6);
+    assert!(seen.dispatches[1].buffers[1].is_same(&buffers[1]));
+    let failed = super::watch(&gpu, super::Detail::Submissions, || Err(crate::Error::input("stopped")));
+    assert!(failed.is_err_and(|e| e.is_input()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
+use crate::memory::Buffer;
 use crate::ops;
 use std::fmt;
 use std::str::FromStr;
@@ -72,32 +73,37 @@ impl FromStr for KvKind {
 /// Rows that a cache grows by at least.
 const STEP: usize = 256;
 
-/// Keys and values of the tokens so far, per layer.
+/// Keys and values of the tokens so far, per layer: of one sequence, or of several in slots of equal length.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Keys and values, each `[capacity, width]`; none before the first reservation.
+    /// Keys and values, each `[slots * capacity, width]`; none before the first reservation.
     layers: Vec<[MLXArray; 2]>,
     layer_count: usize,
     width: usize,
     kind: KvKind,
     device: Device,
-    len: usize,
+    /// Tokens in each slot.
+    lens: Vec<usize>,
+    /// Tokens that a slot has room for.
     capacity: usize,
     generation: u64,
 }
 
 impl KvCache {
-    /// An empty cache for so many layers whose keys (and values) of one token are `width` numbers.
-    pub(crate) fn new(layer_count: usize, width: usize, kind: KvKind, device: Device) -> Self {
-        Self { layers: Vec::new(), layer_count, width, kind, device, len: 0, capacity: 0, generation: 0 }
+    /// An empty cache of so many slots, for so many layers whose keys (and values) of one token are `width`
+    /// numbers.
+    pub(crate) fn new(layer_count: usize, width: usize, slots: usize, kind: KvKind, device: Device) -> Self {
+        let lens = vec![0; slots.max(1)];
+        Self { layers: Vec::new(), layer_count, width, kind, device, lens, capacity: 0, generation: 0 }
     }
 
     fn pair(&self, capacity: usize) -> Result<[MLXArray; 2]> {
-        let one = || MLXArray::mutable(&[capacity, self.width], self.kind.dtype(), self.device);
+        let one =
+            || MLXArray::mutable(&[self.slots() * capacity, self.width], self.kind.dtype(), self.device);
         Ok([one()?, one()?])
     }
 
-    /// Makes room for `tokens` tokens in all, `most` being the context length. Tokens that are there stay.
+    /// Makes room for `tokens` tokens in all in each slot, `most` being the context length. Tokens that are there stay.
     ///
     /// # Errors
     /// Not enough memory; then the cache is as it was.
@@ -108,16 +114,25 @@ impl KvCache {
         // Half as much again, so that a long text is copied a logarithmic number of times.
         let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
         let capacity = wanted.min(most.max(tokens));
-        let rows = self.len * self.width * self.kind.dtype().size();
-        let mut bytes = vec![0; rows];
+        let row = self.width * self.kind.dtype().size();
+        // Up to the last token of the last slot in use.
+        let used = |capacity: usize| {
+            let ends = self.lens.iter().enumerate().filter(|(_, len)| **len > 0);
+            ends.map(|(slot, len)| (slot * capacity + len) * row).max().unwrap_or(0)
+        };
+        let (mut from, mut to) = (vec![0; used(self.capacity)], vec![0; used(capacity)]);
         let mut layers = Vec::with_capacity(self.layer_count);
         for layer in 0..self.layer_count {
             let new = self.pair(capacity).with_context(|| format!("a KV cache of {capacity} tokens"))?;
-            let old = self.layers.get(layer).filter(|_| rows > 0);
+            let old = self.layers.get(layer).filter(|_| !from.is_empty());
             for (old, new) in old.into_iter().flatten().zip(&new) {
                 if let Some(buffer) = old.buffer() {
-                    buffer.read(&mut bytes)?;
-                    new.overwrite(&bytes)?;
+                    buffer.read(&mut from)?;
+                    for (slot, len) in self.lens.iter().enumerate().filter(|(_, len)| **len > 0) {
+                        let kept = &from[slot * self.capacity * row..][..len * row];
+                        to[slot * capacity * row..][..len * row].copy_from_slice(kept);
+                    }
+                    new.overwrite(&to)?;
                 }
             }
             layers.push(new);
@@ -128,28 +143,43 @@ impl KvCache {
         Ok(())
     }
 
-    /// The graph of writing rows `[t, width]` at `positions` `[t]` into a layer: its keys and values
-    /// afterwards, each `[capacity, width]`.
+    /// The graph of writing rows `[t, width]` at `places` `[t, 2]` into a layer: its keys and values
+    /// afterwards, each `[slots * capacity, width]`.
     pub(crate) fn write(
         &self,
         layer: usize,
         k: &MLXArray,
         v: &MLXArray,
-        positions: &MLXArray,
+        places: &MLXArray,
     ) -> (MLXArray, MLXArray) {
         let [keys, values] = &self.layers[layer];
-        let write = |cache, rows| MLXArray::apply(ops::KvWrite, &[cache, rows, positions]);
+        let write = |cache, rows| MLXArray::apply(ops::KvWrite, &[cache, rows, places]);
         (write(keys, k), write(values, v))
     }
 
-    /// Says that the rows of `tokens` more tokens have been written.
-    pub(crate) fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
+    /// The place of a position in a slot: the position, and the row at which the slot begins.
+    pub(crate) fn place(&self, slot: usize, position: usize) -> [u32; 2] {
+        [position as u32, (slot * self.capacity) as u32]
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+    /// Says that the rows of `tokens` more tokens have been written to a slot.
+    pub(crate) fn advance(&mut self, slot: usize, tokens: usize) {
+        self.lens[slot] += tokens;
+    }
+
+    /// Forgets all but the first `len` tokens of a slot.
+    pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
+        self.lens[slot] = self.lens[slot].min(len);
+    }
+
+    /// Sequences that there is room for.
+    pub fn slots(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// What the keys and values lie in.
+    pub(crate) fn buffers(&self) -> Vec<Buffer> {
+        self.layers.iter().flatten().filter_map(MLXArray::buffer).collect()
     }
 
     /// Changes whenever the buffers are replaced.
@@ -157,17 +187,17 @@ impl KvCache {
         self.generation
     }
 
-    /// Tokens that are remembered.
+    /// Tokens that are remembered, of all sequences.
     pub fn len(&self) -> usize {
-        self.len
+        self.lens.iter().sum()
     }
 
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
-    /// Tokens that there is room for without growing.
+    /// Tokens that there is room for in each slot without growing.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -189,13 +219,13 @@ mod tests {
 
     #[test]
     fn growing_keeps_what_is_there() {
-        let mut cache = KvCache::new(2, 3, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(2, 3, 1, KvKind::F32, Device::CPU);
         assert_eq!((cache.bytes(), cache.capacity()), (0, 0));
         cache.reserve(2, 1000).unwrap();
         assert_eq!((cache.capacity(), cache.bytes()), (256, 2 * 2 * 256 * 3 * 4));
         let rows: Vec<f32> = (0..6).map(|i| i as f32).collect();
         cache.layers[1][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-        cache.advance(2);
+        cache.advance(0, 2);
         let before = cache.generation();
         cache.reserve(256, 1000).unwrap();
         assert_eq!(cache.generation(), before);
@@ -204,8 +234,24 @@ mod tests {
         assert_eq!(cache.layers[1][0].data()[..6], rows);
         cache.reserve(900, 1000).unwrap();
         assert_eq!(cache.capacity(), 1000); // the context length is enough
-        cache.truncate(1);
+        cache.truncate(0, 1);
         assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn growing_moves_every_slot() {
+        let mut cache = KvCache::new(1, 2, 3, KvKind::F32, Device::CPU);
+        cache.reserve(1, 1000).unwrap();
+        let rows: Vec<f32> = (0..2 * 3 * 256).map(|i| i as f32).collect();
+        cache.layers[0][1].overwrite(bytemuck::cast_slice(&rows)).unwrap();
+        cache.advance(0, 1);
+        cache.advance(2, 2);
+        assert_eq!((cache.len(), cache.place(2, 7)), (3, [7, 512]));
+        cache.reserve(300, 1000).unwrap();
+        assert_eq!((cache.bytes(), cache.place(2, 7)), (2 * 3 * 512 * 2 * 4, [7, 1024]));
+        let moved = cache.layers[0][1].data();
+        assert_eq!((&moved[..2], &moved[2048..2052]), (&rows[..2], &rows[1024..1028]));
+        assert!(moved[2..2048].iter().all(|x| *x == 0.0));
     }
 
     #[test]

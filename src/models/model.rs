@@ -6,7 +6,8 @@ use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
-use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Step, Weights};
+use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
+use crate::ops;
 use crate::plan::{TunedShape, tune};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -88,21 +89,36 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Self> {
-        let config = checkpoint.config().clone();
+        let said = checkpoint.generation_config().clone();
+        Self::build(Source::Checkpoint(checkpoint), checkpoint.config(), said, options)
+    }
+
+    /// A model of this shape with random weights, made on the device: for measuring speed without a
+    /// checkpoint. Weights have the type and the quantization that the configuration states.
+    ///
+    /// # Errors
+    /// An architecture that is not known, groups of a quantization that do not divide rows, no adapter,
+    /// not enough memory, cancelled.
+    pub fn synthetic(config: &ModelConfig, options: LoadOptions<'_>) -> Result<Self> {
+        let source = Source::Synthetic(Synthetic::new(config));
+        Self::build(source, config, GenerationConfig::default(), options)
+    }
+
+    fn build(
+        source: Source<'_>,
+        config: &ModelConfig,
+        generation_config: GenerationConfig,
+        options: LoadOptions<'_>,
+    ) -> Result<Self> {
         let load = loader(&config.model_type)?;
         let device = options.device.unwrap_or_else(Device::best);
         let mut silent = |_: Progress<'_>| ControlFlow::Continue(());
         let report = options.progress.unwrap_or(&mut silent);
-        let mut weights = Weights::new(checkpoint, device, report);
+        let mut weights = Weights::new(source, device, report);
         let architecture =
-            load(&mut weights, &config).with_context(|| format!("loading a {} model", config.model_type))?;
-        Ok(Self(Arc::new(Inner {
-            architecture,
-            generation_config: checkpoint.generation_config().clone(),
-            bytes: weights.bytes(),
-            config,
-            device,
-        })))
+            load(&mut weights, config).with_context(|| format!("loading a {} model", config.model_type))?;
+        let bytes = weights.bytes();
+        Ok(Self(Arc::new(Inner { architecture, config: config.clone(), generation_config, device, bytes })))
     }
 
     /// The checked `config.json`.
@@ -146,19 +162,19 @@ impl Model {
     pub(crate) fn cache(&self, kind: KvKind) -> KvCache {
         let config = &self.0.config;
         let width = config.num_key_value_heads * config.head_dim;
-        KvCache::new(config.num_hidden_layers, width, kind, self.0.device)
+        KvCache::new(config.num_hidden_layers, width, 1, kind, self.0.device)
     }
 
-    /// The graph of a pass over `ids` `[t]` at `positions` `[t]`: logits `[t, vocab]`, or `[1, vocab]` of
+    /// The graph of a pass over `ids` `[t]` at `places` `[t, 2]`: logits `[t, vocab]`, or `[1, vocab]` of
     /// the last token alone.
     pub(crate) fn forward(
         &self,
         ids: &MLXArray,
-        positions: &MLXArray,
+        places: &MLXArray,
         cache: &KvCache,
         last_only: bool,
     ) -> MLXArray {
-        let step = Step { positions, cache };
+        let step = Step { places, cache };
         let hidden = self.0.architecture.hidden(ids, &step); // [t, hidden]
         let hidden = if last_only { hidden.slice(0, ids.size() - 1, 1) } else { hidden };
         self.0.architecture.logits(&hidden)
@@ -175,11 +191,7 @@ impl Model {
         if self.0.device != Device::GPU {
             return Err(Error::input("there is nothing to tune on the CPU"));
         }
-        let leaf = || MLXArray::mutable(&[1], Dtype::U32, self.0.device);
-        let mut cache = self.cache(KvKind::default_for(self.0.device));
-        cache.reserve(1, self.context_length())?;
-        let logits = self.forward(&leaf()?, &leaf()?, &cache, true);
-        tune(&[logits]).context("tuning")
+        tune(&[self.step(1, 1)?]).context("tuning")
     }
 
     /// Logits of every position, `[n, vocab]` row by row, by the reference interpreter: for tests of small
@@ -190,18 +202,36 @@ impl Model {
     #[doc(hidden)]
     pub fn reference_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.check(tokens)?;
-        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        let leaf = |data: &[u32]| {
-            let bytes = bytemuck::cast_slice(data);
-            MLXArray::from_bytes(bytes, &[data.len()], Dtype::U32, self.device())
+        let n = tokens.len();
+        let leaf = |data: &[u32], dims: &[usize]| {
+            MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
         };
         let mut cache = self.cache(KvKind::F32);
-        cache.reserve(tokens.len(), tokens.len())?;
-        let logits = self.forward(&leaf(tokens)?, &leaf(&positions)?, &cache, false);
+        cache.reserve(n, n)?;
+        let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
+        let logits = self.forward(&leaf(tokens, &[n])?, &leaf(&places, &[n, 2])?, &cache, false);
         let values = crate::reference::eval(&logits)?;
         let mut bytes = vec![0; logits.nbytes()];
         values.to_bytes(Dtype::F32, &mut bytes);
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// The GPU work of a step of `t` tokens up to the likeliest next one, a line per dispatch; nothing on the CPU.
+    ///
+    /// # Errors
+    /// No memory, a kernel that the driver refuses.
+    #[doc(hidden)]
+    pub fn step_recording(&self, t: usize) -> Result<String> {
+        self.step(t, 4096)?.recording()
+    }
+
+    /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.
+    fn step(&self, t: usize, rows: usize) -> Result<MLXArray> {
+        let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.device());
+        let mut cache = self.cache(KvKind::default_for(self.device()));
+        cache.reserve(rows, rows)?;
+        let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
+        Ok(MLXArray::apply(ops::Argmax, &[&logits]))
     }
 
     /// Refuses ids beyond the vocabulary.

@@ -44,8 +44,8 @@ impl SelfAttention for Attention {
         let [q, k, v] = self.qkv_proj.forward(x); // [t, heads * head_dim], twice [t, kv_heads * head_dim]
         let q = self.heads.split(&q); // [t, heads, head_dim]
         let k = self.heads.split(&k); // [t, kv_heads, head_dim]
-        let q = self.rope.forward(&self.q_norm.forward(&q), step.positions); // [t, heads, head_dim]
-        let k = self.rope.forward(&self.k_norm.forward(&k), step.positions); // [t, kv_heads, head_dim]
+        let q = self.rope.forward(&self.q_norm.forward(&q), step.places); // [t, heads, head_dim]
+        let k = self.rope.forward(&self.k_norm.forward(&k), step.places); // [t, kv_heads, head_dim]
         let o = self.heads.attend(&q, &k, &v, step); // [t, heads * head_dim]
         self.o_proj.forward(&o) // [t, hidden]
     }

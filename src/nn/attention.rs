@@ -7,8 +7,9 @@ use crate::ops;
 
 /// What one pass through the layers sees besides its tokens.
 pub(crate) struct Step<'a> {
-    /// Position of each token, `[t]` u32.
-    pub(crate) positions: &'a MLXArray,
+    /// Place of each token, `[t, 2]` u32: its position in its sequence, and the cache's row at which the
+    /// sequence begins. Tokens of one sequence stand at consecutive positions.
+    pub(crate) places: &'a MLXArray,
     /// Keys and values of earlier tokens; those of these tokens are written on the way.
     pub(crate) cache: &'a KvCache,
 }
@@ -55,14 +56,15 @@ impl Heads {
     pub(crate) fn attend(&self, q: &MLXArray, k: &MLXArray, v: &MLXArray, step: &Step<'_>) -> MLXArray {
         let t = q.dims()[0];
         let k = k.reshape(&[t, self.kv_width()]); // [t, kv_width]
-        let (keys, values) = step.cache.write(self.layer, &k, v, step.positions); // [capacity, kv_width]
+        let (keys, values) = step.cache.write(self.layer, &k, v, step.places); // [rows, kv_width]
         let op = ops::Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             window: self.window,
+            slots: step.cache.slots(),
         };
-        let o = MLXArray::apply(op, &[q, &keys, &values, step.positions]); // [t, heads, head_dim]
+        let o = MLXArray::apply(op, &[q, &keys, &values, step.places]); // [t, heads, head_dim]
         o.reshape(&[t, self.q_width()])
     }
 }

@@ -3,6 +3,7 @@
 use super::weights::Weights;
 use crate::array::MLXArray;
 use crate::error::Result;
+use crate::io::Quantization;
 use crate::ops::{self, Format};
 
 /// A matrix `[n, k]` as the file stores it.
@@ -16,19 +17,12 @@ struct Matrix {
 impl Matrix {
     /// `<path>.weight`, with `.scales` and `.biases` if it is packed; of several paths, all below each other.
     fn load(weights: &mut Weights<'_>, paths: &[String], ns: &[usize], k: usize) -> Result<Self> {
-        let checkpoint = weights.checkpoint();
-        let tensors = |field: &str, k: usize| -> Vec<_> {
-            paths.iter().zip(ns).map(|(path, &n)| (format!("{path}.{field}"), vec![n, k])).collect()
-        };
-        let Some(quantization) = checkpoint.quantization_of(&paths[0])? else {
+        let tensors = |field, k| tensors(paths, ns, field, k);
+        let Some(quantization) = weights.quantization_of(&paths[0], k)? else {
             let weight = weights.floats(&tensors("weight", k))?; // [n, k]
             return Ok(Self { format: Format::Dense, parts: vec![weight] });
         };
         let (bits, group) = (quantization.bits, quantization.group_size);
-        if !k.is_multiple_of(group) {
-            let scales = checkpoint.tensor(&format!("{}.scales", paths[0]))?;
-            return Err(checkpoint.wrong(&scales, format!("groups of {group} do not divide rows of {k}")));
-        }
         let words = weights.packed(&tensors("weight", k * bits / 32))?; // [n, k * bits / 32]
         let scales = weights.floats(&tensors("scales", k / group))?; // [n, k / group]
         let biases = weights.floats(&tensors("biases", k / group))?; // [n, k / group]
@@ -36,19 +30,31 @@ impl Matrix {
     }
 
     /// Whether matrices can be one.
-    fn can_join(weights: &Weights<'_>, paths: &[String]) -> Result<bool> {
-        let all = |field: &str| paths.iter().map(|path| format!("{path}.{field}")).collect::<Vec<_>>();
-        let checkpoint = weights.checkpoint();
-        let first = checkpoint.quantization_of(&paths[0])?;
+    fn can_join(weights: &Weights<'_>, paths: &[String], ns: &[usize], k: usize) -> Result<bool> {
+        let tensors = |field, k| tensors(paths, ns, field, k);
+        let first = weights.quantization_of(&paths[0], k)?;
         for path in &paths[1..] {
-            if checkpoint.quantization_of(path)? != first {
+            if weights.quantization_of(path, k)? != first {
                 return Ok(false);
             }
         }
-        let packed = first.is_some();
-        let fields: &[&str] = if packed { &["weight", "scales", "biases"] } else { &["weight"] };
-        fields.iter().try_fold(true, |joins, field| Ok(joins && weights.can_join(&all(field))?))
+        let Some(Quantization { bits, group_size: group, .. }) = first else {
+            return weights.can_join_floats(&tensors("weight", k));
+        };
+        Ok(weights.can_join_packed(&tensors("weight", k * bits / 32))?
+            && weights.can_join_floats(&tensors("scales", k / group))?
+            && weights.can_join_floats(&tensors("biases", k / group))?)
     }
+}
+
+/// `<path>.<field>` `[n, k]` of each path and `n`.
+fn tensors(paths: &[String], ns: &[usize], field: &str, k: usize) -> Vec<(String, Vec<usize>)> {
+    paths.iter().zip(ns).map(|(path, &n)| (format!("{path}.{field}"), vec![n, k])).collect()
+}
+
+/// `<path>.bias` `[n]` of each path and `n`.
+fn biases(paths: &[String], ns: &[usize]) -> Vec<(String, Vec<usize>)> {
+    paths.iter().zip(ns).map(|(path, &n)| (format!("{path}.bias"), vec![n])).collect()
 }
 
 /// `y = x W^T + b`.
@@ -70,8 +76,7 @@ impl Linear {
 
     fn join(weights: &mut Weights<'_>, paths: &[String], ns: &[usize], k: usize, bias: bool) -> Result<Self> {
         let weight = Matrix::load(weights, paths, ns, k)?;
-        let biases = || paths.iter().zip(ns).map(|(path, &n)| (format!("{path}.bias"), vec![n]));
-        let bias = if bias { Some(weights.floats(&biases().collect::<Vec<_>>())?) } else { None };
+        let bias = if bias { Some(weights.floats(&biases(paths, ns))?) } else { None };
         Ok(Self { weight, bias })
     }
 
@@ -104,8 +109,8 @@ impl<const N: usize> Linears<N> {
     ) -> Result<Self> {
         let paths = layers.map(|(name, _)| format!("{path}.{name}"));
         let widths = layers.map(|(_, n)| n);
-        let biases = paths.each_ref().map(|path| format!("{path}.bias"));
-        let joins = Matrix::can_join(weights, &paths)? && (!bias || weights.can_join(&biases)?);
+        let joins = Matrix::can_join(weights, &paths, &widths, k)?
+            && (!bias || weights.can_join_floats(&biases(&paths, &widths))?);
         let layers = if joins {
             vec![Linear::join(weights, &paths, &widths, k, bias)?]
         } else {

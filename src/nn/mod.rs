@@ -11,6 +11,7 @@ mod linear;
 mod mlp;
 mod norm;
 mod rope;
+mod synthetic;
 mod weights;
 
 pub(crate) use attention::{Heads, Step};
@@ -18,5 +19,7 @@ pub(crate) use decoder::{Decoder, SelfAttention};
 pub(crate) use linear::{Linear, Linears};
 pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Rope;
+pub(crate) use synthetic::Synthetic;
+pub use synthetic::fill_stages;
 pub use weights::{Progress, Report};
-pub(crate) use weights::{Weights, proceed};
+pub(crate) use weights::{Source, Weights, proceed};

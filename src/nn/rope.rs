@@ -45,10 +45,10 @@ impl Rope {
         Ok(Self { inv_freq, rotated, scale: scale as f32 })
     }
 
-    /// `[t, heads, head_dim] -> [t, heads, head_dim]`; `positions` `[t]` u32.
-    pub(crate) fn forward(&self, x: &MLXArray, positions: &MLXArray) -> MLXArray {
+    /// `[t, heads, head_dim] -> [t, heads, head_dim]`; `places` `[t, 2]` u32.
+    pub(crate) fn forward(&self, x: &MLXArray, places: &MLXArray) -> MLXArray {
         let op = ops::Rope { rotated: self.rotated, scale: self.scale, interleaved: false };
-        MLXArray::apply(op, &[x, positions, &self.inv_freq])
+        MLXArray::apply(op, &[x, places, &self.inv_freq])
     }
 
     /// Positions that the rope of a configuration was made for, given what the file claims.

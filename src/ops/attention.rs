@@ -1,6 +1,6 @@
 //! Causal attention with grouped queries over a key-value cache, optionally within a sliding window.
 
-use super::kernel::{FLOATS, PACK, declare, fits, kind, spread, with_sums};
+use super::kernel::{FLOATS, PACK, declare, fits, kind, places, spread, with_sums};
 use super::weight::floats;
 use crate::array::MLXArray;
 use crate::cpu;
@@ -16,10 +16,13 @@ static CACHE_F32: File = wgsl!("parts/cache_f32.wgsl");
 static CACHE_F16: File = wgsl!("parts/cache_f16.wgsl");
 static CACHE_ANY: File = wgsl!("parts/cache_any.wgsl");
 
-/// `[q [t, heads, d] f32, k [cap, kv_heads * d], v like k, positions [t] u32] -> [t, heads, d]`
+/// `[q [t, heads, d] f32, k [rows, kv_heads * d], v like k, places [t, 2] u32] -> [t, heads, d]`
 ///
-/// `softmax(scale * q k^T) v` per head; query `i` sees the keys `j <= positions[i]`, within a window of
-/// `w` only those with `j + w > positions[i]`. Heads `h * group .. (h + 1) * group` share the keys of
+/// A cache holds one or several sequences. The place of a token is its position in its sequence and the
+/// cache's row at which that sequence begins: with `(p, s) = places[i]` its own key is row `s + p`.
+///
+/// `softmax(scale * q k^T) v` per head; query `i` sees the rows `s <= j <= s + p`, within a window of `w`
+/// only those with `j + w > s + p`. Heads `h * group .. (h + 1) * group` share the keys of
 /// head `h`, `group = heads / kv_heads`.
 #[derive(Clone, Debug)]
 pub struct Attention {
@@ -31,6 +34,9 @@ pub struct Attention {
     pub scale: f32,
     /// How many latest keys are seen; all if none.
     pub window: Option<usize>,
+    /// Sequences that the cache has room for, of equal length: how long one may be decides how its keys are
+    /// divided among workgroups.
+    pub slots: usize,
 }
 
 /// Greatest head that the kernels hold: 64 vectors of 4 values.
@@ -53,34 +59,35 @@ impl Op for Attention {
 
     fn words(&self) -> Vec<Word> {
         let window = self.window.map_or(Word::U32(0), Word::from);
-        vec![self.heads.into(), self.kv_heads.into(), self.scale.into(), window]
+        vec![self.heads.into(), self.kv_heads.into(), self.scale.into(), window, self.slots.into()]
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
-        let (q, k, v, positions) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3]);
+        let (q, k, v, places) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3]);
         let [t, heads, d] = *q.dims() else { panic!("attention of {}", q.spec()) };
-        let cap = k.dims()[0];
+        let rows = k.dims()[0];
         let fits = heads == self.heads
             && heads % self.kv_heads == 0
-            && k.dims() == [cap, self.kv_heads * d]
+            && k.dims() == [rows, self.kv_heads * d]
             && v.spec() == k.spec()
-            && positions.dims() == [t];
-        assert!(fits, "{self:?} of {}, {}, {}, {}", q.spec(), k.spec(), v.spec(), positions.spec());
+            && places.dims() == [t, 2];
+        assert!(fits, "{self:?} of {}, {}, {}, {}", q.spec(), k.spec(), v.spec(), places.spec());
 
         let group = heads / self.kv_heads;
         let by_head =
-            |x: &MLXArray| x.astype(Dtype::F32).reshape(&[cap, self.kv_heads, d]).transpose(&[1, 0, 2]);
+            |x: &MLXArray| x.astype(Dtype::F32).reshape(&[rows, self.kv_heads, d]).transpose(&[1, 0, 2]);
         let q = q.transpose(&[1, 0, 2]).reshape(&[self.kv_heads, group * t, d]);
-        let scores = (q.matmul(&by_head(k).t()) * self.scale).reshape(&[self.kv_heads, group, t, cap]);
+        let scores = (q.matmul(&by_head(k).t()) * self.scale).reshape(&[self.kv_heads, group, t, rows]);
 
-        let (j, at) = (MLXArray::iota(cap), positions.reshape(&[t, 1]));
-        let mut seen = j.less_equal(&at);
+        let (j, first) = (MLXArray::iota(rows), places.slice(1, 1, 1));
+        let last = &first + &places.slice(1, 0, 1);
+        let mut seen = &first.less_equal(&j) & &j.less_equal(&last);
         if let Some(window) = self.window {
             let window = MLXArray::scalar_u32(u32::try_from(window).unwrap_or(u32::MAX >> 1));
-            seen = &seen & &at.less(&(&j + &window));
+            seen = &seen & &last.less(&(&j + &window));
         }
         let p = scores.where_(&seen, &MLXArray::scalar(UNSEEN)).softmax(3);
-        let y = p.reshape(&[self.kv_heads, group * t, cap]).matmul(&by_head(v));
+        let y = p.reshape(&[self.kv_heads, group * t, rows]).matmul(&by_head(v));
         y.reshape(&[heads, t, d]).transpose(&[1, 0, 2])
     }
 
@@ -95,19 +102,20 @@ impl Op for Attention {
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
-        let Self { heads, kv_heads, scale, window } = *self;
+        let Self { heads, kv_heads, scale, window, .. } = *self;
         let d = inputs[0].axis(1);
         Some(Box::new(move |x, mut y| {
-            let (q, k, v, positions) = (x[0].as_slice(), floats(&x[1]), floats(&x[2]), x[3].as_slice());
-            cpu::attention(q, k, v, positions, heads, kv_heads, d, scale, window, y.as_mut_slice());
+            let (q, k, v, places) = (x[0].as_slice(), floats(&x[1]), floats(&x[2]), places(&x[3]));
+            cpu::attention(q, k, v, places, heads, kv_heads, d, scale, window, y.as_mut_slice());
         }))
     }
 }
 
 impl Attention {
-    /// How many workgroups share the keys of a query and head. It follows from the cache's capacity, for a
-    /// recording does not know positions; the kernel divides the keys that there are.
-    fn splits(&self, t: usize, capacity: usize) -> usize {
+    /// How many workgroups share the keys of a query and head. It follows from how long a sequence may be, for
+    /// a recording does not know positions; the kernel divides the keys that there are.
+    fn splits(&self, t: usize, rows: usize) -> usize {
+        let capacity = rows / self.slots.max(1);
         let visible = self.window.unwrap_or(capacity).min(capacity);
         let useful = visible.div_ceil(SPLIT_KEYS);
         let wanted = GROUPS.div_ceil(self.heads * t).max(2);
@@ -140,7 +148,7 @@ impl Attention {
             ("kv_heads", self.kv_heads.into()),
             ("d", d.into()),
             ("chunks", d.div_ceil(4).into()),
-            ("capacity", cache.axis(2).into()),
+            ("rows", cache.axis(2).into()),
             ("window", self.window.map_or(Word::U32(0), Word::from)),
             ("scale", self.scale.into()),
         ];
@@ -148,7 +156,7 @@ impl Attention {
             ("q", "array<f32>"),
             ("keys", kind_of_words),
             ("values", kind_of_words),
-            ("positions", "array<u32>"),
+            ("places", "array<vec2<u32>>"),
         ];
         stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
         stage
@@ -201,19 +209,22 @@ impl Attention {
 /// Sizes worth testing.
 pub(super) fn cases() -> Vec<Case> {
     struct Shape(usize, usize, usize, usize);
-    let case = |Shape(heads, kv_heads, d, cap): Shape, positions: &[u32], window, dtype| {
-        let t = positions.len();
-        let cache = Fill::Normal(Spec::new(&[cap, kv_heads * d], dtype));
+    let placed = |Shape(heads, kv_heads, d, rows): Shape, places: &[[u32; 2]], slots, window, dtype| {
+        let t = places.len();
+        let cache = Fill::Normal(Spec::new(&[rows, kv_heads * d], dtype));
         Case {
-            op: Arc::new(Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window }),
+            op: Arc::new(Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window, slots }),
             inputs: vec![
                 Fill::Normal(Spec::new(&[t, heads, d], Dtype::F32)),
                 cache.clone(),
                 cache,
-                Fill::U32(vec![t], positions.to_vec()),
+                Fill::U32(vec![t, 2], places.concat()),
             ],
-            reduction: cap + d,
+            reduction: rows + d,
         }
+    };
+    let case = |shape, positions: &[u32], window, dtype| {
+        placed(shape, &positions.iter().map(|&p| [p, 0]).collect::<Vec<_>>(), 1, window, dtype)
     };
     let block = |from: u32, len: u32| (from..from + len).collect::<Vec<_>>();
     vec![
@@ -226,11 +237,15 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(3, 1, 10, 600), &[514, 515, 516], Some(600), Dtype::F32),
         case(Shape(2, 2, 64, 520), &[100], None, Dtype::BF16),
         case(Shape(3, 1, 7, 30), &[11, 29], None, Dtype::F16),
+        // Several sequences.
+        placed(Shape(4, 2, 64, 40), &[[8, 20], [0, 0], [3, 10], [9, 30]], 4, None, Dtype::F16),
+        placed(Shape(2, 1, 80, 2000), &[[900, 1000], [999, 0]], 2, Some(950), Dtype::F32),
         // Prefill.
         case(Shape(4, 2, 64, 128), &block(0, 33), None, Dtype::F16),
         case(Shape(2, 1, 80, 90), &block(7, 70), Some(16), Dtype::F32),
         case(Shape(3, 3, 128, 64), &block(20, 20), None, Dtype::F16),
         case(Shape(2, 2, 256, 40), &block(0, 17), Some(5), Dtype::F16),
         case(Shape(1, 1, 6, 40), &block(2, 9), None, Dtype::BF16),
+        placed(Shape(2, 1, 64, 90), &(0..21).map(|p| [p, 60]).collect::<Vec<_>>(), 3, Some(6), Dtype::F16),
     ]
 }

@@ -1,8 +1,9 @@
 //! What the ops' kernels have in common: grids, kinds of floats, declarations, parts for sums.
 
+use crate::cpu::Place;
 use crate::dtype::Dtype;
 use crate::gpu::Caps;
-use crate::op::{self, GRID, Kernel, Stage, Word};
+use crate::op::{self, GRID, HostRef, Kernel, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::fmt::Write;
 
@@ -31,6 +32,11 @@ pub(super) fn kind(dtype: Dtype) -> f64 {
         Dtype::BF16 => 2.0,
         _ => 0.0,
     }
+}
+
+/// Places `[t, 2]` as the native kernels take them.
+pub(super) fn places<'a>(x: &HostRef<'a>) -> &'a [Place] {
+    bytemuck::cast_slice(x.as_slice::<u32>())
 }
 
 /// One kernel per way of summing over a workgroup, the fastest first.

@@ -1,6 +1,6 @@
 //! Rows of new keys or values go into a cache, in place.
 
-use super::kernel::{PACK, kind, spread};
+use super::kernel::{PACK, kind, places, spread};
 use crate::array::MLXArray;
 use crate::cpu::{self, FloatsMut};
 use crate::dtype::Dtype;
@@ -11,8 +11,9 @@ use std::sync::Arc;
 static KV_WRITE: File = wgsl!("kv_write.wgsl");
 static KV_WRITE_ODD: File = wgsl!("kv_write_odd.wgsl");
 
-/// `[cache [cap, w] f32, f16 or bf16, rows [t, w] f32, positions [t] u32] -> cache` with row
-/// `positions[i]` replaced by `rows[i]`; a position past the end is skipped.
+/// `[cache [cap, w] f32, f16 or bf16, rows [t, w] f32, places [t, 2] u32] -> cache` with row
+/// `places[i, 0] + places[i, 1]` replaced by `rows[i]`; a row past the end is skipped. [`Attention`](super::Attention)
+/// says what places are.
 #[derive(Clone, Debug)]
 pub struct KvWrite;
 
@@ -26,11 +27,13 @@ impl Op for KvWrite {
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
-        inputs[0].put(&inputs[1], &inputs[2])
+        let (cache, rows, places) = (&inputs[0], &inputs[1], &inputs[2]);
+        let row = &places.slice(1, 0, 1) + &places.slice(1, 1, 1);
+        cache.put(rows, &row.reshape(&[rows.dims()[0]]))
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
-        let (cache, tokens) = (site.output, site.inputs[2].size());
+        let (cache, tokens) = (site.output, site.inputs[2].dims[0]);
         let (capacity, width) = (cache.axis(2), cache.axis(1));
         let odd = cache.dtype.size() == 2 && width % 2 == 1;
         let words = if odd { width } else { width * cache.dtype.size() / 4 };
@@ -56,13 +59,13 @@ impl Op for KvWrite {
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
         let width = inputs[0].axis(1);
         Some(Box::new(move |x, mut cache| {
-            let (rows, positions) = (x[0].as_slice(), x[1].as_slice());
+            let (rows, places) = (x[0].as_slice(), places(&x[1]));
             let cache = match cache.spec.dtype {
                 Dtype::F16 => FloatsMut::F16(cache.as_mut_slice()),
                 Dtype::BF16 => FloatsMut::BF16(cache.as_mut_slice()),
                 _ => FloatsMut::F32(cache.as_mut_slice()),
             };
-            cpu::kv_write(cache, rows, positions, width);
+            cpu::kv_write(cache, rows, places, width);
         }))
     }
 
@@ -73,12 +76,13 @@ impl Op for KvWrite {
 
 /// Sizes worth testing.
 pub(super) fn cases() -> Vec<Case> {
-    let case = |cap: usize, w: usize, positions: &[u32], dtype: Dtype| Case {
+    let case = |cap: usize, w: usize, rows: &[u32], dtype: Dtype| Case {
         op: Arc::new(KvWrite),
         inputs: vec![
             Fill::Normal(Spec::new(&[cap, w], dtype)),
-            Fill::Normal(Spec::new(&[positions.len(), w], Dtype::F32)),
-            Fill::U32(vec![positions.len()], positions.to_vec()),
+            Fill::Normal(Spec::new(&[rows.len(), w], Dtype::F32)),
+            // Sequences begin anywhere.
+            Fill::U32(vec![rows.len(), 2], rows.iter().flat_map(|&row| [row - row / 2, row / 2]).collect()),
         ],
         reduction: 1,
     };

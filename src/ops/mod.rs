@@ -4,6 +4,7 @@
 //! benchmarks walk this table, so an op that is in it is an op that is tested.
 
 mod argmax;
+mod attend;
 mod attention;
 mod embedding;
 mod gate;
@@ -19,6 +20,7 @@ mod softmax;
 mod weight;
 
 pub use argmax::Argmax;
+pub use attend::Attend;
 pub use attention::Attention;
 pub use embedding::Embedding;
 pub use gate::{Gate, GateKind};
@@ -44,6 +46,7 @@ pub const ALL: &[Row] = &[
     ("rope", rope::cases),
     ("kv_write", kv_write::cases),
     ("attention", attention::cases),
+    ("attend", attend::cases),
     ("gate", gate::cases),
     ("softmax", softmax::cases),
     ("argmax", argmax::cases),

@@ -1,6 +1,6 @@
 //! Rotary position embedding: pairs of a head's values turn by `position * inv_freq`.
 
-use super::kernel::spread;
+use super::kernel::{places, spread};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -9,11 +9,12 @@ use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
 
 static ROPE: File = wgsl!("rope.wgsl");
-static ANGLE: File = wgsl!("parts/angle.wgsl");
+pub(super) static ANGLE: File = wgsl!("parts/angle.wgsl");
 
-/// `[x [t, h, d] f32, positions [t] u32, inv_freq [rotated / 2] f32] -> [t, h, d]`
+/// `[x [t, h, d] f32, places [t, 2] u32, inv_freq [rotated / 2] f32] -> [t, h, d]`
 ///
-/// `(a, b)` becomes `(a cos - b sin, b cos + a sin)`; values past `rotated` stay as they are.
+/// `(a, b)` becomes `(a cos - b sin, b cos + a sin)`; values past `rotated` stay as they are. A token's position
+/// is the first number of its [place](super::Attention).
 #[derive(Clone, Debug)]
 pub struct Rope {
     /// How many leading values of a head turn, an even number.
@@ -34,11 +35,11 @@ impl Op for Rope {
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
-        let (x, positions, inv_freq) = (&inputs[0], &inputs[1], &inputs[2]);
+        let (x, places, inv_freq) = (&inputs[0], &inputs[1], &inputs[2]);
         let [t, _, d] = *x.dims() else { panic!("rope of {}", x.spec()) };
         let half = self.rotated / 2;
-        let fits = self.rotated <= d && positions.dims() == [t] && inv_freq.dims() == [half];
-        assert!(fits, "{self:?} of {}, {}, {}", x.spec(), positions.spec(), inv_freq.spec());
+        let fits = self.rotated <= d && places.dims() == [t, 2] && inv_freq.dims() == [half];
+        assert!(fits, "{self:?} of {}, {}, {}", x.spec(), places.spec(), inv_freq.spec());
 
         let u32 = MLXArray::scalar_u32;
         let i = MLXArray::iota(d);
@@ -51,7 +52,7 @@ impl Op for Rope {
             let first = i.less(&h);
             (first.clone(), (&i + &h).where_(&first, &(&i - &h)), i.where_(&first, &(&i - &h)))
         };
-        let angle = &positions.reshape(&[t, 1]) * &inv_freq.take(&freq, 0).reshape(&[1, d]);
+        let angle = &places.slice(1, 0, 1) * &inv_freq.take(&freq, 0).reshape(&[1, d]);
         let (cos, sin) = (angle.cos() * self.scale, angle.sin() * self.scale);
         let (cos, sin) = (cos.reshape(&[t, 1, d]), sin.reshape(&[t, 1, d]));
         let sin = (-&sin).where_(&first, &sin);
@@ -89,8 +90,8 @@ impl Op for Rope {
         let (scale, interleaved) = (self.scale, self.interleaved);
         let (heads, d) = (inputs[0].axis(2), inputs[0].axis(1));
         Some(Box::new(move |x, mut y| {
-            let (values, positions, inv_freq) = (x[0].as_slice(), x[1].as_slice(), x[2].as_slice());
-            cpu::rope(values, positions, inv_freq, scale, interleaved, heads, d, y.as_mut_slice());
+            let (values, places, inv_freq) = (x[0].as_slice(), places(&x[1]), x[2].as_slice());
+            cpu::rope(values, places, inv_freq, scale, interleaved, heads, d, y.as_mut_slice());
         }))
     }
 }
@@ -103,7 +104,7 @@ pub(super) fn cases() -> Vec<Case> {
             op: Arc::new(Rope { rotated, scale, interleaved }),
             inputs: vec![
                 Fill::Normal(Spec::new(&[t, h, d], Dtype::F32)),
-                Fill::U32(vec![t], positions.to_vec()),
+                Fill::U32(vec![t, 2], positions.iter().flat_map(|&p| [p, 7]).collect()),
                 Fill::Normal(Spec::new(&[rotated / 2], Dtype::F32)),
             ],
             reduction: 1,

@@ -5,8 +5,8 @@
 //! its kernels are tried before they are trusted, and without a kernel the rule does not apply. Elementwise
 //! chains are no rules: whatever is not stored is printed into the kernel that reads it ([`expr`](super::expr)).
 
-use super::fuse_linear;
 use super::graph::{Graph, Kind, Target, choose};
+use super::{fuse_attention, fuse_linear};
 use crate::layout::Layout;
 use crate::op::{Op, Spec};
 use crate::prim::Prim;
@@ -24,6 +24,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("linear, then gate", fuse_linear::gate),
     ("norm, then linear", fuse_linear::norm),
     ("linear, then sum", fuse_linear::residual),
+    ("norm, rotation and cache, then attention", fuse_attention::attend),
 ];
 
 /// The graph as rules see it.
@@ -32,9 +33,9 @@ pub(super) struct Matcher<'a> {
     uses: &'a [usize],
 }
 
-impl Matcher<'_> {
+impl<'a> Matcher<'a> {
     /// The op of a node as `T`, with its inputs.
-    pub(super) fn op<T: Op>(&self, at: usize) -> Option<(&T, &[usize])> {
+    pub(super) fn op<T: Op>(&self, at: usize) -> Option<(&'a T, &'a [usize])> {
         match &self.graph.nodes[at].kind {
             Kind::Op { op, inputs, .. } => {
                 let any: &dyn Any = &**op;

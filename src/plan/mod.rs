@@ -11,6 +11,7 @@ mod check;
 mod eval;
 mod expr;
 mod fuse;
+mod fuse_attention;
 mod fuse_linear;
 mod generated;
 mod gpu;

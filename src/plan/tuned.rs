@@ -135,12 +135,9 @@ pub(super) fn arrangement(kernel: &Kernel) -> String {
     text
 }
 
-/// An op with its parameters and what comes in and out.
+/// An op and what comes in and out.
 pub(super) fn shape(op: &dyn Op, site: &Site<'_>) -> String {
     let mut text = op.name().to_string();
-    for word in op.words() {
-        let _ = write!(text, " {word}");
-    }
     for input in site.inputs {
         let _ = write!(text, " {input}");
     }
@@ -148,9 +145,11 @@ pub(super) fn shape(op: &dyn Op, site: &Site<'_>) -> String {
     text
 }
 
-/// What an arrangement is found for: `default` is the kernel it is faster than.
+/// What an arrangement is found for: an op, its parameters, its shape, and the kernel that the op itself
+/// chooses for these.
 pub(super) fn key(op: &dyn Op, site: &Site<'_>, default: &Kernel) -> String {
-    format!("{} by {}", shape(op, site), arrangement(default))
+    let words: String = op.words().iter().map(|word| format!(" {word}")).collect();
+    format!("{},{words} by {}", shape(op, site), arrangement(default))
 }
 
 /// The arrangement to use instead of the op's own choice, if one is known, exists and is trusted.

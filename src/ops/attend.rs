@@ -1,0 +1,331 @@
+//! A few tokens' attention with all that stands before it: norms of heads, rotation, writing the cache.
+
+use super::kernel::{FLOATS, PACK, declare, fits, kind};
+use super::rope::ANGLE;
+use super::{Attention, FEW, KvWrite, RmsNorm, Rope};
+use crate::array::MLXArray;
+use crate::dtype::Dtype;
+use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
+use std::sync::Arc;
+
+static ATTEND: File = wgsl!("attend.wgsl");
+static COMBINE: File = wgsl!("attend_combine.wgsl");
+static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
+static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
+static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
+static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
+static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
+static HEAD_GAINS: File = wgsl!("parts/head_gains.wgsl");
+static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
+
+/// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
+/// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, inv_freq [rotated / 2] f32,`
+/// `gain of q [d], gain of k [d] if normed] -> [t, heads, d]`
+///
+/// [`RmsNorm`] of each query and key head if normed, [`Rope`], [`KvWrite`] into the cache, which changes, then
+/// [`Attention`]. Tokens of one sequence must stand at consecutive positions, in order.
+#[derive(Clone, Debug)]
+pub struct Attend {
+    /// Heads, scale, window and slots.
+    pub attention: Attention,
+    /// How heads turn.
+    pub rope: Rope,
+    /// Whether heads are normed first, with which epsilon.
+    pub norm: Option<f32>,
+    /// Whether q, k and v are one array.
+    pub joined: bool,
+}
+
+/// Invocations of a workgroup, and values of a head that one holds.
+const WG: usize = 128;
+const VALUES: usize = 8;
+const MAX_HEAD: usize = 256;
+/// Query heads that share a key once it is loaded.
+const HEADS: usize = 4;
+/// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere.
+const GROUPS: usize = 512;
+const UNIFIED_GROUPS: usize = 128;
+/// Splits that are added up by one workgroup at most.
+const MAX_SPLITS: usize = 128;
+
+/// Where the inputs after q, k and v are.
+struct Inputs {
+    keys: usize,
+    values: usize,
+    places: usize,
+    inv_freq: usize,
+    q_gain: usize,
+    k_gain: usize,
+}
+
+/// Sizes that everything follows from.
+struct Shape {
+    t: usize,
+    d: usize,
+    rows: usize,
+    /// Values of all query heads, and of all key heads.
+    q_width: usize,
+    kv_width: usize,
+}
+
+impl Attend {
+    fn inputs(&self) -> Inputs {
+        let keys = if self.joined { 1 } else { 3 };
+        let [values, places, inv_freq, q_gain, k_gain] = [1, 2, 3, 4, 5].map(|i| keys + i);
+        Inputs { keys, values, places, inv_freq, q_gain, k_gain }
+    }
+
+    fn shape(&self, specs: &[Spec]) -> Shape {
+        let cache = &specs[self.inputs().keys];
+        let (rows, kv_width) = (cache.axis(2), cache.axis(1));
+        let d = kv_width / self.attention.kv_heads;
+        Shape { t: specs[0].axis(2), d, rows, q_width: self.attention.heads * d, kv_width }
+    }
+
+    /// The result, and keys and values as they are afterwards.
+    fn formula(&self, x: &[MLXArray]) -> (MLXArray, MLXArray, MLXArray) {
+        let Attention { heads, kv_heads, .. } = self.attention;
+        let at = self.inputs();
+        let specs: Vec<Spec> = x.iter().map(|x| x.spec().clone()).collect();
+        let Shape { t, d, q_width, kv_width, .. } = self.shape(&specs);
+        let (q, k, v) = if self.joined {
+            let part = |start, len| x[0].slice(1, start, len);
+            (part(0, q_width), part(q_width, kv_width), part(q_width + kv_width, kv_width))
+        } else {
+            (x[0].clone(), x[1].clone(), x[2].clone())
+        };
+        let places = &x[at.places];
+        let ready = |x_heads: &MLXArray, n: usize, gain: usize| {
+            let mut y = x_heads.reshape(&[t, n, d]);
+            if let Some(eps) = self.norm {
+                y = MLXArray::apply(RmsNorm { eps }, &[&y, &x[gain]]);
+            }
+            MLXArray::apply(self.rope.clone(), &[&y, places, &x[at.inv_freq]])
+        };
+        let q = ready(&q, heads, at.q_gain);
+        let k = ready(&k, kv_heads, at.k_gain).reshape(&[t, kv_width]);
+        let keys = MLXArray::apply(KvWrite, &[&x[at.keys], &k, places]);
+        let values = MLXArray::apply(KvWrite, &[&x[at.values], &v, places]);
+        let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places]);
+        (y, keys, values)
+    }
+
+    /// The dispatches with keys divided into so many splits; `lanes_file` exchanges values between lanes.
+    fn kernel(&self, site: &Site<'_>, splits: usize, lanes_file: &'static File) -> Kernel {
+        let Attention { heads, kv_heads, scale, window, .. } = self.attention;
+        let at = self.inputs();
+        let Shape { t, d, rows, q_width, kv_width } = self.shape(site.inputs);
+        let group = heads / kv_heads;
+        let chunks = group.div_ceil(HEADS);
+        let lanes = lanes(d);
+        let half = site.inputs[at.inv_freq].size();
+        let cache = site.inputs[at.keys].dtype;
+        let window = window.map_or(Word::U32(0), Word::from);
+        let least = ("LEAST", (4 * WG / lanes) as f64);
+
+        let mut stage = Stage { name: "attend", ..Stage::default() };
+        stage.files = vec![&ATTEND, &KEY_RANGE, lanes_file, &ANGLE];
+        stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
+        stage.files.push(if cache == Dtype::F16 { &CACHE8_F16 } else { &CACHE8_F32 });
+        stage.files.extend([&FLOATS, &PACK]);
+        stage.constants = vec![
+            ("LANES", lanes as f64),
+            ("HEADS", group.div_ceil(chunks) as f64),
+            ("TOKENS", t as f64),
+            ("ANGLES", (t * lanes * VALUES / 2) as f64),
+            ("NORM", f64::from(u8::from(self.norm.is_some()))),
+            ("INTERLEAVED", f64::from(u8::from(self.rope.interleaved))),
+            least,
+        ];
+        let (q_pitch, kv_pitch, k_first, v_first) = match self.joined {
+            true => (q_width + 2 * kv_width, q_width + 2 * kv_width, q_width, q_width + kv_width),
+            false => (q_width, kv_width, 0, 0),
+        };
+        stage.params = vec![
+            ("q_pitch", (q_pitch / 4).into()),
+            ("kv_pitch", (kv_pitch / 4).into()),
+            ("k_first", (k_first / 4).into()),
+            ("v_first", (v_first / 4).into()),
+            ("heads", heads.into()),
+            ("kv_heads", kv_heads.into()),
+            ("chunks", chunks.into()),
+            ("eights", (d / VALUES).into()),
+            ("half", half.into()),
+            ("rows", rows.into()),
+            ("window", window),
+            ("splits", splits.into()),
+            ("scale", scale.into()),
+            ("rope_scale", self.rope.scale.into()),
+            ("eps", self.norm.unwrap_or(0.0).into()),
+        ];
+        let names: &[&str] = if self.joined { &["qkv"] } else { &["q", "k", "v"] };
+        let mut reads: Vec<(&str, &str)> = names.iter().map(|name| (*name, "array<vec4<f32>>")).collect();
+        reads.extend([("places", "array<vec2<u32>>"), ("inv_freq", "array<f32>")]);
+        stage.reads = (0..names.len()).chain([at.places, at.inv_freq]).map(Arg::Input).collect();
+        if self.norm.is_some() {
+            for (input, constant, name) in [(at.q_gain, "Q_GAIN", "q_gain"), (at.k_gain, "K_GAIN", "k_gain")]
+            {
+                stage.reads.push(Arg::Input(input));
+                stage.constants.push((constant, kind(site.inputs[input].dtype)));
+                reads.push((name, "array<u32>"));
+            }
+        }
+        let words = if cache == Dtype::F16 { "array<vec4<u32>>" } else { "array<vec4<f32>>" };
+        let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
+        stage.writes = vec![Arg::Input(at.keys), Arg::Input(at.values), out];
+        stage.generated =
+            declare(&stage, &reads, &[("keys", words), ("values", words), ("out", "array<vec4<f32>>")]);
+        for (function, separate) in [("q4", "q"), ("k4", "k"), ("v4", "v")] {
+            let array = if self.joined { "qkv" } else { separate };
+            stage.generated += &format!("fn {function}(at: u32) -> vec4<f32> {{ return {array}[at]; }}\n");
+        }
+        stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
+        if splits == 1 {
+            return stage.into();
+        }
+        let combine = Stage {
+            name: "attend_combine",
+            files: vec![&COMBINE, &KEY_RANGE],
+            constants: vec![("COLUMNS", (2 * lanes) as f64), least],
+            reads: vec![Arg::Scratch(0), Arg::Input(at.places)],
+            writes: vec![Arg::Output],
+            params: vec![
+                ("heads", heads.into()),
+                ("vectors", (d / 4).into()),
+                ("tokens", t.into()),
+                ("splits", splits.into()),
+                ("rows", rows.into()),
+                ("window", window),
+            ],
+            grid: [heads as u32, t as u32, 1],
+            ..Stage::default()
+        };
+        Kernel {
+            scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
+            stages: vec![stage, combine],
+            rounding: 0.0,
+        }
+    }
+
+    /// How many workgroups share the keys of a KV head: as many as fill the GPU, from how long a sequence may be,
+    /// for a recording does not know positions; the kernel divides the keys that there are.
+    fn splits(&self, site: &Site<'_>) -> usize {
+        let Shape { t, d, rows, .. } = self.shape(site.inputs);
+        let Attention { heads, kv_heads, window, slots, .. } = self.attention;
+        let capacity = rows / slots.max(1);
+        let useful = window.unwrap_or(capacity).min(capacity).div_ceil(4 * WG / lanes(d));
+        let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
+        let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
+        wanted.clamp(1, MAX_SPLITS).min(useful.max(1))
+    }
+}
+
+/// Invocations that cover a head.
+fn lanes(d: usize) -> usize {
+    (d / VALUES).next_power_of_two().max(8)
+}
+
+impl Op for Attend {
+    fn name(&self) -> &'static str {
+        "attend"
+    }
+
+    fn words(&self) -> Vec<Word> {
+        let mut words = self.attention.words();
+        words.extend(self.rope.words());
+        words.push(Word::U32(self.joined.into()));
+        words.extend(self.norm.map(Word::F32));
+        words
+    }
+
+    fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
+        self.formula(inputs).0
+    }
+
+    fn updates(&self, inputs: &[MLXArray]) -> Vec<(usize, MLXArray)> {
+        let (_, keys, values) = self.formula(inputs);
+        vec![(self.inputs().keys, keys), (self.inputs().values, values)]
+    }
+
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let Shape { t, d, .. } = self.shape(site.inputs);
+        let cache = site.inputs[self.inputs().keys].dtype;
+        let groups = self.attention.heads;
+        let suits = t <= FEW
+            && (VALUES..=MAX_HEAD).contains(&d)
+            && d.is_multiple_of(VALUES)
+            && self.rope.rotated.is_multiple_of(2 * VALUES)
+            && matches!(cache, Dtype::F16 | Dtype::F32)
+            && fits([groups, t, 1]);
+        // The output takes the place of a scratch buffer where there is one.
+        let bindings = site.inputs.len() + 1;
+        if !suits || bindings > site.caps.storage_buffers as usize {
+            return Vec::new();
+        }
+        let splits = self.splits(site);
+        let subgroups = site.caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes(d));
+        let files = subgroups.then_some(&LANES_SUBGROUP).into_iter().chain([&LANES_SHARED]);
+        files.map(|file| self.kernel(site, splits, file)).collect()
+    }
+}
+
+/// Sizes worth testing.
+pub(super) fn cases() -> Vec<Case> {
+    struct Shape(usize, usize, usize, usize);
+    let case = |Shape(heads, kv_heads, d, rows): Shape,
+                places: &[[u32; 2]],
+                dtype,
+                change: &dyn Fn(&mut Attend)| {
+        let t = places.len();
+        let mut op = Attend {
+            attention: Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window: None, slots: 1 },
+            rope: Rope { rotated: d, scale: 1.0, interleaved: false },
+            norm: None,
+            joined: true,
+        };
+        change(&mut op);
+        let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
+        let widths = match op.joined {
+            true => vec![(heads + 2 * kv_heads) * d],
+            false => vec![heads * d, kv_heads * d, kv_heads * d],
+        };
+        let mut inputs: Vec<Fill> = widths.iter().map(|&width| normal(&[t, width], Dtype::F32)).collect();
+        let cache = normal(&[rows, kv_heads * d], dtype);
+        inputs.extend([cache.clone(), cache, Fill::U32(vec![t, 2], places.concat())]);
+        inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));
+        if op.norm.is_some() {
+            inputs.extend([normal(&[d], Dtype::BF16), normal(&[d], Dtype::F32)]);
+        }
+        Case { op: Arc::new(op), inputs, reduction: rows + d }
+    };
+    let plain = |_: &mut Attend| ();
+    vec![
+        case(Shape(4, 2, 64, 40), &[[21, 0]], Dtype::F16, &plain),
+        case(Shape(8, 2, 128, 70), &[[0, 0]], Dtype::F16, &plain),
+        case(Shape(8, 2, 128, 300), &[[299, 0]], Dtype::F16, &|op| op.norm = Some(1e-6)),
+        case(Shape(4, 4, 128, 90), &[[64, 0]], Dtype::F32, &|op| op.joined = false),
+        case(Shape(6, 2, 80, 700), &[[603, 0]], Dtype::F16, &|op| {
+            (op.rope.rotated, op.rope.scale) = (32, 1.25);
+        }),
+        case(Shape(7, 1, 96, 700), &[[699, 0]], Dtype::F16, &|op| op.attention.window = Some(100)),
+        case(Shape(5, 1, 256, 150), &[[131, 0]], Dtype::F32, &|op| op.rope.interleaved = true),
+        case(Shape(2, 1, 32, 20), &[[3, 0]], Dtype::F32, &|op| op.norm = Some(1e-5)),
+        case(Shape(2, 1, 16, 9), &[[8, 0]], Dtype::F16, &plain),
+        // Tokens of several sequences, several of one, and both.
+        case(Shape(4, 2, 64, 200), &[[8, 100], [0, 0], [49, 50], [33, 150]], Dtype::F16, &|op| {
+            op.attention.slots = 4;
+        }),
+        case(Shape(4, 1, 128, 300), &[[254, 0], [255, 0], [256, 0], [257, 0], [258, 0]], Dtype::F16, &|op| {
+            (op.attention.window, op.norm) = (Some(130), Some(1e-6));
+        }),
+        case(
+            Shape(2, 2, 80, 90),
+            &[[60, 0], [61, 0], [0, 70], [1, 70], [2, 70], [62, 0]],
+            Dtype::F32,
+            &|op| {
+                (op.attention.slots, op.rope.interleaved, op.joined) = (2, true, false);
+            },
+        ),
+    ]
+}

@@ -1,0 +1,115 @@
+//! The rule around the attention of few tokens: norms of heads, rotation and writing the cache go into it.
+
+use super::fuse::{Matcher, Rewrite};
+use super::graph::Kind;
+use crate::op::Op;
+use crate::ops::{Attend, Attention, KvWrite, RmsNorm, Rope};
+use std::sync::Arc;
+
+/// `attention(rope(norm(q)), write(keys, rope(norm(k))), write(values, v))` with or without norms, of three
+/// arrays or of three parts of one.
+pub(super) fn attend(m: &Matcher<'_>, at: usize) -> Option<Rewrite> {
+    let (attention, inputs) = m.op::<Attention>(at)?;
+    let [_, heads, d] = *m.spec(at).dims else { return None };
+    let [q, keys, values, places] = *inputs else { return None };
+    let q = Heads::of(m, q)?;
+    let (keys, rows) = written(m, keys, places)?;
+    let k = Heads::of(m, flat(m, rows))?;
+    let (values, rows) = written(m, values, places)?;
+    let v = Columns::of(m, rows)?;
+
+    let alike = q.rope.words() == k.rope.words()
+        && [q.places, k.places] == [places; 2]
+        && q.inv_freq == k.inv_freq
+        && q.norm.map(|(eps, _)| eps) == k.norm.map(|(eps, _)| eps);
+    let (q_width, kv_width) = (heads * d, attention.kv_heads * d);
+    let [from_q, from_k, from_v] = [&q.from, &k.from, &v];
+    let is = |x: &Columns, first, width, pitch| (x.first, x.width, x.pitch) == (first, width, pitch);
+    let n = q_width + 2 * kv_width;
+    let joined = [from_k.array, from_v.array] == [from_q.array; 2]
+        && is(from_q, 0, q_width, n)
+        && is(from_k, q_width, kv_width, n)
+        && is(from_v, q_width + kv_width, kv_width, n);
+    let separate = is(from_q, 0, q_width, q_width)
+        && is(from_k, 0, kv_width, kv_width)
+        && is(from_v, 0, kv_width, kv_width);
+    if !alike || !(joined || separate) {
+        return None;
+    }
+    let mut inputs = vec![from_q.array];
+    if !joined {
+        inputs.extend([from_k.array, from_v.array]);
+    }
+    inputs.extend([keys, values, places, q.inv_freq]);
+    inputs.extend([q.norm, k.norm].into_iter().flatten().map(|(_, gain)| gain));
+    let op = Attend {
+        attention: attention.clone(),
+        rope: q.rope.clone(),
+        norm: q.norm.map(|(eps, _)| eps),
+        joined,
+    };
+    Some((Arc::new(op), inputs))
+}
+
+/// Heads that are rotated, and normed or not, as they stand in the output of a linear layer.
+struct Heads<'a> {
+    rope: &'a Rope,
+    places: usize,
+    inv_freq: usize,
+    /// Epsilon and gain.
+    norm: Option<(f32, usize)>,
+    from: Columns,
+}
+
+impl<'a> Heads<'a> {
+    fn of(m: &Matcher<'a>, at: usize) -> Option<Self> {
+        let (rope, inputs) = m.op::<Rope>(at)?;
+        let [x, places, inv_freq] = *inputs else { return None };
+        let (x, norm) = match m.op::<RmsNorm>(x) {
+            Some((norm, inputs)) => (inputs[0], Some((norm.eps, inputs[1]))),
+            None => (x, None),
+        };
+        Some(Self { rope, places, inv_freq, norm, from: Columns::of(m, x)? })
+    }
+}
+
+/// Columns `first .. first + width` of rows of `pitch`.
+struct Columns {
+    array: usize,
+    first: usize,
+    width: usize,
+    pitch: usize,
+}
+
+impl Columns {
+    fn of(m: &Matcher<'_>, at: usize) -> Option<Self> {
+        let array = flat(m, at);
+        let Some((whole, layout)) = m.view(array) else {
+            let [_, width] = *m.spec(array).dims else { return None };
+            return Some(Self { array, first: 0, width, pitch: width });
+        };
+        let ([t, pitch], [rows, width]) =
+            (m.spec(whole).dims[..].try_into().ok()?, layout.shape[..].try_into().ok()?);
+        let part = rows == t && layout.strides == [pitch, 1] && layout.offset + width <= pitch;
+        part.then_some(Self { array: whole, first: layout.offset, width, pitch })
+    }
+}
+
+/// What is seen through reshapes alone.
+fn flat(m: &Matcher<'_>, mut at: usize) -> usize {
+    while let Some((x, layout)) = m.view(at) {
+        if layout.offset != 0 || !layout.is_contiguous() || layout.size() != m.spec(x).size() {
+            break;
+        }
+        at = x;
+    }
+    at
+}
+
+/// The cache that is written for this attention alone, and the rows that go into it.
+fn written(m: &Matcher<'_>, at: usize, places: usize) -> Option<(usize, usize)> {
+    let (_, inputs) = m.op::<KvWrite>(at)?;
+    let [cache, rows, same] = *inputs else { return None };
+    let changes = matches!(m.graph.nodes[cache].kind, Kind::Leaf { mutable: true, .. });
+    (same == places && changes && m.uses(at) == 1 && m.uses(cache) == 1).then_some((cache, rows))
+}

@@ -1,0 +1,76 @@
+//! What fusion is for: few dispatches per token, and the same answers.
+
+use std::path::Path;
+use std::sync::Mutex;
+use unimlx::{Device, GenerateOptions, Generator, LoadOptions, Model, logits, set_fusion};
+
+/// Fusion is one switch for the process: tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+const MODELS: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
+/// Loads a fixture on the GPU, if there is one; `UNIMLX_REQUIRE_GPU=1` insists.
+fn load(name: &str) -> Option<Model> {
+    if Device::GPU.or_fallback() != Device::GPU {
+        let required = std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1");
+        assert!(!required, "UNIMLX_REQUIRE_GPU=1, but there is no adapter");
+        return None;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("model");
+    let options = LoadOptions { device: Some(Device::GPU), ..LoadOptions::default() };
+    Some(Model::load(folder, options).unwrap())
+}
+
+/// Runs with and without fusion.
+fn both<T>(run: impl Fn() -> T) -> (T, T) {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let fused = run();
+    set_fusion(false);
+    let plain = run();
+    set_fusion(true);
+    (fused, plain)
+}
+
+#[test]
+fn a_layer_is_six_dispatches() {
+    for name in MODELS {
+        let Some(model) = load(name) else { return };
+        let layers = model.config().num_hidden_layers;
+        let (fused, plain) = both(|| model.step_recording(1).unwrap());
+        let steps = |recording: &str| recording.lines().count();
+        assert!(steps(&fused) <= 6 * layers + 3, "{name}:\n{fused}");
+        assert!(steps(&plain) >= 12 * layers, "{name}:\n{plain}");
+        assert_eq!(fused.matches("attend ").count(), layers, "{name}:\n{fused}");
+    }
+}
+
+#[test]
+fn layers_that_are_stored_differently_are_fused_too() {
+    let Some(model) = load("llama-mlx-mixed46") else { return };
+    let recording = model.step_recording(1).unwrap();
+    assert_eq!(recording.matches("attend ").count(), model.config().num_hidden_layers, "{recording}");
+}
+
+#[test]
+fn fusion_does_not_change_logits() {
+    for name in MODELS {
+        let Some(model) = load(name) else { return };
+        let ids: Vec<u32> = (0..8).map(|i| 7 * i + 3).collect();
+        // As many tokens of one sequence as come together.
+        for n in [1, 2, 5, 8] {
+            let (fused, plain) = both(|| logits(&model, &ids[..n], None).unwrap());
+            let square = |x: f32| f64::from(x).powi(2);
+            let error: f64 = fused.iter().zip(&plain).map(|(a, b)| square(a - b)).sum();
+            let size: f64 = plain.iter().map(|b| square(*b)).sum();
+            assert!((error / size).sqrt() < 1e-3, "{name}, {n} tokens: {:.1e}", (error / size).sqrt());
+        }
+        let options =
+            GenerateOptions { max_tokens: Some(12), ignore_eos: true, ..GenerateOptions::default() };
+        let (fused, plain) = both(|| {
+            let mut generator = Generator::new(&model, None);
+            generator.prompt(&ids, options.clone()).unwrap();
+            generator.map(Result::unwrap).collect::<Vec<u32>>()
+        });
+        assert_eq!(fused, plain, "{name}");
+    }
+}

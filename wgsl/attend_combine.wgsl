@@ -1,0 +1,65 @@
+// y = sum_s exp(m_s - m) r_s / sum_s exp(m_s - m) l_s: the splits of attend together, where split s of a query
+// head gave sums r_s, their maximum m_s and the sum l_s of weights, and m is the greatest maximum.
+//
+// Work split: a workgroup per token and query head. COLUMNS of its 256 invocations cover the head's vectors of 4
+// values, and 256 / COLUMNS parts share the splits that had keys; parts meet in workgroup memory.
+// Parts: first_key, end_key, share (key_range).
+
+struct Params { heads: u32, vectors: u32, tokens: u32, splits: u32, rows: u32, window: u32 }
+
+@group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+// Invocations that cover a head's vectors: a power of two, 16 to 64.
+override COLUMNS: u32 = 32u;
+const WG: u32 = 256u;
+
+var<workgroup> meeting: array<vec4<f32>, WG>;
+var<workgroup> edges: array<vec2<f32>, 16>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let here = places[group.y];
+    let keys = end_key(here) - first_key(here);
+    let size = share(keys);
+    let splits = (keys + size - 1u) / size;
+    let row = group.y * params.heads + group.x;
+    let first = row * params.splits;
+    let first_edge = params.tokens * params.heads * params.splits * params.vectors + first;
+    let column = lane % COLUMNS;
+    let part = lane / COLUMNS;
+    var greatest = -3.0e38;
+    var total = 0.0;
+    var sum = vec4<f32>(0.0);
+    for (var s = part; s < splits; s += WG / COLUMNS) {
+        let edge = partials[first_edge + s];
+        let result = partials[(first + s) * params.vectors + min(column, params.vectors - 1u)];
+        let next = max(greatest, edge.x);
+        let before = exp(greatest - next);
+        let weight = exp(edge.x - next);
+        sum = before * sum + weight * result;
+        total = before * total + weight * edge.y;
+        greatest = next;
+    }
+    meeting[lane] = sum;
+    if column == 0u {
+        edges[part] = vec2<f32>(greatest, total);
+    }
+    workgroupBarrier();
+    if lane >= params.vectors {
+        return;
+    }
+    for (var i = 0u; i < WG / COLUMNS; i++) {
+        greatest = max(greatest, edges[i].x);
+    }
+    sum = vec4<f32>(0.0);
+    total = 0.0;
+    for (var i = 0u; i < WG / COLUMNS; i++) {
+        let weight = exp(edges[i].x - greatest);
+        total += weight * edges[i].y;
+        sum += weight * meeting[i * COLUMNS + lane];
+    }
+    y[row * params.vectors + lane] = sum / total;
+}

@@ -1,0 +1,29 @@
+// Exchange between LANES neighbours of a workgroup of WG invocations, within subgroups. All must call. Subgroups
+// are taken to be full, in order of invocations, and of a multiple of LANES.
+enable subgroups;
+diagnostic(off, subgroup_uniformity);
+
+// The value of the lane whose number differs by the bit `distance`.
+fn across4(lane: u32, value: vec4<f32>, distance: u32) -> vec4<f32> {
+    return subgroupShuffleXor(value, distance);
+}
+
+// What spread4 needs to know of a lane.
+fn base_lane(lane: u32) -> u32 {
+    return (lane % subgroupAdd(1u)) & ~(LANES - 1u);
+}
+
+// The values of the first, second, third and fourth quarter of the LANES neighbours.
+fn spread4(lane: u32, base: u32, value: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        subgroupShuffle(value, base),
+        subgroupShuffle(value, base + LANES / 4u),
+        subgroupShuffle(value, base + LANES / 2u),
+        subgroupShuffle(value, base + 3u * LANES / 4u),
+    );
+}
+
+// Whether it may hold for some of the neighbours.
+fn any_lane(holds: bool) -> bool {
+    return subgroupAny(holds);
+}
