@@ -71,12 +71,14 @@ mod wgsl;
 
 pub use array::{Device, MLXArray};
 pub use bench::{
-    BenchOptions, BenchRow, KernelTime, Profile, bench, config_names, profile, synthetic_config,
+    BenchOptions, BenchRow, KernelTime, Profile, Roofs, bench, config_names, profile, roofs, synthetic_config,
 };
 pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use generate::{FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits};
+pub use generate::{
+    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits,
+};
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,

@@ -15,7 +15,19 @@ use unimlx::{Caps, Stage, Word, ops};
 
 /// Shaders around expressions that the planner prints, and those of the engine itself: tests beside their
 /// users run them.
-const GENERATED: [&str; 5] = ["canary.wgsl", "map.wgsl", "put.wgsl", "reduce.wgsl", "topk.wgsl"];
+const GENERATED: [&str; 11] = [
+    "canary.wgsl",
+    "map.wgsl",
+    "put.wgsl",
+    "reduce.wgsl",
+    "roof_coop.wgsl",
+    "roof_dot4.wgsl",
+    "roof_fill.wgsl",
+    "roof_fma.wgsl",
+    "roof_read.wgsl",
+    "roof_step.wgsl",
+    "topk.wgsl",
+];
 
 /// Calls `visit` once for each distinct stage: of each op, and what fills synthetic weights.
 fn stages(mut visit: impl FnMut(&str, &str, &Caps, &Stage)) {

@@ -11,8 +11,8 @@
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
 // Parts: first_key, end_key, share (key_range); key8, value8, round8, eight (cache8_*); across4, spread4,
-// base_lane, any_lane (lanes_*); q_gain8, k_gain8 (head_gains, no_head_gains); cos_sin (angle). Bindings and q4,
-// k4, v4 are generated, for queries, keys and values may be one array.
+// base_lane, any_lane (lanes_*); other_of, others, turn8, turned (turn8); q_gain8, k_gain8 (head_gains, no_head_gains); cos_sin
+// (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one array.
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
 override LANES: u32 = 16u;
@@ -20,24 +20,17 @@ override LANES: u32 = 16u;
 override HEADS: u32 = 4u;
 // Tokens of the step.
 override TOKENS: u32 = 1u;
-// Angles of all tokens: 4 per token and lane of a head.
-override ANGLES: u32 = 64u;
 override NORM: u32 = 0u;
-override INTERLEAVED: u32 = 0u;
+// Query heads whose sums meet at once, 1 or 4, as workgroup memory allows.
+override ROUND: u32 = 4u;
+override MEETING: u32 = 1024u;
 const WG: u32 = 128u;
 // By how much a score may exceed what weights are relative to before sums are rescaled.
 const SLACK: f32 = 8.0;
 
-var<workgroup> angles: array<vec2<f32>, ANGLES>;
-var<workgroup> meeting: array<vec4<f32>, 256>;
+var<workgroup> meeting: array<vec4<f32>, MEETING>;
 var<workgroup> maxima: array<vec4<f32>, 16>;
 var<workgroup> totals: array<vec4<f32>, 16>;
-
-// 8 values of a head, and the 8 that they turn with.
-struct Pairs { own: mat2x4<f32>, other: mat2x4<f32> }
-
-// Cosines, and sines with the sign that the other values take.
-struct Turn { cosine: mat2x4<f32>, sine: mat2x4<f32> }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -61,31 +54,61 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     let stored = min(high, fresh);
+    // Whether this split has the token's own key, which is the last.
+    let owner = low <= here.x && here.x < high;
 
     let c = lane % LANES;
     let part = lane / LANES;
     let base = base_lane(lane);
-    let q_at = t * params.q_pitch + (h * heads + first_head) * 2u * params.eights;
-    let r0 = query(q_at, 0u, c);
-    let r1 = query(q_at, min(1u, heads - 1u - first_head), c);
-    let r2 = query(q_at, min(2u, heads - 1u - first_head), c);
-    let r3 = query(q_at, min(3u, heads - 1u - first_head), c);
+    let pitch = params.kv_heads * params.eights;
+    let column = here.y * pitch + h * params.eights + min(c, params.eights - 1u);
+    // The first keys are on their way while queries are made ready.
+    var at = rows_of(column, pitch, low + part, stored);
+    var k = Four(key8(at.x), key8(at.y), key8(at.z), key8(at.w));
+
+    // Rows to make ready: the query heads, the new key, the new value; each part takes one.
+    let head = h * heads + first_head;
+    let most = heads - 1u - first_head;
+    var raw = row_of(part, t, h, head + min(part, most), c);
     for (var i = lane; i < TOKENS * params.half; i += WG) {
         let angle = f32(places[i / params.half].x) * inv_freq[i % params.half];
         angles[i] = params.rope_scale * cos_sin(angle);
     }
     workgroupBarrier();
-    var factor = vec4<f32>(1.0);
-    if NORM != 0u {
-        factor = inverse_rms(lane, vec4<f32>(squares(r0.own), squares(r1.own), squares(r2.own), squares(r3.own)));
-    }
-    factor *= params.scale;
     let turn = turn8(t, c);
-    let gain = Pairs(q_gain8(c), others(c, q_gain8(c), q_gain8(other_of(c))));
-    let q0 = factor.x * turned(r0, gain, turn);
-    let q1 = factor.y * turned(r1, gain, turn);
-    let q2 = factor.z * turned(r2, gain, turn);
-    let q3 = factor.w * turned(r3, gain, turn);
+    for (var first = 0u; first < HEADS + 2u; first += WG / LANES) {
+        let row = first + part;
+        if first > 0u {
+            raw = row_of(row, t, h, head + min(row, most), c);
+        }
+        let inverse = inverse_rms(lane, raw.own);
+        var ready = raw.own;
+        if row < HEADS {
+            ready = (params.scale * inverse) * turned(raw, gains(q_gain8(c), q_gain8(other_of(c))), turn);
+        } else {
+            if row == HEADS {
+                ready = inverse * turned(raw, gains(k_gain8(c), k_gain8(other_of(c))), turn);
+            }
+            let rounded = round8(ready);
+            ready = eight(rounded);
+            if owner && first_head == 0u && c < params.eights {
+                if row == HEADS {
+                    set_key8(column + here.x * pitch, rounded);
+                } else if row == HEADS + 1u {
+                    set_value8(column + here.x * pitch, rounded);
+                }
+            }
+        }
+        if row < HEADS + 2u {
+            meeting[2u * (row * LANES + c)] = ready[0];
+            meeting[2u * (row * LANES + c) + 1u] = ready[1];
+        }
+    }
+    workgroupBarrier();
+    let q0 = made_ready(0u, c);
+    let q1 = made_ready(min(1u, HEADS - 1u), c);
+    let q2 = made_ready(min(2u, HEADS - 1u), c);
+    let q3 = made_ready(HEADS - 1u, c);
 
     var a0 = mat2x4<f32>();
     var a1 = mat2x4<f32>();
@@ -93,30 +116,33 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var a3 = mat2x4<f32>();
     var greatest = vec4<f32>(-3.0e38);
     var total = vec4<f32>(0.0);
-    let pitch = params.kv_heads * params.eights;
-    let column = here.y * pitch + h * params.eights + min(c, params.eights - 1u);
+    if owner {
+        var score = scores(q0, q1, q2, q3, made_ready(HEADS, c));
+        for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
+            score += across4(lane, score, distance);
+        }
+        // One part counts it, and of its lanes as many as count a stored key.
+        if part == 0u {
+            greatest = score;
+            total = vec4<f32>(select(0.0, 1.0, c < LANES / 4u));
+            a0 = made_ready(HEADS + 1u, c);
+            a1 = a0;
+            a2 = a0;
+            a3 = a0;
+        }
+    }
     // Of four keys, the one whose score this invocation ends up with.
     let upper = (c & (LANES / 2u)) != 0u;
     let odd = (c & (LANES / 4u)) != 0u;
     let own = part + (WG / LANES) * (select(0u, 2u, upper) + select(0u, 1u, odd));
     for (var tile = low; tile < stored; tile += 4u * WG / LANES) {
-        let j = tile + part;
-        let at0 = column + min(j, stored - 1u) * pitch;
-        let at1 = column + min(j + WG / LANES, stored - 1u) * pitch;
-        let at2 = column + min(j + 2u * WG / LANES, stored - 1u) * pitch;
-        let at3 = column + min(j + 3u * WG / LANES, stored - 1u) * pitch;
-        let k0 = key8(at0);
-        let k1 = key8(at1);
-        let k2 = key8(at2);
-        let k3 = key8(at3);
-        let v0 = value8(at0);
-        let v1 = value8(at1);
-        let v2 = value8(at2);
-        let v3 = value8(at3);
-        let s0 = scores(q0, q1, q2, q3, eight(k0));
-        let s1 = scores(q0, q1, q2, q3, eight(k1));
-        let s2 = scores(q0, q1, q2, q3, eight(k2));
-        let s3 = scores(q0, q1, q2, q3, eight(k3));
+        let v = Four(value8(at.x), value8(at.y), value8(at.z), value8(at.w));
+        let s0 = scores(q0, q1, q2, q3, eight(k.a));
+        let s1 = scores(q0, q1, q2, q3, eight(k.b));
+        let s2 = scores(q0, q1, q2, q3, eight(k.c));
+        let s3 = scores(q0, q1, q2, q3, eight(k.d));
+        at = rows_of(column, pitch, tile + 4u * WG / LANES + part, stored);
+        k = Four(key8(at.x), key8(at.y), key8(at.z), key8(at.w));
         // Sums over the lanes, each half of which goes on with half of the keys.
         let even_sum = select(s0, s2, upper) + across4(lane, select(s2, s0, upper), LANES / 2u);
         let odd_sum = select(s1, s3, upper) + across4(lane, select(s3, s1, upper), LANES / 2u);
@@ -127,11 +153,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let seen = tile + own < stored;
         score = select(vec4<f32>(-3.0e38), score, seen);
         if any_lane(any(score > greatest + SLACK)) {
-            var next = max(greatest, score);
-            next = max(next, across4(lane, next, LANES / 2u));
-            next = max(next, across4(lane, next, LANES / 4u));
-            let decay = exp(greatest - next);
-            greatest = next;
+            var higher = max(greatest, score);
+            higher = max(higher, across4(lane, higher, LANES / 2u));
+            higher = max(higher, across4(lane, higher, LANES / 4u));
+            let decay = exp(greatest - higher);
+            greatest = higher;
             total *= decay;
             a0 *= decay.x;
             a1 *= decay.y;
@@ -141,69 +167,52 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let weight = select(vec4<f32>(0.0), exp(score - greatest), seen);
         total += weight;
         let weights = spread4(lane, base, weight);
-        let w0 = eight(v0);
+        let w0 = eight(v.a);
         a0 += weights[0].x * w0;
         a1 += weights[0].y * w0;
         a2 += weights[0].z * w0;
         a3 += weights[0].w * w0;
-        let w1 = eight(v1);
+        let w1 = eight(v.b);
         a0 += weights[1].x * w1;
         a1 += weights[1].y * w1;
         a2 += weights[1].z * w1;
         a3 += weights[1].w * w1;
-        let w2 = eight(v2);
+        let w2 = eight(v.c);
         a0 += weights[2].x * w2;
         a1 += weights[2].y * w2;
         a2 += weights[2].z * w2;
         a3 += weights[2].w * w2;
-        let w3 = eight(v3);
+        let w3 = eight(v.d);
         a0 += weights[3].x * w3;
         a1 += weights[3].y * w3;
         a2 += weights[3].z * w3;
         a3 += weights[3].w * w3;
     }
 
+    // Keys of other tokens of this step that come before its own.
     for (var i = 0u; i < TOKENS; i++) {
         let position = places[i].x;
-        if places[i].y != here.y || position < low || position >= high {
+        if i == t || places[i].y != here.y || position < low || position >= high {
             continue;
         }
-        let k_at = i * params.kv_pitch + params.k_first + h * 2u * params.eights;
-        let v_at = i * params.kv_pitch + params.v_first + h * 2u * params.eights + 2u * c;
-        var new_key = Pairs();
-        var new_value = mat2x4<f32>();
-        if c < params.eights {
-            new_key.own = mat2x4<f32>(k4(k_at + 2u * c), k4(k_at + 2u * c + 1u));
-            let from_other = k_at + 2u * other_of(c);
-            new_key.other = others(c, new_key.own, mat2x4<f32>(k4(from_other), k4(from_other + 1u)));
-            new_value = mat2x4<f32>(v4(v_at), v4(v_at + 1u));
-        }
-        var inverse = 1.0;
-        if NORM != 0u {
-            inverse = inverse_rms(lane, vec4<f32>(squares(new_key.own))).x;
-        }
-        let key_gain = Pairs(k_gain8(c), others(c, k_gain8(c), k_gain8(other_of(c))));
-        let key = round8(inverse * turned(new_key, key_gain, turn8(i, c)));
-        let value = round8(new_value);
-        if i == t && part == 0u && first_head == 0u && c < params.eights {
-            set_key8(column + position * pitch, key);
-            set_value8(column + position * pitch, value);
-        }
-        var score = scores(q0, q1, q2, q3, eight(key));
+        let new_key = row_of(HEADS, i, h, head, c);
+        let gain = gains(k_gain8(c), k_gain8(other_of(c)));
+        let key = eight(round8(inverse_rms(lane, new_key.own) * turned(new_key, gain, turn8(i, c))));
+        let value = eight(round8(row_of(HEADS + 1u, i, h, head, c).own));
+        var score = scores(q0, q1, q2, q3, key);
         for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
             score += across4(lane, score, distance);
         }
-        // One part counts it, and of its lanes as many as count a stored key.
         let counts = part == i % (WG / LANES);
-        let next = select(greatest, max(greatest, score), counts);
-        let decay = exp(greatest - next);
-        greatest = next;
-        let weight = select(vec4<f32>(0.0), exp(score - next), counts);
+        let higher = select(greatest, max(greatest, score), counts);
+        let decay = exp(greatest - higher);
+        greatest = higher;
+        let weight = select(vec4<f32>(0.0), exp(score - higher), counts);
         total = total * decay + select(vec4<f32>(0.0), weight, c < LANES / 4u);
-        a0 = decay.x * a0 + weight.x * eight(value);
-        a1 = decay.y * a1 + weight.y * eight(value);
-        a2 = decay.z * a2 + weight.z * eight(value);
-        a3 = decay.w * a3 + weight.w * eight(value);
+        a0 = decay.x * a0 + weight.x * value;
+        a1 = decay.y * a1 + weight.y * value;
+        a2 = decay.z * a2 + weight.z * value;
+        a3 = decay.w * a3 + weight.w * value;
     }
 
     for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
@@ -222,19 +231,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < WG / LANES; i++) {
         sum += exp(maxima[i] - all) * totals[i];
     }
-    let row = t * params.heads + h * heads + first_head;
-    let last_head = min(HEADS, heads - first_head) - 1u;
+    let row = t * params.heads + head;
+    let last_head = min(HEADS - 1u, most);
     let decay = exp(greatest - all);
-    let share_of = select(vec4<f32>(1.0), 1.0 / sum, params.splits == 1u);
-    settle(lane, group.y, row, decay.x * a0, share_of.x);
-    if HEADS > 1u {
-        settle(lane, group.y, row + min(1u, last_head), decay.y * a1, share_of.y);
-    }
-    if HEADS > 2u {
-        settle(lane, group.y, row + min(2u, last_head), decay.z * a2, share_of.z);
-    }
-    if HEADS > 3u {
-        settle(lane, group.y, row + min(3u, last_head), decay.w * a3, share_of.w);
+    let factor = select(decay, decay / sum, params.splits == 1u);
+    let to = row * params.splits + group.y;
+    if ROUND == 1u {
+        settle(lane, to, factor.x * a0);
+        if HEADS > 1u { settle(lane, to + min(1u, last_head) * params.splits, factor.y * a1); }
+        if HEADS > 2u { settle(lane, to + min(2u, last_head) * params.splits, factor.z * a2); }
+        if HEADS > 3u { settle(lane, to + min(3u, last_head) * params.splits, factor.w * a3); }
+    } else {
+        workgroupBarrier();
+        bring(lane, 0u, factor.x * a0);
+        if HEADS > 1u { bring(lane, 1u, factor.y * a1); }
+        if HEADS > 2u { bring(lane, 2u, factor.z * a2); }
+        if HEADS > 3u { bring(lane, 3u, factor.w * a3); }
+        workgroupBarrier();
+        let vectors = 2u * params.eights;
+        for (var i = lane; i < (last_head + 1u) * vectors; i += WG) {
+            out[(to + i / vectors * params.splits) * vectors + i % vectors] = sum_of_parts(i / vectors, i % vectors);
+        }
     }
     if params.splits > 1u && lane <= last_head {
         let edges = TOKENS * params.heads * params.splits * 2u * params.eights;
@@ -242,91 +259,78 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 }
 
-// Adds up what the parts found for one query head; multiplied by `factor` it is the result of this split.
-fn settle(lane: u32, split: u32, row: u32, own: mat2x4<f32>, factor: f32) {
-    workgroupBarrier();
-    meeting[2u * lane] = own[0];
-    meeting[2u * lane + 1u] = own[1];
-    workgroupBarrier();
-    if lane < 2u * params.eights {
-        var sum = meeting[lane];
-        for (var i = 1u; i < WG / LANES; i++) {
-            sum += meeting[2u * i * LANES + lane];
-        }
-        out[(row * params.splits + split) * 2u * params.eights + lane] = factor * sum;
-    }
+// Four keys or values of a part, as they are stored.
+struct Four { a: Eight, b: Eight, c: Eight, d: Eight }
+
+// Where they are: WG / LANES rows apart from position j on, none past the last that is stored.
+fn rows_of(column: u32, pitch: u32, j: u32, stored: u32) -> vec4<u32> {
+    let positions = vec4<u32>(j) + vec4<u32>(0u, 1u, 2u, 3u) * (WG / LANES);
+    return vec4<u32>(column) + min(positions, vec4<u32>(max(stored, 1u) - 1u)) * pitch;
 }
 
-fn query(q_at: u32, head: u32, c: u32) -> Pairs {
+// A token's query head, if row < HEADS, or its key, or its value.
+fn row_of(row: u32, t: u32, h: u32, head: u32, c: u32) -> Pairs {
     var result = Pairs();
-    if c < params.eights {
-        let at = q_at + head * 2u * params.eights;
+    if c >= params.eights {
+        return result;
+    }
+    let other = 2u * other_of(c);
+    if row < HEADS {
+        let at = t * params.q_pitch + head * 2u * params.eights;
         result.own = mat2x4<f32>(q4(at + 2u * c), q4(at + 2u * c + 1u));
-        let from_other = at + 2u * other_of(c);
-        result.other = others(c, result.own, mat2x4<f32>(q4(from_other), q4(from_other + 1u)));
+        result.other = others(result.own, mat2x4<f32>(q4(at + other), q4(at + other + 1u)));
+    } else if row == HEADS {
+        let at = t * params.kv_pitch + params.k_first + h * 2u * params.eights;
+        result.own = mat2x4<f32>(k4(at + 2u * c), k4(at + 2u * c + 1u));
+        result.other = others(result.own, mat2x4<f32>(k4(at + other), k4(at + other + 1u)));
+    } else {
+        let at = t * params.kv_pitch + params.v_first + h * 2u * params.eights;
+        result.own = mat2x4<f32>(v4(at + 2u * c), v4(at + 2u * c + 1u));
     }
     return result;
 }
 
-// The lane whose values those of lane c turn with; c itself past what turns, and where neighbours turn.
-fn other_of(c: u32) -> u32 {
-    let lanes = params.half / 8u;
-    if INTERLEAVED != 0u || c >= 2u * lanes {
-        return c;
+fn gains(own: mat2x4<f32>, from_other: mat2x4<f32>) -> Pairs {
+    return Pairs(own, others(own, from_other));
+}
+
+fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
+    return mat2x4<f32>(meeting[2u * (row * LANES + c)], meeting[2u * (row * LANES + c) + 1u]);
+}
+
+fn bring(lane: u32, head: u32, own: mat2x4<f32>) {
+    meeting[2u * (head * WG + lane)] = own[0];
+    meeting[2u * (head * WG + lane) + 1u] = own[1];
+}
+
+fn sum_of_parts(head: u32, column: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    for (var i = 0u; i < WG / LANES; i++) {
+        sum += meeting[2u * (head * WG + i * LANES) + column];
     }
-    return select(c - lanes, c + lanes, c < lanes);
+    return sum;
 }
 
-fn others(c: u32, own: mat2x4<f32>, from_other: mat2x4<f32>) -> mat2x4<f32> {
-    if INTERLEAVED != 0u {
-        return mat2x4<f32>(own[0].yxwz, own[1].yxwz);
+// One query head's sums, brought together through little memory.
+fn settle(lane: u32, to: u32, own: mat2x4<f32>) {
+    workgroupBarrier();
+    bring(lane, 0u, own);
+    workgroupBarrier();
+    if lane < 2u * params.eights {
+        out[to * 2u * params.eights + lane] = sum_of_parts(0u, lane);
     }
-    return from_other;
 }
 
-fn turn8(token: u32, c: u32) -> Turn {
-    let lanes = params.half / 8u;
-    if c >= 2u * lanes {
-        let ones = vec4<f32>(1.0);
-        return Turn(mat2x4<f32>(ones, ones), mat2x4<f32>());
+// 1 / root mean square of a head, or 1 if heads are not normed.
+fn inverse_rms(lane: u32, own: mat2x4<f32>) -> f32 {
+    if NORM == 0u {
+        return 1.0;
     }
-    if INTERLEAVED != 0u {
-        let at = token * params.half + 4u * c;
-        let a = angles[at];
-        let b = angles[at + 1u];
-        let d = angles[at + 2u];
-        let e = angles[at + 3u];
-        let cosine = mat2x4<f32>(vec4<f32>(a.xx, b.xx), vec4<f32>(d.xx, e.xx));
-        return Turn(cosine, mat2x4<f32>(vec4<f32>(-a.y, a.y, -b.y, b.y), vec4<f32>(-d.y, d.y, -e.y, e.y)));
-    }
-    let at = token * params.half + 8u * select(c - lanes, c, c < lanes);
-    let a = mat4x2<f32>(angles[at], angles[at + 1u], angles[at + 2u], angles[at + 3u]);
-    let b = mat4x2<f32>(angles[at + 4u], angles[at + 5u], angles[at + 6u], angles[at + 7u]);
-    let sign = select(1.0, -1.0, c < lanes);
-    let cosine = mat2x4<f32>(vec4<f32>(a[0].x, a[1].x, a[2].x, a[3].x), vec4<f32>(b[0].x, b[1].x, b[2].x, b[3].x));
-    let sine = mat2x4<f32>(vec4<f32>(a[0].y, a[1].y, a[2].y, a[3].y), vec4<f32>(b[0].y, b[1].y, b[2].y, b[3].y));
-    return Turn(cosine, sign * sine);
-}
-
-fn times(a: mat2x4<f32>, b: mat2x4<f32>) -> mat2x4<f32> {
-    return mat2x4<f32>(a[0] * b[0], a[1] * b[1]);
-}
-
-fn turned(x: Pairs, gain: Pairs, turn: Turn) -> mat2x4<f32> {
-    return times(times(x.own, gain.own), turn.cosine) + times(times(x.other, gain.other), turn.sine);
-}
-
-fn squares(x: mat2x4<f32>) -> f32 {
-    return dot(x[0], x[0]) + dot(x[1], x[1]);
-}
-
-// 1 / root mean square of up to four heads, from their lanes' squares.
-fn inverse_rms(lane: u32, own: vec4<f32>) -> vec4<f32> {
-    var sum = own;
+    var sum = vec4<f32>(dot(own[0], own[0]) + dot(own[1], own[1]));
     for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
         sum += across4(lane, sum, distance);
     }
-    return inverseSqrt(sum / f32(8u * params.eights) + params.eps);
+    return inverseSqrt(sum.x / f32(8u * params.eights) + params.eps);
 }
 
 // This lane's share of the scores of a key with each query head.

@@ -33,14 +33,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var greatest = -3.0e38;
     var total = 0.0;
     var sum = vec4<f32>(0.0);
-    for (var s = part; s < splits; s += WG / COLUMNS) {
-        let edge = partials[first_edge + s];
-        let result = partials[(first + s) * params.vectors + min(column, params.vectors - 1u)];
-        let next = max(greatest, edge.x);
+    let last = splits - 1u;
+    let inside = min(column, params.vectors - 1u);
+    // Four at a time: their loads do not wait for each other.
+    for (var s = part; s < splits; s += 4u * WG / COLUMNS) {
+        let s1 = s + WG / COLUMNS;
+        let s2 = s + 2u * WG / COLUMNS;
+        let s3 = s + 3u * WG / COLUMNS;
+        let e0 = partials[first_edge + s].xy;
+        let e1 = partials[first_edge + min(s1, last)].xy;
+        let e2 = partials[first_edge + min(s2, last)].xy;
+        let e3 = partials[first_edge + min(s3, last)].xy;
+        let r0 = partials[(first + s) * params.vectors + inside];
+        let r1 = partials[(first + min(s1, last)) * params.vectors + inside];
+        let r2 = partials[(first + min(s2, last)) * params.vectors + inside];
+        let r3 = partials[(first + min(s3, last)) * params.vectors + inside];
+        let next = max(max(greatest, max(e0.x, e1.x)), max(e2.x, e3.x));
         let before = exp(greatest - next);
-        let weight = exp(edge.x - next);
-        sum = before * sum + weight * result;
-        total = before * total + weight * edge.y;
+        var weight = exp(vec4<f32>(e0.x, e1.x, e2.x, e3.x) - next);
+        weight *= select(vec4<f32>(0.0), vec4<f32>(1.0), vec4<u32>(s, s1, s2, s3) < vec4<u32>(splits));
+        sum = before * sum + mat4x4<f32>(r0, r1, r2, r3) * weight;
+        total = before * total + dot(weight, vec4<f32>(e0.y, e1.y, e2.y, e3.y));
         greatest = next;
     }
     meeting[lane] = sum;

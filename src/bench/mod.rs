@@ -7,9 +7,11 @@
 
 mod configs;
 mod profile;
+mod roof;
 
 pub use configs::{config_names, synthetic_config};
 pub use profile::{KernelTime, Profile, profile};
+pub use roof::{Roofs, roofs};
 
 use crate::array::Device;
 use crate::error::{Error, Result};

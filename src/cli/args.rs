@@ -227,6 +227,9 @@ pub(crate) struct BenchArgs {
     /// How to print: one JSON object per line, comma-separated values, markdown
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// Measure what the GPU can do at best, instead of a model
+    #[arg(long)]
+    pub(crate) roof: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,6 +10,9 @@ use unimlx::{
 
 /// Prints one row per kind of work, and with `--profile` one per kernel.
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
+    if args.roof {
+        return say(&unimlx::roofs(&Gpu::shared()?)?.to_string());
+    }
     let (name, model) = model(args)?;
     let options = BenchOptions {
         prompts: args.prompt.clone(),
@@ -33,8 +36,11 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     let mut sheet = Sheet::new(args.output, &ROW_COLUMNS);
     measure(&model, &options, &mut |row| sheet.row(&about.cells(&row), &about.object(&row)))?;
     if args.profile {
-        // The roof of reads, in bytes per second, where it was measured.
-        let roof = None;
+        // Bytes per second that this GPU reads at best.
+        let roof = match model.device() {
+            Device::GPU => Some(unimlx::roofs(&Gpu::shared()?)?.read * 1e9),
+            Device::CPU => None,
+        };
         for profile in unimlx::profile(&model, &options)? {
             print(&profile, args.output, roof)?;
         }

@@ -68,10 +68,7 @@ fn table(all: &Value) -> String {
         }
         row("memory", format!("{}: {}", word(&gpu["memory"]), word(&gpu["memory_note"])));
         let fast = gpu["fast_device"] == true;
-        row(
-            "device",
-            if fast { "fast: opened without the driver's bounds checks" } else { "ordinary" }.into(),
-        );
+        row("device", if fast { "fast: opened without robust buffer access" } else { "ordinary" }.into());
         if !gpu["upload_gb_s"].is_null() {
             row("upload", format!("{} GB/s", gpu["upload_gb_s"]));
             row("kernels", format!("{} tried; wrong: {}", gpu["kernels_tried"], list(&gpu["kernels_wrong"])));

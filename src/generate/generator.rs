@@ -1,10 +1,14 @@
 //! [`Generator`]: an iterator of tokens, with the memory of a conversation.
+//!
+//! Where the device chooses tokens, the step after the one that is waited for has been submitted already: it
+//! begins as soon as its token is chosen, and the host learns of that token meanwhile. A step too many, past
+//! an end token or a stop string, is forgotten.
 
 use super::options::GenerateOptions;
-use super::runner::{Runner, Want};
-use super::sampler::sample;
+use super::runner::Runner;
+use super::sequence::{Choice, Sequence};
 use super::text::TextStream;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::counters;
 use crate::io::Tokenizer;
 use crate::kv_quantization::{KvCache, KvKind};
@@ -57,22 +61,18 @@ fn rate(n: usize, time: Duration) -> f64 {
     if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
 }
 
-/// The most tokens of an answer that room is made for at once.
-const ROOM: usize = 1024;
-
 /// Generates tokens. Iterate after [`Generator::prompt`]; end tokens are not part of the answer.
 ///
 /// Keys and values stay when an answer ends: the next prompt reads only what differs, so a conversation
 /// that is passed in whole each time costs no more than its new part.
 pub struct Generator {
     model: Model,
-    runner: Runner,
-    options: GenerateOptions,
-    end_ids: Vec<u32>,
-    /// The prompt, then the answer. The cache holds all but perhaps the last.
-    tokens: Vec<u32>,
+    pub(super) runner: Runner,
+    sequence: Sequence,
     /// A token that is chosen but not yet handed out.
     pending: Option<u32>,
+    /// The step that runs ahead.
+    ahead: Option<Choice>,
     logits: Vec<f32>, // [vocab]
     /// There is more to come.
     active: bool,
@@ -87,11 +87,10 @@ impl Generator {
         let kind = kind.unwrap_or(KvKind::default_for(model.device()));
         Self {
             model: model.clone(),
-            runner: Runner::new(model, kind),
-            options: GenerateOptions::default(),
-            end_ids: Vec::new(),
-            tokens: Vec::new(),
+            runner: Runner::new(model, 1, kind),
+            sequence: Sequence::new(model, 0),
             pending: None,
+            ahead: None,
             logits: vec![0.0; model.config().vocab_size],
             active: false,
             finished: None,
@@ -120,81 +119,79 @@ impl Generator {
     ) -> Result<()> {
         options.check()?;
         self.model.check(tokens)?;
-        let context = self.model.context_length();
-        if tokens.len() > context {
-            return Err(Error::input(format!(
-                "the prompt has {} tokens, the model's context {context}",
-                tokens.len()
-            )));
-        }
-        let known = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        // At least one token must go through the model to say what comes next.
-        let cached = known.min(self.runner.cache().len()).min(tokens.len() - 1);
-        self.runner.truncate(cached);
-        self.tokens.truncate(cached);
-        self.end_ids = options.stop_ids.clone();
-        if !options.ignore_eos {
-            self.end_ids.extend(self.model.eos_token_ids());
-        }
-        let room = tokens.len() + options.max_tokens.unwrap_or(0).min(ROOM);
-        self.runner.reserve(room.min(context))?;
-        self.options = options;
+        self.rewind();
         (self.pending, self.active, self.finished) = (None, false, None); // until all went well
+        let Self { sequence, runner, model, .. } = self;
+        let cached = sequence.prepare(runner, model, tokens, options)?;
         let begin = Instant::now();
         self.stats =
             Stats { cached_tokens: cached, prompt_tokens: tokens.len() - cached, ..Stats::default() };
-        let read = self.runner.prompt(&tokens[cached..], self.options.want(), progress);
-        // What went through before a cancellation or a failure stays useful.
-        self.tokens = tokens[..self.runner.cache().len()].to_vec();
-        self.tokens.reserve(self.options.max_tokens.unwrap_or(context).min(context - self.tokens.len()) + 1);
-        read?;
-        self.pending = Some(self.choose()?);
+        let first = self.sequence.read(&mut self.runner, tokens, &mut self.logits, progress)?;
+        if matches!(first, Choice::Later(_)) {
+            self.run_ahead()?;
+        }
+        self.pending = Some(first.wait()?);
         self.active = true;
         self.stats.prompt_time = begin.elapsed();
         Ok(())
     }
 
-    /// The token that follows the latest step.
-    fn choose(&mut self) -> Result<u32> {
-        if self.options.want() == Want::Token {
-            let mut token = [0u32];
-            self.runner.read(&mut token)?;
-            return Ok(token[0]);
+    /// Submits the step after the one that is waited for, if it is sure to be wanted but for what that one
+    /// chooses.
+    fn run_ahead(&mut self) -> Result<()> {
+        if self.sequence.goes_on(&self.runner, 1) {
+            self.ahead = Some(Choice::Later(self.runner.launch()?));
         }
-        self.runner.read(&mut self.logits)?;
-        let step = self.stats.generated_tokens as u64;
-        Ok(sample(&mut self.logits, &self.tokens, &self.options, step))
+        Ok(())
+    }
+
+    /// Forgets what ran ahead.
+    fn rewind(&mut self) {
+        self.ahead = None;
+        self.sequence.rewind(&mut self.runner);
+    }
+
+    /// The token that follows the last one.
+    fn step(&mut self) -> Result<u32> {
+        let Self { sequence, runner, logits, .. } = self;
+        if !runner.chooses() {
+            return sequence.step(runner, logits)?.wait();
+        }
+        let next = match self.ahead.take() {
+            Some(next) => next,
+            None => Choice::Later(runner.launch()?),
+        };
+        self.run_ahead()?;
+        next.wait()
     }
 
     /// The next token of the answer, or why there is none.
     fn next_token(&mut self) -> Result<Result<u32, FinishReason>> {
-        if self.options.max_tokens.is_some_and(|most| self.stats.generated_tokens >= most) {
+        if self.options().max_tokens.is_some_and(|most| self.stats.generated_tokens >= most) {
             return Ok(Err(FinishReason::Length));
         }
-        let token = match (self.pending.take(), self.tokens.last()) {
-            (Some(token), _) => token,
-            (None, Some(_)) if self.runner.cache().len() >= self.model.context_length() => {
+        let token = match self.pending.take() {
+            Some(token) => token,
+            None if self.ahead.is_none() && !self.sequence.goes_on(&self.runner, 0) => {
                 return Ok(Err(FinishReason::Length));
             }
-            (None, Some(&last)) => {
+            None => {
                 let begin = Instant::now();
-                self.runner.step(&[last], self.options.want())?;
-                let token = self.choose()?;
+                let token = self.step()?;
                 self.stats.generation_time += begin.elapsed();
                 token
             }
-            (None, None) => return Err(Error::input("there was no prompt")),
         };
-        if self.end_ids.contains(&token) {
-            return Ok(Err(FinishReason::Stop));
+        if let Some(reason) = self.sequence.take(token) {
+            return Ok(Err(reason));
         }
-        self.tokens.push(token);
         self.stats.generated_tokens += 1;
         Ok(Ok(token))
     }
 
     /// Ends the answer here.
     pub(super) fn finish(&mut self, reason: FinishReason) {
+        self.rewind();
         (self.active, self.finished) = (false, Some(reason));
     }
 
@@ -210,12 +207,12 @@ impl Generator {
 
     /// The options of the last prompt.
     pub fn options(&self) -> &GenerateOptions {
-        &self.options
+        &self.sequence.options
     }
 
     /// The prompt and the answer so far.
     pub fn tokens(&self) -> &[u32] {
-        &self.tokens
+        &self.sequence.tokens
     }
 
     /// What the model remembers.
@@ -244,6 +241,7 @@ impl Iterator for Generator {
                 None
             }
             Err(e) => {
+                self.rewind();
                 self.active = false;
                 Some(Err(e.context("generating")))
             }
@@ -253,6 +251,6 @@ impl Iterator for Generator {
 
 impl std::fmt::Debug for Generator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Generator({:?}, {} tokens)", self.model, self.tokens.len())
+        write!(f, "Generator({:?}, {} tokens)", self.model, self.sequence.tokens.len())
     }
 }

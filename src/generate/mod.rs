@@ -1,19 +1,23 @@
 //! From a prompt to an answer, token by token.
 //!
 //! [`Runner`](runner::Runner) puts tokens through the model: the prompt in chunks, then one at a time by a
-//! program that is planned once and replayed. [`Generator`] samples, decides when to stop and is an
-//! iterator of token ids; [`TextStream`] turns them into text and looks for stop strings.
+//! program that is planned once and replayed. [`Generator`] decides when to stop and is an iterator of token
+//! ids; [`TextStream`] turns them into text and looks for stop strings. [`Batch`] advances several sequences
+//! together.
 
+mod batch;
+mod decode;
 mod fit;
 mod generator;
 mod options;
-mod rng;
 mod runner;
 mod sampler;
+mod sequence;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use batch::{Batch, BatchItem};
 pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use options::GenerateOptions;

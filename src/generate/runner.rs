@@ -3,15 +3,21 @@
 //! A step of `t` tokens is a graph over two small leaves (ids and places) and the cache. It is planned
 //! once and replayed with new leaves. Growing the cache replaces its buffers, so programs are bound anew
 //! then; plans themselves are kept by their structure elsewhere.
+//!
+//! On the GPU a step ends with the choice of the next tokens ([`crate::ops::Next`]) and leaves the leaves of the next step
+//! behind ([`State`]): steps are launched without waiting for what the last one chose.
 
-use crate::array::MLXArray;
+use super::decode::{MOST, Row, State};
+use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
+use crate::gpu::Pending;
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
 use crate::nn::{Progress, Report, proceed};
+use crate::op::Spec;
 use crate::ops;
-use crate::plan::Program;
+use crate::plan::{Program, has_kernel};
 use std::collections::HashMap;
 
 /// Tokens that go through the model at once.
@@ -26,6 +32,10 @@ pub(super) enum Want {
     Last,
     /// Logits of every position.
     All,
+    /// The next token of one sequence, chosen on the device.
+    Next,
+    /// The next token of each token's sequence, chosen on the device.
+    Each,
 }
 
 struct Bound {
@@ -41,25 +51,59 @@ pub(super) struct Runner {
     programs: HashMap<(usize, Want), Bound>,
     generation: u64,
     latest: (usize, Want),
+    /// By the number of rows, made on first use.
+    states: [Option<State>; MOST + 1],
+    /// Tokens seen, `[slots, vocab / 32]` u32: of device states.
+    seen: Option<MLXArray>,
+    /// Slots of the rows that were loaded last.
+    rows: Vec<usize>,
+    /// The cache's generation when they were placed.
+    placed: u64,
+    /// Whether the device chooses; found out on first use.
+    pub(super) chooses: Option<bool>,
 }
 
 impl Runner {
-    pub(super) fn new(model: &Model, kind: KvKind) -> Self {
-        let cache = model.cache(kind);
+    pub(super) fn new(model: &Model, slots: usize, kind: KvKind) -> Self {
+        let cache = model.cache(slots, kind);
         let (generation, latest) = (cache.generation(), (0, Want::Last));
-        Self { model: model.clone(), cache, programs: HashMap::new(), generation, latest }
+        Self {
+            model: model.clone(),
+            cache,
+            programs: HashMap::new(),
+            generation,
+            latest,
+            states: Default::default(),
+            seen: None,
+            rows: Vec::with_capacity(MOST),
+            placed: generation,
+            chooses: None,
+        }
     }
 
     pub(super) fn cache(&self) -> &KvCache {
         &self.cache
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.cache.truncate(0, len);
+    /// Forgets all but the first `len` tokens of a slot.
+    pub(super) fn truncate(&mut self, slot: usize, len: usize) {
+        self.cache.truncate(slot, len);
     }
 
-    /// Makes room for so many tokens in all, so that no step has to.
+    /// Whether the device chooses tokens: a GPU on which the kernel for it does what it should.
+    pub(super) fn chooses(&mut self) -> bool {
+        let vocab = self.model.config().vocab_size;
+        let device = self.model.device();
+        *self.chooses.get_or_insert_with(|| {
+            let word = |dims: &[usize]| Spec::new(dims, Dtype::U32);
+            let float = |dims: &[usize]| Spec::new(dims, Dtype::F32);
+            let state = [word(&[1]), word(&[1, 2]), word(&[1]), word(&[1, vocab.div_ceil(32)])];
+            let inputs = [vec![float(&[1, vocab]), float(&[1, 5]), word(&[1, 4])], state.to_vec()].concat();
+            device == Device::GPU && has_kernel(ops::Next, &inputs, &word(&[1]))
+        })
+    }
+
+    /// Makes room for so many tokens in each slot, so that no step has to.
     ///
     /// # Errors
     /// More than the model's context; not enough memory.
@@ -76,29 +120,145 @@ impl Runner {
         Ok(())
     }
 
-    /// Puts tokens through the model, after those in the cache.
+    /// Puts tokens of one sequence through the model, after those in its slot.
     ///
     /// # Errors
     /// As [`Runner::reserve`]; the device failed. The cache then holds what it held.
-    pub(super) fn step(&mut self, tokens: &[u32], want: Want) -> Result<()> {
-        let (t, start) = (tokens.len(), self.cache.len());
+    pub(super) fn step(&mut self, slot: usize, tokens: &[u32], want: Want) -> Result<()> {
+        let (t, start) = (tokens.len(), self.cache.slot_len(slot));
         self.reserve(start + t)?;
-        // One token and a full chunk come again and again; other lengths are the ends of prompts.
-        let key = (t, want);
-        self.programs.retain(|k, _| k.0 == 1 || k.0 == CHUNK || *k == key);
+        let mut places = [[0u32; 2]; CHUNK];
+        places.iter_mut().zip(start..).take(t).for_each(|(p, at)| *p = self.cache.place(slot, at));
+        self.run(tokens, &places[..t], want)?;
+        self.cache.advance(slot, t);
+        Ok(())
+    }
+
+    /// Puts one token through the model for each of some sequences, for the logits of each.
+    ///
+    /// # Errors
+    /// As [`Runner::step`].
+    pub(super) fn step_each(&mut self, slots: &[usize], tokens: &[u32]) -> Result<()> {
+        let n = slots.len().min(MOST);
+        let longest = slots.iter().map(|&slot| self.cache.slot_len(slot)).max().unwrap_or(0);
+        self.reserve(longest + 1)?;
+        let mut places = [[0u32; 2]; MOST];
+        let place = |slot: &usize| self.cache.place(*slot, self.cache.slot_len(*slot));
+        places.iter_mut().zip(slots).for_each(|(p, slot)| *p = place(slot));
+        self.run(&tokens[..n], &places[..n], Want::All)?;
+        slots.iter().for_each(|&slot| self.cache.advance(slot, 1));
+        Ok(())
+    }
+
+    fn run(&mut self, tokens: &[u32], places: &[[u32; 2]], want: Want) -> Result<()> {
+        let bound = self.bound((tokens.len(), want))?;
+        bound.ids.overwrite(bytemuck::cast_slice(tokens))?;
+        bound.places.overwrite(bytemuck::cast_slice(places))?;
+        bound.program.run()
+    }
+
+    /// The program of a step, bound now if it is new.
+    fn bound(&mut self, key: (usize, Want)) -> Result<&mut Bound> {
+        let (t, want) = key;
+        // Single tokens and full chunks come again and again; other lengths are the ends of prompts.
+        self.programs.retain(|k, _| k.0 == 1 || k.0 == CHUNK || k.1 == Want::Each || *k == key);
         let bound = match self.programs.remove(&key) {
             Some(bound) => bound,
             None => self.bind(t, want).with_context(|| format!("planning a step of {t} tokens"))?,
         };
-        let bound = self.programs.entry(key).insert_entry(bound).into_mut();
-        let mut places = [[0u32; 2]; CHUNK];
-        places.iter_mut().zip(start..).take(t).for_each(|(p, at)| *p = self.cache.place(0, at));
-        bound.ids.overwrite(bytemuck::cast_slice(tokens))?;
-        bound.places.overwrite(bytemuck::cast_slice(&places[..t]))?;
-        bound.program.run()?;
         self.latest = key;
-        self.cache.advance(0, t);
+        Ok(self.programs.entry(key).insert_entry(bound).into_mut())
+    }
+
+    fn bind(&mut self, t: usize, want: Want) -> Result<Bound> {
+        let device = self.model.device();
+        let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, device);
+        let (ids, places) = match want {
+            Want::Each => {
+                let state = self.state(t)?;
+                (state.ids.clone(), state.places.clone())
+            }
+            _ => (leaf(&[t])?, leaf(&[t, 2])?),
+        };
+        let last_only = matches!(want, Want::Token | Want::Last | Want::Next);
+        let logits = self.model.forward(&ids, &places, &self.cache, last_only);
+        let output = match want {
+            Want::Token => MLXArray::apply(ops::Argmax, &[&logits]), // [1] u32
+            Want::Last | Want::All => logits,                        // [1, vocab] or [t, vocab]
+            Want::Next | Want::Each => {
+                let seen = self.seen()?;
+                self.state(logits.dims()[0])?.next(&logits, &seen) // [1] or [t] u32
+            }
+        };
+        Ok(Bound { program: Program::new(&[output])?, ids, places })
+    }
+
+    fn state(&mut self, rows: usize) -> Result<&State> {
+        let device = self.model.device();
+        match self.states.get_mut(rows) {
+            Some(Some(state)) => Ok(state),
+            Some(none) => Ok(none.insert(State::new(rows, device)?)),
+            None => Err(Error::input(format!("{rows} sequences in one step, {MOST} is the most"))),
+        }
+    }
+
+    fn seen(&mut self) -> Result<MLXArray> {
+        if let Some(seen) = &self.seen {
+            return Ok(seen.clone());
+        }
+        let words = self.model.config().vocab_size.div_ceil(32);
+        let seen = MLXArray::mutable(&[self.cache.slots(), words], Dtype::U32, self.model.device())?;
+        Ok(self.seen.insert(seen).clone())
+    }
+
+    /// Gives the device the sequences of the steps that are launched from now on.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn load(&mut self, rows: &[Row<'_>]) -> Result<()> {
+        self.state(rows.len())?.load(rows)?;
+        self.rows.clear();
+        self.rows.extend(rows.iter().map(|row| row.slot));
+        self.placed = self.cache.generation();
+        if rows.iter().any(|row| row.sampler.penalty != 1.0) {
+            let seen = self.seen()?;
+            let words = seen.dims()[1];
+            let mut bits = vec![0u32; seen.size()];
+            for row in rows {
+                bits[row.slot * words..][..words].copy_from_slice(row.sampler.seen());
+            }
+            seen.overwrite(bytemuck::cast_slice(&bits))?;
+        }
         Ok(())
+    }
+
+    /// Starts a step of the sequences that were loaded; their next tokens come later.
+    ///
+    /// # Errors
+    /// As [`Runner::step`].
+    pub(super) fn launch(&mut self) -> Result<Pending> {
+        let longest = self.rows.iter().map(|&slot| self.cache.slot_len(slot)).max().unwrap_or(0);
+        self.reserve(longest + 1)?;
+        let n = self.rows.len();
+        if self.placed != self.cache.generation() {
+            let mut places = [[0u32; 2]; MOST];
+            for (place, &slot) in places.iter_mut().zip(&self.rows) {
+                *place = self.cache.place(slot, self.cache.slot_len(slot));
+            }
+            self.state(n)?.place(&places[..n])?;
+            self.placed = self.cache.generation();
+        }
+        let tokens = self.bound((n, Want::Each))?.program.run_and_read(0)?;
+        for i in 0..n {
+            self.cache.advance(self.rows[i], 1);
+        }
+        Ok(tokens)
+    }
+
+    /// The latest step as text, for tests.
+    #[cfg(test)]
+    pub(super) fn recording(&self) -> String {
+        self.programs.get(&self.latest).map_or_else(String::new, |bound| bound.program.recording())
     }
 
     /// What the latest step was run for: one u32, or f32 logits.
@@ -112,31 +272,75 @@ impl Runner {
         }
     }
 
-    fn bind(&self, t: usize, want: Want) -> Result<Bound> {
-        let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.model.device());
-        let (ids, places) = (leaf(&[t])?, leaf(&[t, 2])?);
-        let logits = self.model.forward(&ids, &places, &self.cache, want != Want::All);
-        let output = match want {
-            Want::Token => MLXArray::apply(ops::Argmax, &[&logits]), // [1] u32
-            Want::Last | Want::All => logits,                        // [1, vocab] or [t, vocab]
-        };
-        Ok(Bound { program: Program::new(&[output])?, ids, places })
-    }
-
     /// Puts a prompt through in chunks.
     ///
     /// # Errors
     /// As [`Runner::step`]; cancelled between chunks, and then the cache holds what was read so far.
-    pub(super) fn prompt(&mut self, tokens: &[u32], want: Want, report: &mut Report<'_>) -> Result<()> {
-        self.reserve(self.cache.len() + tokens.len())?;
-        let mut done = 0;
+    pub(super) fn prompt(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        want: Want,
+        report: &mut Report<'_>,
+    ) -> Result<()> {
+        self.reserve(self.cache.slot_len(slot) + tokens.len())?;
+        self.chunks(slot, tokens, (tokens.len(), 0), want, report)
+    }
+
+    fn chunks(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        (total, mut done): (usize, usize),
+        want: Want,
+        report: &mut Report<'_>,
+    ) -> Result<()> {
         for chunk in tokens.chunks(CHUNK) {
-            self.step(chunk, want)?;
+            self.step(slot, chunk, want)?;
             done += chunk.len();
-            proceed(report, Progress { name: "prompt", done, total: tokens.len() })
-                .context("reading the prompt")?;
+            proceed(report, Progress { name: "prompt", done, total }).context("reading the prompt")?;
         }
         Ok(())
+    }
+
+    /// [`Runner::prompt`], and the device chooses the first token of the answer; it is ready to launch more
+    /// steps of this sequence.
+    ///
+    /// # Errors
+    /// As [`Runner::prompt`].
+    pub(super) fn prompt_and_choose(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        sampler: &super::sampler::Sampler,
+        report: &mut Report<'_>,
+    ) -> Result<Pending> {
+        self.reserve(self.cache.slot_len(slot) + tokens.len())?;
+        let total = tokens.len();
+        let (early, last) = tokens.split_at(total.saturating_sub(1) / CHUNK * CHUNK);
+        self.chunks(slot, early, (total, 0), Want::Last, report)?;
+        let Some(&token) = last.last() else { return Err(Error::input("there are no tokens to read")) };
+        let end = self.cache.slot_len(slot) + last.len() - 1;
+        self.load(&[Row { slot, token, place: self.cache.place(slot, end), sampler }])?;
+        let first = if last.len() == 1 {
+            self.launch()?
+        } else {
+            let mut places = [[0u32; 2]; CHUNK];
+            let start = self.cache.slot_len(slot);
+            places
+                .iter_mut()
+                .zip(start..)
+                .take(last.len())
+                .for_each(|(p, at)| *p = self.cache.place(slot, at));
+            let bound = self.bound((last.len(), Want::Next))?;
+            bound.ids.overwrite(bytemuck::cast_slice(last))?;
+            bound.places.overwrite(bytemuck::cast_slice(&places[..last.len()]))?;
+            let first = bound.program.run_and_read(0)?;
+            self.cache.advance(slot, last.len());
+            first
+        };
+        proceed(report, Progress { name: "prompt", done: total, total }).context("reading the prompt")?;
+        Ok(first)
     }
 }
 
@@ -148,12 +352,12 @@ impl Runner {
 pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
     model.check(tokens)?;
     let vocab = model.config().vocab_size;
-    let mut runner = Runner::new(model, kind.unwrap_or(KvKind::default_for(model.device())));
+    let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
     runner.reserve(tokens.len())?;
     let chunk = ((64 << 20) / (4 * vocab)).clamp(1, CHUNK); // at most 64 MiB of logits at once
     let mut out = vec![0f32; tokens.len() * vocab];
     for (tokens, rows) in tokens.chunks(chunk).zip(out.chunks_mut(chunk * vocab)) {
-        runner.step(tokens, Want::All)?;
+        runner.step(0, tokens, Want::All)?;
         runner.read(rows)?;
     }
     Ok(out)

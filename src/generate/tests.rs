@@ -1,7 +1,7 @@
 //! A cache changes nothing: however a sequence is cut, what follows is the same.
 
 use super::runner::{CHUNK, Runner, Want};
-use super::{GenerateOptions, Generator, logits};
+use super::{Batch, BatchItem, GenerateOptions, Generator, logits};
 use crate::array::Device;
 use crate::kv_quantization::KvKind;
 use crate::models::{LoadOptions, Model};
@@ -50,15 +50,15 @@ fn a_sequence_may_be_cut_anywhere() {
                 assert!(error < tolerance, "{name} on the {device}, {what} {at}: {error:.1e}");
             };
             for cut in [1, 63, 64, 65, 89] {
-                let mut runner = Runner::new(&model, kind);
-                runner.step(&ids[..cut], Want::Last).unwrap();
+                let mut runner = Runner::new(&model, 1, kind);
+                runner.step(0, &ids[..cut], Want::Last).unwrap();
                 check(&runner, cut - 1, "the first, up to");
-                runner.step(&ids[cut..], Want::Last).unwrap();
+                runner.step(0, &ids[cut..], Want::Last).unwrap();
                 check(&runner, 89, "after a cut, at");
             }
-            let mut runner = Runner::new(&model, kind);
+            let mut runner = Runner::new(&model, 1, kind);
             for (i, id) in ids.iter().enumerate() {
-                runner.step(std::slice::from_ref(id), Want::Last).unwrap();
+                runner.step(0, std::slice::from_ref(id), Want::Last).unwrap();
                 check(&runner, i, "one by one, at");
             }
         }
@@ -72,10 +72,10 @@ fn chunks_and_a_growing_cache_change_nothing() {
         let ids = ids(CHUNK + 40);
         let vocab = model.config().vocab_size;
         let whole = logits(&model, &ids, Some(kind)).unwrap();
-        let mut runner = Runner::new(&model, kind);
+        let mut runner = Runner::new(&model, 1, kind);
         let mut got = vec![0f32; vocab];
         for part in [&ids[..200], &ids[200..270], &ids[270..]] {
-            runner.prompt(part, Want::Last, &mut |_| ControlFlow::Continue(())).unwrap(); // grows twice
+            runner.prompt(0, part, Want::Last, &mut |_| ControlFlow::Continue(())).unwrap(); // grows twice
         }
         runner.read(&mut got).unwrap();
         let error = error(&got, &whole[(ids.len() - 1) * vocab..]);
@@ -98,4 +98,178 @@ fn a_conversation_reads_only_what_is_new() {
     let mut fresh = Generator::new(&model, None);
     fresh.prompt(&talk, options).unwrap();
     assert_eq!(continued, fresh.by_ref().map(Result::unwrap).collect::<Vec<u32>>());
+}
+
+fn greedy(n: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(n), ignore_eos: true, ..GenerateOptions::default() }
+}
+
+/// Choices of every kind.
+fn choices(n: usize) -> Vec<GenerateOptions> {
+    let sampled = |temperature, seed| GenerateOptions { temperature, seed, ..greedy(n) };
+    vec![
+        greedy(n),
+        GenerateOptions { repetition_penalty: 1.4, ..greedy(n) },
+        sampled(1.5, 3),
+        GenerateOptions { top_k: 20, min_p: 0.05, ..sampled(1.2, 1 << 40) },
+        GenerateOptions { top_p: 0.7, repetition_penalty: 1.2, ..sampled(2.0, 5) },
+    ]
+}
+
+fn answer(generator: &mut Generator, prompt: &[u32], options: GenerateOptions) -> Vec<u32> {
+    generator.prompt(prompt, options).unwrap();
+    generator.by_ref().map(Result::unwrap).collect()
+}
+
+#[test]
+fn the_device_chooses_as_the_host_does() {
+    if routes().len() < 2 {
+        return;
+    }
+    for name in ["llama", "qwen3-mlx-q4g64"] {
+        let model = model(name, Device::GPU);
+        let (mut device, mut host) = (Generator::new(&model, None), Generator::new(&model, None));
+        assert!(device.runner.chooses());
+        host.runner.chooses = Some(false);
+        for options in choices(20) {
+            // One token, some, and more than a chunk.
+            for n in [1, 30, CHUNK + 1] {
+                let (a, b) = (answer(&mut device, &ids(n), options.clone()), {
+                    answer(&mut host, &ids(n), options.clone())
+                });
+                assert_eq!(a, b, "{name}, {n} tokens, {options:?}");
+                assert_eq!(device.cache().len(), host.cache().len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_is_a_few_dispatches_and_ends_with_the_choice() {
+    if routes().len() < 2 {
+        return;
+    }
+    for name in ["llama", "mistral", "qwen2", "qwen3"] {
+        let model = model(name, Device::GPU);
+        let mut generator = Generator::new(&model, None);
+        answer(&mut generator, &ids(9), greedy(3));
+        let recording = generator.runner.recording();
+        let steps = recording.lines().count();
+        assert!(steps <= 6 * model.config().num_hidden_layers + 3, "{name}: {steps}\n{recording}");
+        assert!(recording.lines().last().is_some_and(|step| step.contains("next")), "{recording}");
+    }
+}
+
+#[test]
+fn a_step_too_many_is_forgotten() {
+    for (device, ..) in routes() {
+        let model = model("qwen3", device);
+        for options in choices(24) {
+            let whole = answer(&mut Generator::new(&model, None), &ids(20), options.clone());
+            let end = whole.iter().position(|&id| id == whole[9]).unwrap();
+            let stops = GenerateOptions { stop_ids: vec![whole[9]], ..options.clone() };
+            let mut generator = Generator::new(&model, None);
+            let first = answer(&mut generator, &ids(20), stops.clone());
+            assert_eq!((&first[..], generator.cache().len()), (&whole[..end], 20 + end));
+            // The same again, from the cache; then on from where it stopped, or was left.
+            assert_eq!(answer(&mut generator, &ids(20), stops), first);
+            let talk = [ids(20), first, vec![9, 8, 7]].concat();
+            let fresh = answer(&mut Generator::new(&model, None), &talk, options.clone());
+            generator.prompt(&talk, options.clone()).unwrap();
+            assert_eq!(generator.stats().cached_tokens, 20 + end);
+            assert_eq!(generator.by_ref().take(5).map(Result::unwrap).collect::<Vec<_>>(), fresh[..5]);
+            assert_eq!(answer(&mut generator, &talk, options), fresh);
+        }
+    }
+}
+
+#[test]
+fn a_growing_cache_changes_no_answer() {
+    for (device, ..) in routes() {
+        let model = model("llama-tied", device);
+        let mut generator = Generator::new(&model, None);
+        // The first reservation is for 256 tokens; nobody says how many will come.
+        let options = GenerateOptions { max_tokens: None, ..greedy(0) };
+        generator.prompt(&ids(250), options.clone()).unwrap();
+        let got: Vec<u32> = generator.by_ref().take(20).map(Result::unwrap).collect();
+        let mut roomy = Generator::new(&model, None);
+        assert_eq!(got, answer(&mut roomy, &ids(250), greedy(20)));
+        assert!(generator.cache().capacity() > 256);
+    }
+}
+
+/// Runs a batch until all answers have ended; `(slot, prompt)` join after so many steps.
+fn run(batch: &mut Batch, mut joins: Vec<(usize, usize, Vec<u32>, GenerateOptions)>) -> Vec<Vec<u32>> {
+    let mut answers = vec![Vec::new(); batch.cache().slots()];
+    for step in 0.. {
+        joins.retain(|(at, slot, prompt, options)| {
+            if *at == step {
+                answers[*slot].clear();
+                batch.prompt(*slot, prompt, options.clone()).unwrap();
+            }
+            *at > step
+        });
+        if joins.is_empty() && !batch.is_active() {
+            return answers;
+        }
+        for &(slot, item) in batch.step().unwrap() {
+            if let BatchItem::Token(id) = item {
+                answers[slot].push(id);
+            }
+        }
+    }
+    answers
+}
+
+#[test]
+fn a_batch_answers_as_each_alone() {
+    for (device, ..) in routes() {
+        for name in ["llama", "mistral", "qwen2-mlx-q4g64"] {
+            let model = model(name, device);
+            let prompts: Vec<Vec<u32>> = [3, 40, 1, 90, 17, 64, 5, 33]
+                .iter()
+                .enumerate()
+                .map(|(i, &n)| ids(n + i)[i..].to_vec())
+                .collect();
+            let options: Vec<GenerateOptions> = (0..8).map(|i| greedy(10 + 3 * (i % 4))).collect();
+            let alone: Vec<Vec<u32>> = prompts
+                .iter()
+                .zip(&options)
+                .map(|(prompt, options)| answer(&mut Generator::new(&model, None), prompt, options.clone()))
+                .collect();
+            for slots in [1, 3, 8] {
+                let mut batch = Batch::new(&model, slots, None).unwrap();
+                // Half begin at once, the others join in turn.
+                let join =
+                    |i: usize| (2 * i.saturating_sub(slots / 2), i, prompts[i].clone(), options[i].clone());
+                assert_eq!(
+                    run(&mut batch, (0..slots).map(join).collect()),
+                    alone[..slots],
+                    "{name}, {slots}"
+                );
+                // A slot is used again, by a longer conversation, while nobody else is active.
+                let talk = [&prompts[0][..], &alone[0], &[7, 8]].concat();
+                let again = run(&mut batch, vec![(0, 0, talk.clone(), greedy(9))]);
+                let fresh = answer(&mut Generator::new(&model, None), &talk, greedy(9));
+                assert_eq!(again[0], fresh, "{name}, {slots} slots, again");
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_of_a_batch_have_their_own_options() {
+    for (device, ..) in routes() {
+        let model = model("llama", device);
+        let all = choices(16);
+        let joins = |i: usize| (i / 2, i, ids(10 + 7 * i), all[i].clone());
+        let mut batch = Batch::new(&model, all.len(), None).unwrap();
+        let answers = run(&mut batch, (0..all.len()).map(joins).collect());
+        for (i, got) in answers.iter().enumerate() {
+            let alone = answer(&mut Generator::new(&model, None), &ids(10 + 7 * i), all[i].clone());
+            assert_eq!(got, &alone, "on the {device}: {:?}", all[i]);
+            assert_eq!(batch.tokens(i)[10 + 7 * i..], alone);
+        }
+        assert!(Batch::new(&model, 9, None).is_err() && batch.prompt(5, &[1], greedy(1)).is_err());
+    }
 }

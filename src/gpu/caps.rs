@@ -61,7 +61,7 @@ pub struct Caps {
     pub coop16: bool,
     /// The CPU maps tensor buffers: nothing is staged.
     pub unified: bool,
-    /// Robust buffer access is off: the driver compares no index with the end of its buffer (Vulkan).
+    /// Opened without robust buffer access (Vulkan): the driver need not compare indices with bindings.
     pub fast_device: bool,
     /// Kernels can be timed by the GPU.
     pub timestamps: bool,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::tests::{open, scale, upload, words};
+use super::tests::{open, options, scale, upload, words};
 use super::*;
 use crate::error::Error;
 use crate::trial::Trial;
@@ -15,7 +15,7 @@ fn is_vulkan(gpu: &Gpu) -> bool {
 /// A device with bounds checks in kernels and in the driver.
 fn open_checked() -> Option<Arc<Gpu>> {
     open(&[])?;
-    Some(Gpu::open(&Options { checked: true, ..Options::from_env() }).unwrap())
+    Some(Gpu::open(&Options { checked: true, ..options() }).unwrap())
 }
 
 fn scaled(gpu: &Arc<Gpu>) -> Vec<u32> {
@@ -60,7 +60,7 @@ fn a_device_that_fails_its_trial_is_opened_the_ordinary_way() {
         tried.set(tried.get() + 1);
         Err(Error::device("a kernel computed 1 for 2"))
     };
-    let gpu = Gpu::open_tried(&Options::from_env(), &trial).unwrap();
+    let gpu = Gpu::open_tried(&options(), &trial).unwrap();
     assert_eq!(tried.get() > 0, fast.caps().fast_device);
     assert!(!gpu.caps().fast_device);
     assert_eq!(scaled(&gpu), scaled(&fast));
@@ -140,7 +140,7 @@ fn checked_kernels_stay_within_their_bindings() {
 /// loaded.
 fn run_kept(folder: &std::path::Path, kernels: u32) -> Option<(u64, u64)> {
     open(&[])?;
-    let options = Options { pipeline_cache: Some(folder.into()), ..Options::from_env() };
+    let options = Options { pipeline_cache: Some(folder.into()), ..options() };
     let gpu = Gpu::open(&options).unwrap();
     let buffers = [upload(&gpu, &[5; 64]), gpu.alloc(256).unwrap()];
     let kernel = |i: u32| Dispatch {

@@ -9,6 +9,11 @@ use super::*;
 use crate::error::Result;
 use crate::wgsl::{File, link};
 
+/// What the environment asks for; tests keep nothing for later.
+pub(super) fn options() -> Options {
+    Options { pipeline_cache: None, ..Options::from_env() }
+}
+
 /// A device of the test's own, with its own counters.
 pub(super) fn open(disable: &[&str]) -> Option<Arc<Gpu>> {
     let mut options = Options { counters: Some(Arc::default()), pipeline_cache: None, ..Options::from_env() };
@@ -299,6 +304,9 @@ fn dispatches_are_timed() {
     assert!(seen.dispatches[1].buffers[1].is_same(&buffers[1]));
     let failed = super::watch(&gpu, super::Detail::Submissions, || Err(crate::Error::input("stopped")));
     assert!(failed.is_err_and(|e| e.is_input()));
+
+    let all = gpu.run_elapsed(&prepared).unwrap();
+    assert!(all > 0.0 && all < 1.0, "{all}");
 }
 
 #[test]
@@ -440,7 +448,7 @@ fn a_wait_ends_and_work_goes_on() {
         return;
     }
     let timeout = std::time::Duration::from_millis(2);
-    let gpu = Gpu::open(&Options { timeout, ..Options::from_env() }).unwrap();
+    let gpu = Gpu::open(&Options { timeout, ..options() }).unwrap();
     let slow = File {
         name: "test/slow.wgsl",
         text: "@group(0) @binding(0) var<storage, read_write> y: array<u32>;

@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::encode::{Prepared, Ready, Tail};
 use crate::error::{Error, Result};
@@ -173,6 +174,22 @@ impl Gpu {
     pub fn run_timed(self: &Arc<Self>, prepared: &Prepared) -> Result<Vec<(String, f64)>> {
         let (timed, _) = self.run_each(prepared, Tail::default())?;
         Ok(timed.into_iter().map(|t| (t.dispatch.name, t.seconds)).collect())
+    }
+
+    /// Runs all steps and returns the seconds from the start of the first dispatch to the end of the last: by
+    /// the GPU's clock, or by the host's where the device has no timestamps.
+    ///
+    /// # Errors
+    /// `is_device`.
+    pub fn run_elapsed(self: &Arc<Self>, prepared: &Prepared) -> Result<f64> {
+        self.wait()?;
+        if !self.caps().timestamps || prepared.dispatches() == 0 {
+            let start = Instant::now();
+            self.run(prepared)?;
+            self.wait()?;
+            return Ok(start.elapsed().as_secs_f64());
+        }
+        Ok(watch(self, Detail::Submissions, || self.run(prepared))?.seconds)
     }
 
     fn run_each(self: &Arc<Self>, prepared: &Prepared, tail: Tail<'_>) -> Result<(Vec<Timed>, u64)> {

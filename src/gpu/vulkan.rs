@@ -1,11 +1,12 @@
 //! A Vulkan device without robust buffer access.
 //!
-//! wgpu switches `robustBufferAccess` and `robustBufferAccess2` on wherever a driver has them: every load
-//! and store is then compared with the end of its binding, also in shaders compiled without checks, which
-//! costs matrix kernels a third of their speed and more. Our kernels keep within their bindings and are
-//! tested for it, so the device is opened here, with exactly what wgpu would have enabled but those
-//! features, and handed to wgpu. The caller tries it before it is used and opens an ordinary one if
-//! anything is amiss.
+//! wgpu switches `robustBufferAccess` and `robustBufferAccess2` on wherever a driver has them: the driver
+//! then sees to it that no load or store leaves its binding, also in shaders compiled without checks, and
+//! may spend instructions on that. Our kernels keep within their bindings and are tested for it, so the
+//! device is opened here, with exactly what wgpu would have enabled but those features, and handed to
+//! wgpu. Bindings beyond 2 GiB come with it. What it gains depends on the driver: on an NVIDIA H200
+//! (driver 580) reads, matrix products and decoding were measured to be as fast either way. The caller
+//! tries the device before it is used and opens an ordinary one if anything is amiss.
 
 use ash::vk;
 use wgpu::hal::api::Vulkan;

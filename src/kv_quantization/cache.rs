@@ -172,6 +172,11 @@ impl KvCache {
         self.lens[slot] = self.lens[slot].min(len);
     }
 
+    /// Tokens that a slot holds.
+    pub(crate) fn slot_len(&self, slot: usize) -> usize {
+        self.lens[slot]
+    }
+
     /// Sequences that there is room for.
     pub fn slots(&self) -> usize {
         self.lens.len()

@@ -158,11 +158,11 @@ impl Model {
         ids
     }
 
-    /// An empty cache for this model.
-    pub(crate) fn cache(&self, kind: KvKind) -> KvCache {
+    /// An empty cache for so many sequences of this model.
+    pub(crate) fn cache(&self, slots: usize, kind: KvKind) -> KvCache {
         let config = &self.0.config;
         let width = config.num_key_value_heads * config.head_dim;
-        KvCache::new(config.num_hidden_layers, width, 1, kind, self.0.device)
+        KvCache::new(config.num_hidden_layers, width, slots, kind, self.0.device)
     }
 
     /// The graph of a pass over `ids` `[t]` at `places` `[t, 2]`: logits `[t, vocab]`, or `[1, vocab]` of
@@ -206,7 +206,7 @@ impl Model {
         let leaf = |data: &[u32], dims: &[usize]| {
             MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
         };
-        let mut cache = self.cache(KvKind::F32);
+        let mut cache = self.cache(1, KvKind::F32);
         cache.reserve(n, n)?;
         let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
         let logits = self.forward(&leaf(tokens, &[n])?, &leaf(&places, &[n, 2])?, &cache, false);
@@ -228,7 +228,7 @@ impl Model {
     /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.
     fn step(&self, t: usize, rows: usize) -> Result<MLXArray> {
         let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.device());
-        let mut cache = self.cache(KvKind::default_for(self.device()));
+        let mut cache = self.cache(1, KvKind::default_for(self.device()));
         cache.reserve(rows, rows)?;
         let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
         Ok(MLXArray::apply(ops::Argmax, &[&logits]))

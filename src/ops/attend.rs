@@ -16,6 +16,7 @@ static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
 static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
+static TURN8: File = wgsl!("parts/turn8.wgsl");
 static HEAD_GAINS: File = wgsl!("parts/head_gains.wgsl");
 static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
 
@@ -122,10 +123,11 @@ impl Attend {
         let half = site.inputs[at.inv_freq].size();
         let cache = site.inputs[at.keys].dtype;
         let window = window.map_or(Word::U32(0), Word::from);
+        let (meeting, round) = meeting(t, lanes, site.caps.workgroup_memory as usize);
         let least = ("LEAST", (4 * WG / lanes) as f64);
 
         let mut stage = Stage { name: "attend", ..Stage::default() };
-        stage.files = vec![&ATTEND, &KEY_RANGE, lanes_file, &ANGLE];
+        stage.files = vec![&ATTEND, &KEY_RANGE, lanes_file, &TURN8, &ANGLE];
         stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
         stage.files.push(if cache == Dtype::F16 { &CACHE8_F16 } else { &CACHE8_F32 });
         stage.files.extend([&FLOATS, &PACK]);
@@ -134,6 +136,8 @@ impl Attend {
             ("HEADS", group.div_ceil(chunks) as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
+            ("ROUND", round as f64),
+            ("MEETING", meeting as f64),
             ("NORM", f64::from(u8::from(self.norm.is_some()))),
             ("INTERLEAVED", f64::from(u8::from(self.rope.interleaved))),
             least,
@@ -204,7 +208,7 @@ impl Attend {
         Kernel {
             scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
             stages: vec![stage, combine],
-            rounding: 0.0,
+            ..Kernel::default()
         }
     }
 
@@ -219,6 +223,19 @@ impl Attend {
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
         wanted.clamp(1, MAX_SPLITS).min(useful.max(1))
     }
+}
+
+/// Vectors of 4 values where parts meet, and how many heads' sums meet there at once, within so many bytes of
+/// workgroup memory.
+fn meeting(t: usize, lanes: usize, bytes: usize) -> (usize, usize) {
+    let least = (2 * WG).max(2 * lanes * (HEADS + 2));
+    let roomy = 2 * WG * HEADS;
+    if memory(t, lanes, roomy) <= bytes { (roomy, HEADS) } else { (least, 1) }
+}
+
+/// Bytes of workgroup memory: angles, vectors that meet, maxima and sums, exchange between lanes.
+fn memory(t: usize, lanes: usize, meeting: usize) -> usize {
+    8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 16 + 16 * WG
 }
 
 /// Invocations that cover a head.
@@ -260,6 +277,8 @@ impl Op for Attend {
             && fits([groups, t, 1]);
         // The output takes the place of a scratch buffer where there is one.
         let bindings = site.inputs.len() + 1;
+        let available = site.caps.workgroup_memory as usize;
+        let suits = suits && memory(t, lanes(d), meeting(t, lanes(d), available).0) <= available;
         if !suits || bindings > site.caps.storage_buffers as usize {
             return Vec::new();
         }

@@ -13,6 +13,8 @@ mod kv_write;
 mod linear;
 mod matmul;
 mod matvec;
+mod next;
+mod philox;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -27,6 +29,9 @@ pub use gate::{Gate, GateKind};
 pub use kv_write::KvWrite;
 pub(crate) use linear::FEW;
 pub use linear::Linear;
+pub use next::Next;
+pub(crate) use next::{penalise, rows as next_rows};
+pub(crate) use philox::uniform;
 pub use rms_norm::RmsNorm;
 pub use rope::Rope;
 pub use sample::{Sample, sample_host};
@@ -51,4 +56,5 @@ pub const ALL: &[Row] = &[
     ("softmax", softmax::cases),
     ("argmax", argmax::cases),
     ("sample", sample::cases),
+    ("next", next::cases),
 ];

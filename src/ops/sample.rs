@@ -6,16 +6,22 @@
 //! what is no less than `min_p` of the greatest. Values equal to a threshold are kept. The token is the
 //! first index at which the running sum of what is left, in index order, exceeds `u` of its total.
 
-use super::argmax;
-use super::kernel::with_sums;
+use super::argmax::{self, LIKELIEST, lanes, logits4};
+use super::kernel::declare;
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
+use crate::gpu::Caps;
 use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
 
 static SAMPLE: File = wgsl!("sample.wgsl");
+pub(super) static DRAW: File = wgsl!("parts/draw.wgsl");
+pub(super) static THRESHOLD: File = wgsl!("parts/threshold.wgsl");
+
+/// The most that logits are multiplied by: lower temperatures take the greatest all the same.
+pub(super) const MOST: f32 = 1e20;
 
 /// `[logits [1, v] f32, u [1] f32 in [0, 1)] -> [1] u32`
 #[derive(Clone, Debug, PartialEq)]
@@ -41,53 +47,39 @@ impl Op for Sample {
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let (logits, u) = (&inputs[0], &inputs[1]);
-        let [1, v] = *logits.dims() else { panic!("sample from {}", logits.spec()) };
+        let [1, _] = *logits.dims() else { panic!("sample from {}", logits.spec()) };
         if self.temperature <= 0.0 {
             return logits.argmax();
         }
-        let zero = MLXArray::scalar(0.0);
-        let mut p = (logits * (1.0 / self.temperature)).softmax(1);
-        if self.top_k > 0 && self.top_k < v {
-            let least = p.topk(self.top_k).slice(1, self.top_k - 1, 1);
-            p = p.where_(&least.less_equal(&p), &zero);
-        }
-        if self.top_p < 1.0 {
-            let greater = p.reshape(&[v, 1]).less(&p); // [i, j]: p_i < p_j
-            let mass = p.where_(&greater, &zero).sum(1).reshape(&[1, v]);
-            p = p.where_(&mass.less(&(&p.sum(1) * self.top_p)), &zero);
-        }
-        p = p.where_(&(&p.max(1) * self.min_p).less_equal(&p), &zero);
-
-        let index = MLXArray::iota(v);
-        let upto = index.less_equal(&index.reshape(&[v, 1])); // [i, j]: j <= i
-        let running = p.where_(&upto, &zero).sum(1).reshape(&[1, v]);
-        let passed = running.less_equal(&(&p.sum(1) * u));
-        let count = passed.astype(Dtype::F32).sum(1).astype(Dtype::U32);
-        // The rounding of sums must not lead past the last that is kept.
-        let last = index.where_(&zero.less(&p), &MLXArray::scalar_u32(0)).max(1);
-        count.minimum(&last).reshape(&[1])
+        let scalar = MLXArray::scalar;
+        let scaled = logits * (1.0 / self.temperature).min(MOST);
+        drawn(&scaled, &MLXArray::scalar_u32(self.top_k as u32), &scalar(self.top_p), &scalar(self.min_p), u)
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
         if self.temperature <= 0.0 {
-            return vec![argmax::stage(&site.inputs[0]).into()];
+            return vec![argmax::stage(&site.inputs[0], site.caps).into()];
         }
-        let kernel = |sums| Stage {
+        let (file, kind) = logits4(&site.inputs[0]);
+        let mut stage = Stage {
             name: "sample",
-            files: vec![&SAMPLE, sums],
+            files: vec![&SAMPLE, &LIKELIEST, &DRAW, &THRESHOLD, file],
+            constants: constants(site.caps),
             reads: vec![Arg::Input(0), Arg::Input(1)],
             writes: vec![Arg::Output],
             params: vec![
                 ("n", site.inputs[0].axis(1).into()),
                 ("top_k", self.top_k.into()),
-                ("inverse_temperature", (1.0 / self.temperature).into()),
+                ("scale", (1.0 / self.temperature).min(MOST).into()),
                 ("top_p", self.top_p.into()),
                 ("min_p", self.min_p.into()),
             ],
             grid: [1, 1, 1],
             ..Stage::default()
         };
-        with_sums(site.caps, |sums| kernel(sums).into())
+        stage.generated =
+            declare(&stage, &[("logits", kind), ("u", "array<f32>")], &[("token", "array<u32>")]);
+        vec![stage.into()]
     }
 
     fn cpu(&self, _inputs: &[Spec]) -> Option<CpuKernel> {
@@ -98,9 +90,46 @@ impl Op for Sample {
     }
 }
 
-/// Greater floats have greater keys.
+/// What a draw's kernel is specialised by: one workgroup, as large as the adapter allows, and its bins.
+pub(super) fn constants(caps: &Caps) -> Vec<(&'static str, f64)> {
+    let lanes = lanes(caps);
+    let (bins, shift) = if lanes > 256 { (4096.0, 13.0) } else { (1024.0, 15.0) };
+    vec![("WG", lanes as f64), ("BINS", bins), ("SHIFT", shift)]
+}
+
+/// The formula: of `x` `[1, v]`, logits over the temperature, with filters of one element each and `u` `[1]`,
+/// the token `[1]`.
+pub(super) fn drawn(
+    x: &MLXArray,
+    top_k: &MLXArray,
+    top_p: &MLXArray,
+    min_p: &MLXArray,
+    u: &MLXArray,
+) -> MLXArray {
+    let v = x.dims()[1];
+    let zero = MLXArray::scalar(0.0);
+    let mut p = x.softmax(1);
+    let greater = p.reshape(&[v, 1]).less(&p); // [i, j]: p_i < p_j
+    let count = greater.astype(Dtype::F32).sum(1).astype(Dtype::U32).reshape(&[1, v]);
+    p = p.where_(&(&count.less(top_k) | &top_k.equal(&MLXArray::scalar_u32(0))), &zero);
+    let mass = p.where_(&greater, &zero).sum(1).reshape(&[1, v]);
+    let all = &MLXArray::scalar(1.0).less_equal(top_p);
+    p = p.where_(&(&mass.less(&(&p.sum(1) * top_p)) | all), &zero);
+    p = p.where_(&(&p.max(1) * min_p).less_equal(&p), &zero);
+
+    let index = MLXArray::iota(v);
+    let upto = index.less_equal(&index.reshape(&[v, 1])); // [i, j]: j <= i
+    let running = p.where_(&upto, &zero).sum(1).reshape(&[1, v]);
+    let passed = running.less_equal(&(&p.sum(1) * u));
+    let count = passed.astype(Dtype::F32).sum(1).astype(Dtype::U32);
+    // The rounding of sums must not lead past the last that is kept.
+    let last = index.where_(&zero.less(&p), &MLXArray::scalar_u32(0)).max(1);
+    count.minimum(&last).reshape(&[1])
+}
+
+/// Greater floats have greater keys; zeros are equal.
 fn key(x: f32) -> u32 {
-    if x.is_sign_negative() { !x.to_bits() } else { x.to_bits() | 1 << 31 }
+    if x < 0.0 { !x.to_bits() } else { x.abs().to_bits() | 1 << 31 }
 }
 
 /// The greatest key such that it and all above weigh at least `wanted`: eleven bits, eleven, ten.
@@ -129,7 +158,7 @@ pub fn sample_host(logits: &[f32], op: &Sample, u: f32) -> u32 {
         return cpu::argmax(logits);
     }
     let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let scale = 1.0 / op.temperature;
+    let scale = (1.0 / op.temperature).min(MOST);
     let weight = |x: f32| f64::from((x - greatest) * scale).exp();
 
     let mut least = 0;

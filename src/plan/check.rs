@@ -6,7 +6,7 @@
 //! are trusted.
 
 use crate::gpu::Gpu;
-use crate::op::{Case, Kernel, Op};
+use crate::op::{Case, Kernel, Op, Site, Spec};
 use crate::ops;
 use crate::trial::Trial;
 use crate::wgsl::link;
@@ -29,6 +29,13 @@ fn identity(kernel: &Kernel) -> u64 {
 
 /// By adapter and code.
 type Verdicts = HashMap<(String, u64), Option<bool>>;
+
+/// Whether an op has a kernel on the GPU for inputs of these specs, and one to trust.
+pub(crate) fn has_kernel(op: impl Op, inputs: &[Spec], output: &Spec) -> bool {
+    let Ok(gpu) = Gpu::shared() else { return false };
+    let site = Site { inputs, output, caps: gpu.caps() };
+    op.kernels(&site).iter().any(|kernel| trusted(&op, kernel, &gpu))
+}
 
 /// Whether a kernel may be used: not if it disagreed.
 pub(super) fn trusted(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> bool {

@@ -26,6 +26,7 @@ mod tune;
 mod tune_tests;
 mod tuned;
 
+pub(crate) use check::has_kernel;
 pub use check::try_kernels;
 pub(crate) use program::Program;
 pub use program::{eval, set_fusion};

@@ -10,7 +10,7 @@ use super::slots::{Operand, Slot};
 use super::{gpu, host};
 use crate::array::{Device, MLXArray};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Prepared, Recording};
+use crate::gpu::{Gpu, Pending, Prepared, Recording};
 use crate::memory::Buffer;
 use crate::op::{HostMut, HostRef, Spec};
 use std::collections::HashMap;
@@ -148,6 +148,20 @@ impl Program {
                 Ok(())
             }
             (Body::Gpu(_), None) => Err(Error::device("the program was never prepared")),
+        }
+    }
+
+    /// [`Program::run`] on the GPU, and the whole of an output on its way back, without waiting for either.
+    ///
+    /// # Errors
+    /// As [`Program::run`]; the program runs on the CPU.
+    pub(crate) fn run_and_read(&mut self, i: usize) -> Result<Pending> {
+        let output = &self.plan.outputs[i];
+        match (&self.prepared, &self.buffers[output.slot]) {
+            (Some((gpu, prepared)), Buffer::Gpu(buffer)) => {
+                gpu.run_and_read(prepared, buffer, output.offset as u64, output.spec.bytes() as u64)
+            }
+            _ => Err(Error::device("only what runs on the GPU comes later")),
         }
     }
 

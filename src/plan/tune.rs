@@ -108,8 +108,11 @@ fn classes(outputs: &[MLXArray], gpu: &Arc<Gpu>) -> Vec<Class> {
         let Kind::Op { op, inputs, .. } = &node.kind else { continue };
         let specs: Vec<Spec> = inputs.iter().map(|&i| graph.nodes[i].spec.clone()).collect();
         let site = Site { inputs: &specs, output: &node.spec, caps: gpu.caps() };
-        // An op that overwrites an operand cannot be asked twice for the same result.
-        if op.in_place().is_some() || op.variants(&site).is_empty() {
+        let variants = op.variants(&site);
+        // What changes an operand cannot be asked twice, and the operand may be the caller's.
+        let input = |arg: &Arg| matches!(arg, Arg::Input(_) | Arg::InputPart { .. });
+        let changes = variants.iter().flat_map(|k| &k.stages).any(|stage| stage.writes.iter().any(input));
+        if op.in_place().is_some() || variants.is_empty() || changes {
             continue;
         }
         let same = format!("{} {:?}", shape(op.as_ref(), &site), op.words());

@@ -15,16 +15,14 @@ fn inverse_turn(at: i32) -> u32 {
     return (high << shift) | ((inverse_turn_word(word + 1) >> (31u - shift)) >> 1u);
 }
 
+// Chosen without a branch, for neighbours need different words.
 fn inverse_turn_word(i: i32) -> u32 {
-    switch i {
-        case 1: { return 0x28be60dbu; }
-        case 2: { return 0x9391054au; }
-        case 3: { return 0x7f09d5f4u; }
-        case 4: { return 0x7d4d3770u; }
-        case 5: { return 0x36d8a566u; }
-        case 6: { return 0x4f10e410u; }
-        default: { return 0u; }
-    }
+    var word = select(0u, 0x28be60dbu, i == 1);
+    word = select(word, 0x9391054au, i == 2);
+    word = select(word, 0x7f09d5f4u, i == 3);
+    word = select(word, 0x7d4d3770u, i == 4);
+    word = select(word, 0x36d8a566u, i == 5);
+    return select(word, 0x4f10e410u, i == 6);
 }
 
 // The upper half of a 64-bit product.

@@ -1,0 +1,268 @@
+//! [`Batch`]: several sequences, advanced together.
+//!
+//! A step reads the weights once for all sequences. Where the device chooses tokens, one step runs ahead of
+//! what the host knows, as in [`Generator`](super::Generator); when a sequence ends or another
+//! joins, that step is given up and the device is told anew who takes part.
+
+use super::decode::MOST;
+use super::generator::FinishReason;
+use super::options::GenerateOptions;
+use super::runner::Runner;
+use super::sequence::Sequence;
+use crate::error::{Context, Error, Result};
+use crate::gpu::Pending;
+use crate::kv_quantization::{KvCache, KvKind};
+use crate::models::Model;
+use std::ops::ControlFlow;
+
+/// What a step brought a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchItem {
+    /// The next token of the answer.
+    Token(u32),
+    /// The answer has ended.
+    End(FinishReason),
+}
+
+struct Lane {
+    sequence: Sequence,
+    /// A token that is chosen but not yet handed out.
+    pending: Option<u32>,
+    active: bool,
+}
+
+/// Generates several answers at once, each in a slot with its own prompt, options and seed.
+///
+/// ```no_run
+/// use unimlx::{Batch, BatchItem, GenerateOptions, Model};
+/// # fn run(model: &Model, prompts: &[Vec<u32>]) -> unimlx::Result<()> {
+/// let mut batch = Batch::new(model, prompts.len(), None)?;
+/// for (slot, prompt) in prompts.iter().enumerate() {
+///     batch.prompt(slot, prompt, GenerateOptions::default())?;
+/// }
+/// while batch.is_active() {
+///     for &(slot, item) in batch.step()? {
+///         if let BatchItem::Token(id) = item {
+///             println!("{slot}: {id}");
+///         }
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// An answer is the same as [`Generator`](crate::Generator)'s up to the rounding of kernels for several rows.
+/// Stop strings are the caller's business: [`Batch::stop`].
+pub struct Batch {
+    model: Model,
+    runner: Runner,
+    lanes: Vec<Lane>,
+    /// The lanes of the steps that are launched, in the order of rows.
+    rows: Vec<usize>,
+    /// The rows that the device has are `rows`.
+    loaded: bool,
+    ahead: Option<Pending>,
+    logits: Vec<f32>, // [slots, vocab]
+    items: Vec<(usize, BatchItem)>,
+}
+
+impl Batch {
+    /// An empty batch of 1 to 8 slots; `kind` as for [`Generator::new`](crate::Generator::new).
+    ///
+    /// # Errors
+    /// Another number of slots.
+    pub fn new(model: &Model, slots: usize, kind: Option<KvKind>) -> Result<Self> {
+        if !(1..=MOST).contains(&slots) {
+            return Err(Error::input(format!("a batch of {slots} sequences, expected 1 to {MOST}")));
+        }
+        let kind = kind.unwrap_or(KvKind::default_for(model.device()));
+        let lane = |slot| Lane { sequence: Sequence::new(model, slot), pending: None, active: false };
+        Ok(Self {
+            model: model.clone(),
+            runner: Runner::new(model, slots, kind),
+            lanes: (0..slots).map(lane).collect(),
+            rows: Vec::with_capacity(slots),
+            loaded: false,
+            ahead: None,
+            logits: vec![0.0; slots * model.config().vocab_size],
+            items: Vec::with_capacity(slots),
+        })
+    }
+
+    /// Reads a prompt into a slot and begins an answer; what the slot did before is given up. Of the prompt only
+    /// what differs from the slot's tokens goes through the model.
+    ///
+    /// # Errors
+    /// No such slot; as [`Generator::prompt`](crate::Generator::prompt).
+    pub fn prompt(&mut self, slot: usize, tokens: &[u32], options: GenerateOptions) -> Result<()> {
+        self.stop(slot)?;
+        self.rewind();
+        let Self { runner, model, lanes, logits, .. } = self;
+        let lane = &mut lanes[slot];
+        let vocab = model.config().vocab_size;
+        lane.sequence.prepare(runner, model, tokens, options)?;
+        let go = &mut |_: crate::nn::Progress<'_>| ControlFlow::Continue(());
+        let first = lane.sequence.read(runner, tokens, &mut logits[..vocab], go)?.wait()?;
+        (lane.pending, lane.active) = (Some(first), true);
+        Ok(())
+    }
+
+    /// Ends a slot's answer here; it may have ended already.
+    ///
+    /// # Errors
+    /// No such slot.
+    pub fn stop(&mut self, slot: usize) -> Result<()> {
+        let slots = self.lanes.len();
+        let lane = self.lanes.get_mut(slot);
+        let lane = lane.ok_or_else(|| Error::input(format!("slot {slot} of a batch of {slots}")))?;
+        if std::mem::take(&mut lane.active) {
+            lane.pending = None;
+            self.rewind();
+        }
+        Ok(())
+    }
+
+    /// Advances every answer by one token, or ends it: an item for each that was active. Right after prompts it
+    /// hands out their first tokens alone. An error ends all.
+    ///
+    /// # Errors
+    /// The device failed; not enough memory.
+    pub fn step(&mut self) -> Result<&[(usize, BatchItem)]> {
+        self.items.clear();
+        let outcome = self.advance().context("generating");
+        if outcome.is_err() {
+            self.rewind();
+            self.lanes.iter_mut().for_each(|lane| lane.active = false);
+        }
+        outcome.map(|()| &self.items[..])
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        if self.lanes.iter().any(|lane| lane.active && lane.pending.is_some()) {
+            for slot in 0..self.lanes.len() {
+                if let Some(token) = self.lanes[slot].pending.take() {
+                    self.hand_out(slot, token);
+                }
+            }
+            return Ok(());
+        }
+        // Answers that are as long as they may be.
+        for slot in 0..self.lanes.len() {
+            let lane = &self.lanes[slot];
+            let position = lane.sequence.tokens.len();
+            if lane.active && (!lane.sequence.wants_more() || position > self.model.context_length()) {
+                self.end(slot, FinishReason::Length);
+            }
+        }
+        let active = self.lanes.iter().filter(|lane| lane.active).count();
+        if active == 0 {
+            return Ok(());
+        }
+        let mut tokens = [0u32; MOST];
+        if self.runner.chooses() {
+            self.device_step(&mut tokens)?
+        } else {
+            self.host_step(&mut tokens)?
+        }
+        let mut rows = [0usize; MOST];
+        let count = self.rows.len();
+        rows[..count].copy_from_slice(&self.rows);
+        for (&slot, &token) in rows[..count].iter().zip(&tokens) {
+            self.hand_out(slot, token);
+        }
+        Ok(())
+    }
+
+    fn active_rows(&mut self) {
+        self.rows.clear();
+        let active = self.lanes.iter().enumerate().filter(|(_, lane)| lane.active);
+        self.rows.extend(active.map(|(slot, _)| slot));
+    }
+
+    /// The next token of each row, chosen by the device.
+    fn device_step(&mut self, tokens: &mut [u32; MOST]) -> Result<()> {
+        if !self.loaded {
+            self.active_rows();
+            let rows = self.rows.iter().map(|&slot| self.lanes[slot].sequence.row(&mut self.runner));
+            let rows = rows.collect::<Result<Vec<_>>>()?;
+            self.runner.load(&rows)?;
+            self.loaded = true;
+        }
+        let next = match self.ahead.take() {
+            Some(next) => next,
+            None => self.runner.launch()?,
+        };
+        if self.rows.iter().all(|&slot| self.lanes[slot].sequence.goes_on(&self.runner, 1)) {
+            self.ahead = Some(self.runner.launch()?);
+        }
+        next.wait_into(bytemuck::cast_slice_mut(&mut tokens[..self.rows.len()]))
+    }
+
+    /// The next token of each row, chosen by the host.
+    fn host_step(&mut self, tokens: &mut [u32; MOST]) -> Result<()> {
+        self.active_rows();
+        let mut last = [0u32; MOST];
+        for (last, &slot) in last.iter_mut().zip(&self.rows) {
+            *last = self.lanes[slot].sequence.tokens.last().copied().unwrap_or(0);
+        }
+        let (count, vocab) = (self.rows.len(), self.model.config().vocab_size);
+        self.runner.step_each(&self.rows, &last[..count])?;
+        self.runner.read(&mut self.logits[..count * vocab])?;
+        let rows = self.rows.iter().zip(self.logits.chunks_exact_mut(vocab));
+        for (token, (&slot, logits)) in tokens.iter_mut().zip(rows) {
+            *token = self.lanes[slot].sequence.sampler.choose(logits);
+        }
+        Ok(())
+    }
+
+    fn hand_out(&mut self, slot: usize, token: u32) {
+        let lane = &mut self.lanes[slot];
+        if !lane.sequence.wants_more() {
+            self.end(slot, FinishReason::Length);
+            return;
+        }
+        match lane.sequence.take(token) {
+            None => self.items.push((slot, BatchItem::Token(token))),
+            Some(reason) => self.end(slot, reason),
+        }
+    }
+
+    fn end(&mut self, slot: usize, reason: FinishReason) {
+        self.lanes[slot].active = false;
+        self.rewind();
+        self.items.push((slot, BatchItem::End(reason)));
+    }
+
+    /// Gives up the step that runs ahead.
+    fn rewind(&mut self) {
+        (self.ahead, self.loaded) = (None, false);
+        self.lanes.iter().for_each(|lane| lane.sequence.rewind(&mut self.runner));
+    }
+
+    /// Whether an answer has not ended.
+    pub fn is_active(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.active)
+    }
+
+    /// The first slot without an answer under way.
+    pub fn idle_slot(&self) -> Option<usize> {
+        self.lanes.iter().position(|lane| !lane.active)
+    }
+
+    /// A slot's prompt and answer so far; none for no such slot.
+    pub fn tokens(&self, slot: usize) -> &[u32] {
+        self.lanes.get(slot).map_or(&[], |lane| &lane.sequence.tokens)
+    }
+
+    /// What the model remembers.
+    pub fn cache(&self) -> &KvCache {
+        self.runner.cache()
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let active = self.lanes.iter().filter(|lane| lane.active).count();
+        write!(f, "Batch({:?}, {active} of {} slots)", self.model, self.lanes.len())
+    }
+}

@@ -1,0 +1,182 @@
+//! A sequence in a slot of a runner: its prompt, its answer, and when that ends.
+
+use super::decode::Row;
+use super::generator::FinishReason;
+use super::options::GenerateOptions;
+use super::runner::{Runner, Want};
+use super::sampler::Sampler;
+use crate::error::{Error, Result};
+use crate::gpu::Pending;
+use crate::models::Model;
+use crate::nn::Report;
+
+/// The most tokens of an answer that room is made for at once.
+const ROOM: usize = 1024;
+
+/// A token, or the promise of one.
+pub(super) enum Choice {
+    Now(u32),
+    /// On its way from the device.
+    Later(Pending),
+}
+
+impl Choice {
+    pub(super) fn wait(self) -> Result<u32> {
+        match self {
+            Self::Now(token) => Ok(token),
+            Self::Later(pending) => {
+                let mut token = [0u32];
+                pending.wait_into(bytemuck::cast_slice_mut(&mut token))?;
+                Ok(token[0])
+            }
+        }
+    }
+}
+
+pub(super) struct Sequence {
+    pub(super) slot: usize,
+    pub(super) options: GenerateOptions,
+    /// The prompt, then the answer. The cache holds all but perhaps the last.
+    pub(super) tokens: Vec<u32>,
+    /// Tokens of the answer.
+    pub(super) generated: usize,
+    pub(super) sampler: Sampler,
+    end_ids: Vec<u32>,
+    context: usize,
+}
+
+impl Sequence {
+    pub(super) fn new(model: &Model, slot: usize) -> Self {
+        Self {
+            slot,
+            options: GenerateOptions::default(),
+            tokens: Vec::new(),
+            generated: 0,
+            sampler: Sampler::new(model.config().vocab_size),
+            end_ids: Vec::new(),
+            context: model.context_length(),
+        }
+    }
+
+    /// Makes ready for a prompt; how many of its tokens are in the cache already.
+    ///
+    /// # Errors
+    /// Options out of range; no tokens, an id beyond the vocabulary, a prompt longer than the context; not
+    /// enough memory.
+    pub(super) fn prepare(
+        &mut self,
+        runner: &mut Runner,
+        model: &Model,
+        prompt: &[u32],
+        options: GenerateOptions,
+    ) -> Result<usize> {
+        options.check()?;
+        model.check(prompt)?;
+        let context = self.context;
+        if prompt.len() > context {
+            let n = prompt.len();
+            return Err(Error::input(format!("the prompt has {n} tokens, the model's context {context}")));
+        }
+        let known = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        // At least one token must go through the model to say what comes next.
+        let cached = known.min(runner.cache().slot_len(self.slot)).min(prompt.len() - 1);
+        runner.truncate(self.slot, cached);
+        self.tokens.truncate(cached);
+        self.end_ids.clone_from(&options.stop_ids);
+        if !options.ignore_eos {
+            self.end_ids.extend(model.eos_token_ids());
+        }
+        let room = prompt.len() + options.max_tokens.unwrap_or(0).min(ROOM);
+        runner.reserve(room.min(context))?;
+        self.sampler.begin(&options, prompt);
+        self.generated = 0;
+        self.options = options;
+        Ok(cached)
+    }
+
+    /// Puts the rest of the prompt through the model; the first token of the answer, in `logits` on the way if
+    /// the host chooses.
+    ///
+    /// # Errors
+    /// The device failed; cancelled. What went through stays useful.
+    pub(super) fn read(
+        &mut self,
+        runner: &mut Runner,
+        prompt: &[u32],
+        logits: &mut [f32],
+        report: &mut Report<'_>,
+    ) -> Result<Choice> {
+        let (slot, rest) = (self.slot, &prompt[self.tokens.len()..]);
+        let want = self.options.want();
+        let later = if runner.chooses() {
+            runner.prompt_and_choose(slot, rest, &self.sampler, report).map(Some)
+        } else {
+            runner.prompt(slot, rest, want, report).map(|()| None)
+        };
+        self.tokens = prompt[..runner.cache().slot_len(slot)].to_vec();
+        let most = self.context - self.tokens.len();
+        self.tokens.reserve(self.options.max_tokens.unwrap_or(most).min(most) + 1);
+        match later? {
+            Some(pending) => Ok(Choice::Later(pending)),
+            None => self.choose(runner, logits),
+        }
+    }
+
+    /// Puts the last token through the model and lets the host choose what follows.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn step(&self, runner: &mut Runner, logits: &mut [f32]) -> Result<Choice> {
+        let last = self.tokens.last().ok_or_else(|| Error::input("there was no prompt"))?;
+        runner.step(self.slot, std::slice::from_ref(last), self.options.want())?;
+        self.choose(runner, logits)
+    }
+
+    /// The token that follows the latest step.
+    fn choose(&self, runner: &Runner, logits: &mut [f32]) -> Result<Choice> {
+        if self.options.want() == Want::Token {
+            let mut token = [0u32];
+            runner.read(&mut token)?;
+            return Ok(Choice::Now(token[0]));
+        }
+        runner.read(logits)?;
+        Ok(Choice::Now(self.sampler.choose(logits)))
+    }
+
+    /// Whether a step may be started for the token after `coming` ones that are not in the answer yet.
+    pub(super) fn goes_on(&self, runner: &Runner, coming: usize) -> bool {
+        let most = self.options.max_tokens.unwrap_or(usize::MAX);
+        self.generated + coming < most && runner.cache().slot_len(self.slot) < self.context
+    }
+
+    /// Whether the answer may have another token.
+    pub(super) fn wants_more(&self) -> bool {
+        self.options.max_tokens.is_none_or(|most| self.generated < most)
+    }
+
+    /// Adds the next token to the answer, unless that ends with it.
+    pub(super) fn take(&mut self, token: u32) -> Option<FinishReason> {
+        if self.end_ids.contains(&token) {
+            return Some(FinishReason::Stop);
+        }
+        self.tokens.push(token);
+        self.sampler.chose(token);
+        self.generated += 1;
+        None
+    }
+
+    /// Forgets what ran ahead of the answer.
+    pub(super) fn rewind(&self, runner: &mut Runner) {
+        runner.truncate(self.slot, self.tokens.len());
+    }
+
+    /// As a device step begins: the last token goes through the model next, again if a step that was
+    /// given up has put it through already.
+    pub(super) fn row(&self, runner: &mut Runner) -> Result<Row<'_>> {
+        let &token = self.tokens.last().ok_or_else(|| Error::input("there was no prompt"))?;
+        let position = self.tokens.len() - 1;
+        runner.truncate(self.slot, position);
+        let place = runner.cache().place(self.slot, position);
+        Ok(Row { slot: self.slot, token, place, sampler: &self.sampler })
+    }
+}

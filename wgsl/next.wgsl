@@ -1,0 +1,49 @@
+// Each row's next token, chosen and appended: the greatest of its logits, or one drawn (parts/draw.wgsl) with
+// the number of (seed, step); logits of tokens seen before are first lowered by the penalty. The sequence's
+// token, place, step and set of tokens seen move on.
+//
+// Work split: one workgroup per row; some passes over the logits, one if the greatest is taken.
+// Parts: logits4 (logits_aligned, logits_odd), likeliest, draw, threshold, philox.
+
+var<private> row: u32;
+// Of the set of tokens seen, the row's first word.
+var<private> first_seen: u32;
+var<private> penalty: f32;
+var<private> inverse_penalty: f32;
+
+fn four(i: u32) -> vec4<f32> {
+    let x = logits4(row, i);
+    if penalty == 1.0 {
+        return x;
+    }
+    let bits = vec4<u32>(seen[first_seen + i / 8u] >> (4u * (i % 8u))) & vec4<u32>(1u, 2u, 4u, 8u);
+    let lowered = select(x * penalty, x * inverse_penalty, x > vec4<f32>(0.0));
+    return select(x, lowered, (bits != vec4<u32>(0u)) & (x > vec4<f32>(-1.0e38)));
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    row = group.x;
+    let slot = counts[4u * row];
+    let top_k = counts[4u * row + 1u];
+    let scale = knobs[5u * row];
+    penalty = knobs[5u * row + 3u];
+    inverse_penalty = knobs[5u * row + 4u];
+    first_seen = slot * params.words;
+
+    let best = likeliest(lane, params.n, scale > 0.0 && top_k > 0u);
+    var index = best.index;
+    if scale > 0.0 {
+        let seed = vec2<u32>(counts[4u * row + 2u], counts[4u * row + 3u]);
+        let u = uniform_number(seed, steps[row]);
+        let f = Filter(params.n, scale, best.value, top_k, knobs[5u * row + 1u], knobs[5u * row + 2u], 0u);
+        index = draw(lane, best, f, u);
+    }
+    if lane == 0u {
+        token[row] = index;
+        ids[row] = index;
+        places[2u * row] += 1u;
+        steps[row] += 1u;
+        seen[first_seen + index / 32u] |= 1u << (index % 32u);
+    }
+}

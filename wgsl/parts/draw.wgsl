@@ -1,0 +1,141 @@
+// One of the n values four(0), four(1), .., drawn by a workgroup of WG invocations: of weights
+// exp(scale (x - greatest)) the top_k greatest, of these the ones whose strictly greater ones sum to less than
+// top_p of them all, of these the ones no less than min_p; then the first index at which the running sum of
+// what is left exceeds u of its total. Every invocation gets the result; all must call.
+//
+// Teams of 32 invocations own runs of indices: their sums say in which run the draw falls, and all
+// invocations look for it there.
+// Parts: likeliest, threshold.
+
+const TEAM: u32 = 32u;
+
+var<workgroup> teams: array<f32, 32>;
+var<workgroup> passed: atomic<u32>;
+var<workgroup> last: atomic<u32>;
+var<workgroup> drawn: u32;
+
+struct Filter { n: u32, scale: f32, greatest: f32, top_k: u32, top_p: f32, min_p: f32, least: u32 }
+
+// Greater floats have greater keys; zeros are equal.
+fn key(x: f32) -> u32 {
+    let bits = select(bitcast<u32>(x), 0u, x == 0.0);
+    return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+}
+
+fn weight(f: Filter, x: f32) -> f32 {
+    let p = exp(max(max(x - f.greatest, -1.0e5) * f.scale, -87.0));
+    return select(0.0, p, x > -1.0e38);
+}
+
+fn kept(f: Filter, x: f32) -> f32 {
+    let p = weight(f, x);
+    return select(0.0, p, key(x) >= f.least && p >= f.min_p);
+}
+
+fn kept4(f: Filter, i: u32) -> vec4<f32> {
+    let x = four(i);
+    return vec4<f32>(kept(f, x.x), kept(f, x.y), kept(f, x.z), kept(f, x.w));
+}
+
+fn scan(lane: u32, own: f32) -> f32 {
+    values[lane] = own;
+    for (var step = 1u; step < WG; step *= 2u) {
+        workgroupBarrier();
+        let sum = values[lane] + select(0.0, values[max(lane, step) - step], lane >= step);
+        workgroupBarrier();
+        values[lane] = sum;
+    }
+    workgroupBarrier();
+    return values[lane];
+}
+
+// Sums what is kept, by teams and in all.
+fn weigh(lane: u32, f: Filter) -> f32 {
+    let fours = (f.n + 3u) / 4u;
+    let run = (fours + WG / TEAM - 1u) / (WG / TEAM);
+    let first = (lane / TEAM) * run;
+    var sum = vec4<f32>(0.0);
+    for (var i = first + lane % TEAM; i < min(first + run, fours); i += TEAM) {
+        sum += kept4(f, i);
+    }
+    values[lane] = (sum.x + sum.y) + (sum.z + sum.w);
+    workgroupBarrier();
+    if lane < WG / TEAM {
+        var team = 0.0;
+        for (var i = 0u; i < TEAM; i++) {
+            team += values[lane * TEAM + i];
+        }
+        teams[lane] = team;
+    }
+    workgroupBarrier();
+    var all = 0.0;
+    for (var i = 0u; i < WG / TEAM; i++) {
+        all += teams[i];
+    }
+    return all;
+}
+
+fn draw(lane: u32, best: Likeliest, filters: Filter, u: f32) -> u32 {
+    var f = filters;
+    let fours = (f.n + 3u) / 4u;
+    if f.top_k > 0u && f.top_k < f.n {
+        f.least = threshold(lane, f, select(NOTHING, best.floor, f.top_k <= WG), 0.0, f.top_k);
+    }
+    if f.top_p < 1.0 {
+        f.min_p = 0.0;
+        let all = weigh(lane, f);
+        f.min_p = filters.min_p;
+        // Values of less than this weigh less than 1 - top_p of all even together.
+        let floor = f.greatest + log((1.0 - f.top_p) * all / f32(f.n)) / f.scale;
+        let unit = 2147483648.0 / all;
+        f.least = threshold(lane, f, max(floor, NOTHING), unit, max(u32(f.top_p * 2147483648.0), 1u));
+    }
+    let goal = u * weigh(lane, f);
+
+    // The team in which the sum exceeds the goal; should rounding deny it, the last that keeps any.
+    var team = 0u;
+    var before = 0.0;
+    var sum = 0.0;
+    for (var i = 0u; i < WG / TEAM; i++) {
+        if teams[i] > 0.0 && sum <= goal {
+            team = i;
+            before = sum;
+            sum += teams[i];
+        }
+    }
+    let run = (fours + WG / TEAM - 1u) / (WG / TEAM);
+    let own_run = (run + WG - 1u) / WG;
+    let first = min(team * run + lane * own_run, fours);
+    let end = min(min(first + own_run, (team + 1u) * run), fours);
+    var own = 0.0;
+    for (var i = first; i < end; i++) {
+        let p = kept4(f, i);
+        own += (p.x + p.y) + (p.z + p.w);
+    }
+    if lane == 0u {
+        atomicStore(&passed, 0xffffffffu);
+        atomicStore(&last, 0u);
+    }
+    workgroupBarrier();
+    let upto = before + scan(lane, own);
+    if own > 0.0 {
+        atomicMax(&last, lane);
+        if upto > goal {
+            atomicMin(&passed, lane);
+        }
+    }
+    workgroupBarrier();
+    if lane == min(atomicLoad(&passed), atomicLoad(&last)) {
+        var running = upto - own;
+        for (var i = 4u * first; i < 4u * end; i++) {
+            let x = four(i / 4u);
+            let p = kept(f, select(select(x.x, x.y, i % 4u == 1u), select(x.z, x.w, i % 4u == 3u), i % 4u > 1u));
+            if p > 0.0 && running <= goal {
+                drawn = i;
+                running += p;
+            }
+        }
+    }
+    workgroupBarrier();
+    return drawn;
+}

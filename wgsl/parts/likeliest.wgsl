@@ -1,0 +1,70 @@
+// The greatest of the n values four(0), four(1), .. by a workgroup of WG invocations, the first of equals.
+// Every invocation gets the result; all must call. Four loads of four values are in flight at a time.
+
+override WG: u32 = 256u;
+
+const NOTHING: f32 = -3.0e38;
+
+var<workgroup> values: array<f32, WG>;
+var<workgroup> indices: array<u32, WG>;
+
+struct Likeliest {
+    value: f32,
+    index: u32,
+    // At least WG values are no less than this, where there are so many; else "nothing".
+    floor: f32,
+}
+
+fn likeliest(lane: u32, n: u32, with_floor: bool) -> Likeliest {
+    let fours = (n + 3u) / 4u;
+    var best = vec4<f32>(NOTHING);
+    var at = vec4<u32>(min(lane, fours - 1u));
+    for (var i = lane; i < fours; i += 4u * WG) {
+        // Past the end the last four are loaded and not looked at.
+        let k = vec4<u32>(i, i + WG, i + 2u * WG, i + 3u * WG);
+        let j = min(k, vec4<u32>(fours - 1u));
+        let a = four(j.x);
+        let b = select(vec4<f32>(NOTHING), four(j.y), k.y < fours);
+        let c = select(vec4<f32>(NOTHING), four(j.z), k.z < fours);
+        let d = select(vec4<f32>(NOTHING), four(j.w), k.w < fours);
+        at = select(at, vec4<u32>(j.x), a > best);
+        best = max(best, a);
+        at = select(at, vec4<u32>(j.y), b > best);
+        best = max(best, b);
+        at = select(at, vec4<u32>(j.z), c > best);
+        best = max(best, c);
+        at = select(at, vec4<u32>(j.w), d > best);
+        best = max(best, d);
+    }
+    let value = max(max(best.x, best.y), max(best.z, best.w));
+    let index = select(vec4<u32>(0xffffffffu), 4u * at + vec4<u32>(0u, 1u, 2u, 3u), best == vec4<f32>(value));
+    values[lane] = value;
+    indices[lane] = min(min(index.x, index.y), min(index.z, index.w));
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            let other = values[lane + half];
+            let other_index = indices[lane + half];
+            if other > values[lane] || (other == values[lane] && other_index < indices[lane]) {
+                values[lane] = other;
+                indices[lane] = other_index;
+            }
+        }
+    }
+    workgroupBarrier();
+    var result = Likeliest(values[0], min(indices[0], n - 1u), NOTHING);
+    workgroupBarrier();
+    if with_floor && fours >= WG {
+        values[lane] = value;
+        for (var half = WG / 2u; half > 0u; half /= 2u) {
+            workgroupBarrier();
+            if lane < half {
+                values[lane] = min(values[lane], values[lane + half]);
+            }
+        }
+        workgroupBarrier();
+        result.floor = values[0];
+        workgroupBarrier();
+    }
+    return result;
+}
