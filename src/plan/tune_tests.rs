@@ -61,7 +61,9 @@ fn class(op: Arc<dyn Op>, gpu: &Arc<Gpu>) -> Class {
 
 /// A linear layer whose list of arrangements is somebody's mistake.
 #[derive(Debug)]
-struct Mistaken(fn(&mut Kernel));
+struct Mistaken(Mistake);
+
+type Mistake = fn(&mut Kernel);
 
 impl Op for Mistaken {
     fn name(&self) -> &'static str {
@@ -91,7 +93,7 @@ impl Op for Mistaken {
 fn wrong_arrangements_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let Some(gpu) = open(folder.path()) else { return };
-    let mistakes: [(fn(&mut Kernel), &str); 2] = [
+    let mistakes: [(Mistake, &str); 2] = [
         // Half of the rows. The code is right, and so is its trial.
         (
             |kernel| {
