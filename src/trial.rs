@@ -193,9 +193,11 @@ fn fill(fill: &Fill, random: &mut Random) -> Vec<u8> {
         bytes
     };
     match fill {
-        Fill::Normal(spec) => {
+        Fill::Normal(spec) | Fill::Wide(spec) => {
             let row = spec.dims.last().copied().unwrap_or(1).max(1);
-            let uneven = |i: usize| 0.5 + 0.25 * ((i / row) % 5) as f32;
+            let large = if matches!(fill, Fill::Wide(_)) { 131_072.0 } else { 1.0 };
+            let factor = |i: usize| if (i / row) % 3 == 1 { large } else { 1.0 };
+            let uneven = |i: usize| (0.5 + 0.25 * ((i / row) % 5) as f32) * factor(i);
             floats((0..spec.size()).map(|i| random.normal() * uneven(i)).collect(), spec.dtype)
         }
         Fill::Bits(spec) => words(&mut (0..spec.bytes() / 4).map(|_| random.bits())),

@@ -12,7 +12,6 @@
 // 3.8 (4096 x 14336); 8 bits 3.5 and 2.1; 4 bits 1.7 and 1.3.
 
 override M: u32 = 1u;
-override BIAS: u32 = 9u;
 override NORM: bool = false;
 override GATED: bool = false;
 override R: u32 = 4u;

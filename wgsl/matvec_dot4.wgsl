@@ -15,7 +15,6 @@ enable subgroups;
 
 override R: u32 = 4u;
 override WG: u32 = 256u;
-override BIAS: u32 = 9u;
 override NORM: bool = false;
 override GATED: bool = false;
 
