@@ -324,6 +324,12 @@ impl Case {
         let inputs: Vec<Spec> = self.inputs.iter().map(Fill::spec).collect();
         self.op.kernels(&Site { inputs: &inputs, output: &self.output(), caps })
     }
+
+    /// Other arrangements of the best of them.
+    pub fn variants(&self, caps: &Caps) -> Vec<Kernel> {
+        let inputs: Vec<Spec> = self.inputs.iter().map(Fill::spec).collect();
+        self.op.variants(&Site { inputs: &inputs, output: &self.output(), caps })
+    }
 }
 
 /// How a test fills an input.

@@ -8,6 +8,7 @@ use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
 use crate::ops;
+use crate::plan::{TunedShape, tune};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -179,6 +180,20 @@ impl Model {
         self.0.architecture.logits(&hidden)
     }
 
+    /// Measures, for a few seconds, the arrangements that kernels of a step of one token may have, and uses
+    /// the fastest in plans made from now on; so do later processes on this adapter, with the same driver and
+    /// the same version of this crate, unless `UNIMLX_CACHE` is empty. Generators that are at work already
+    /// stay with theirs. Never happens by itself.
+    ///
+    /// # Errors
+    /// `is_input`: the model is on the CPU; the device failed.
+    pub fn tune(&self) -> Result<Vec<TunedShape>> {
+        if self.0.device != Device::GPU {
+            return Err(Error::input("there is nothing to tune on the CPU"));
+        }
+        tune(&[self.step(1, 1)?]).context("tuning")
+    }
+
     /// Logits of every position, `[n, vocab]` row by row, by the reference interpreter: for tests of small
     /// models.
     ///
@@ -207,11 +222,16 @@ impl Model {
     /// No memory, a kernel that the driver refuses.
     #[doc(hidden)]
     pub fn step_recording(&self, t: usize) -> Result<String> {
+        self.step(t, 4096)?.recording()
+    }
+
+    /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.
+    fn step(&self, t: usize, rows: usize) -> Result<MLXArray> {
         let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.device());
         let mut cache = self.cache(1, KvKind::default_for(self.device()));
-        cache.reserve(4096, 4096)?;
+        cache.reserve(rows, rows)?;
         let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
-        MLXArray::apply(ops::Argmax, &[&logits]).recording()
+        Ok(MLXArray::apply(ops::Argmax, &[&logits]))
     }
 
     /// Refuses ids beyond the vocabulary.

@@ -229,6 +229,14 @@ pub(super) fn cases() -> Vec<Case> {
     let formats =
         [(Format::Dense, Dtype::BF16), (Format::Dense, Dtype::F16), (Format::Dense, Dtype::F32)].into_iter();
     let packed = [2, 3, 4, 5, 6, 8].map(|bits| (Format::Affine { bits, group: 64 }, Dtype::BF16));
+    let other = [(32, Dtype::BF16), (64, Dtype::F16), (128, Dtype::BF16)];
+    for (group, dtype) in other {
+        let linear = Linear::new(Format::Affine { bits: 4, group }, false);
+        let normed = Linear { norm: Some(1e-6), ..linear.clone() };
+        cases.push(case(normed.clone(), dtype, [1, 21, 128]));
+        cases.push(case(Linear { gate: Some(GateKind::Silu), ..normed }, dtype, [1, 22, 128]));
+        cases.push(case(Linear { residual: true, ..linear }, dtype, [1, 19, 128]));
+    }
     for (format, dtype) in formats.chain(packed) {
         let linear = Linear::new(format, false);
         let normed = Linear { norm: Some(1e-5), ..linear.clone() };
@@ -238,6 +246,7 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(case(Linear { gate, ..normed.clone() }, dtype, [m, 46, k]));
             cases.push(case(Linear { residual: true, ..linear.clone() }, dtype, [m, 19, k]));
         }
+        cases.push(case(Linear { bias: true, ..normed }, dtype, [1, 23, 128]));
         cases.push(case(Linear { residual: true, bias: true, ..linear.clone() }, dtype, [30, 70, 128]));
         let gelu = Linear { gate: Some(GateKind::Gelu), bias: true, ..linear };
         cases.push(case(gelu.clone(), dtype, [2, 10, 64]));

@@ -196,6 +196,8 @@ impl Dot4 {
             let groups = chunk.rows.div_ceil(per_group).min(self.groups);
             Stage { grid: [groups as u32, 1, 1], ..stage }
         };
-        Kernel { stages: chunks.iter().map(stage).collect(), rounding: PLANES, ..Kernel::default() }
+        // A gate multiplies two such results, and is off by what either is.
+        let rounding = if op.gate.is_some() { 2.0 * PLANES } else { PLANES };
+        Kernel { stages: chunks.iter().map(stage).collect(), rounding, ..Kernel::default() }
     }
 }

@@ -37,6 +37,16 @@ pub fn set_fusion(on: bool) {
     FUSE.store(on, Ordering::Relaxed);
 }
 
+/// Whether plans made now are fused.
+pub(super) fn fuses() -> bool {
+    FUSE.load(Ordering::Relaxed)
+}
+
+/// Drops every plan that is kept: kernels would be chosen otherwise now.
+pub(super) fn forget() {
+    cache().lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
 /// Plans that are kept; when there are more, all are dropped and made again as needed.
 const KEPT_PLANS: usize = 512;
 
@@ -47,7 +57,7 @@ fn cache() -> &'static Mutex<HashMap<String, Arc<Plan>>> {
 
 /// The plan for these outputs, and the arrays that its leaves stand for.
 fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray>)> {
-    let fuse = FUSE.load(Ordering::Relaxed);
+    let fuse = fuses();
     let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
     let caps = gpu.as_ref().map(|g| g.caps());
     let target = Target { caps, gpu: gpu.as_ref() };
