@@ -4,10 +4,12 @@ use super::loader;
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
+use crate::gpu::Caps;
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
 use crate::ops;
+use crate::plan::recording_for;
 use crate::plan::{TunedShape, tune};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -223,6 +225,15 @@ impl Model {
     #[doc(hidden)]
     pub fn step_recording(&self, t: usize) -> Result<String> {
         self.step(t, 4096)?.recording()
+    }
+
+    /// [`Model::step_recording`] as it would be on another adapter, with or without fusion.
+    ///
+    /// # Errors
+    /// No memory.
+    #[doc(hidden)]
+    pub fn step_recording_for(&self, t: usize, caps: &Caps, fuse: bool) -> Result<String> {
+        recording_for(&[self.step(t, 4096)?], caps, fuse)
     }
 
     /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.

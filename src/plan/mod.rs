@@ -28,7 +28,7 @@ mod tuned;
 
 pub(crate) use check::has_kernel;
 pub use check::try_kernels;
-pub(crate) use program::Program;
+pub(crate) use program::{Program, recording_for};
 pub use program::{eval, set_fusion};
 pub(crate) use tune::tune;
 pub use tune::{TriedKernel, TunedShape};

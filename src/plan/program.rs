@@ -10,7 +10,7 @@ use super::slots::{Operand, Slot};
 use super::{gpu, host};
 use crate::array::{Device, MLXArray};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pending, Prepared, Recording};
+use crate::gpu::{Caps, Gpu, Pending, Prepared, Recording};
 use crate::memory::Buffer;
 use crate::op::{HostMut, HostRef, Spec};
 use std::collections::HashMap;
@@ -88,6 +88,19 @@ fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray
     }
     plans.insert(key, plan.clone());
     Ok((plan, leaves))
+}
+
+/// The GPU work that computes some arrays, a line per dispatch, planned for an adapter that need not be there.
+///
+/// # Errors
+/// A value too large for the adapter.
+pub(crate) fn recording_for(outputs: &[MLXArray], caps: &Caps, fuse: bool) -> Result<String> {
+    let target = Target { caps: Some(caps), gpu: None };
+    let mut graph = Graph::of(outputs, target);
+    if fuse {
+        rewrite(&mut graph, target);
+    }
+    Ok(gpu::lower(&graph, caps, fuse)?.recording.to_string())
 }
 
 /// A planned graph with its buffers.
