@@ -102,7 +102,7 @@ pub fn profile(model: &Model, options: &BenchOptions) -> Result<Vec<Profile>> {
 
 impl Bench {
     fn profile(&mut self, depth: usize, prompt: usize, generated: usize, empty: f64) -> Result<Profile> {
-        let row = BenchRow { prompt, generated, depth, seconds: Vec::new(), gpu_seconds: None };
+        let row = BenchRow { prompt, generated, depth, batch: 1, seconds: Vec::new(), gpu_seconds: None };
         self.run(depth, prompt, generated, None)?;
         let whole = self.run(depth, prompt, generated, Some(Detail::Submissions))?;
         let mut timed = Vec::new();

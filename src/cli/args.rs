@@ -212,6 +212,9 @@ pub(crate) struct BenchArgs {
     /// Tokens in the cache before either begins
     #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
     pub(crate) depth: Vec<usize>,
+    /// Sequences to generate at a time, 1 to 8; the rate is of all together
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "1")]
+    pub(crate) batch: Vec<usize>,
     /// Timed runs, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 3)]
     pub(crate) repetitions: usize,

@@ -18,6 +18,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         prompts: args.prompt.clone(),
         generations: args.generate.clone(),
         depths: args.depth.clone(),
+        batches: args.batch.clone(),
         repetitions: args.repetitions,
         kv: args.kv.map(Into::into),
     };
@@ -139,7 +140,7 @@ impl About {
     fn object(&self, row: &BenchRow) -> Value {
         json!({
             "model": self.name, "bytes": self.bytes, "device": self.place, "fused": self.fused,
-            "test": row.test(), "prompt": row.prompt, "generated": row.generated, "depth": row.depth,
+            "test": row.test(), "prompt": row.prompt, "generated": row.generated, "depth": row.depth, "batch": row.batch,
             "mean": row.mean(), "deviation": row.deviation(), "median": row.median(),
             "ms_per_step": row.step_seconds() * 1e3,
             "gpu_ms_per_step": row.step_gpu_seconds().map(|seconds| seconds * 1e3),
