@@ -97,6 +97,11 @@ impl Gpu {
         shared.insert(Gpu::open(&Options::from_env())).clone()
     }
 
+    /// The device of this process, if one was opened already.
+    pub fn opened() -> Option<Arc<Gpu>> {
+        lock(&SHARED).as_ref()?.as_ref().ok().cloned()
+    }
+
     /// Makes this the device of the process, for an application that already has one.
     ///
     /// # Errors
