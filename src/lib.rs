@@ -79,7 +79,8 @@ pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use generate::{
-    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, LogitsHook, Stats, TextStream, logits,
+    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, LogitsHook, Stats, TextStream,
+    hidden_states, logits,
 };
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{

@@ -151,7 +151,12 @@ impl App {
         let mut all = Vec::new();
         for prompt in prompts {
             for i in 0..params.n {
-                let events = self.engine.submit(params.request(prompt.clone(), i)).map_err(|refusal| {
+                let mut request = params.request(prompt.clone(), i);
+                // An answer ends where the context does.
+                let room = self.card().context_length.saturating_sub(prompt.len());
+                let most = request.options.max_tokens.map_or(room, |most| most.min(room));
+                request.options.max_tokens = Some(most);
+                let events = self.engine.submit(request).map_err(|refusal| {
                     if matches!(refusal, Refusal::Full(_)) {
                         Metrics::add(&self.metrics.refused, 1);
                     }

@@ -10,7 +10,7 @@ use super::engine::{
 };
 use super::hook::{Adjust, Record};
 use crate::error::{Error, Result};
-use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook};
+use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, hidden_states};
 use crate::kv_quantization::KvKind;
 use crate::models::Model;
 use std::collections::VecDeque;
@@ -45,6 +45,10 @@ pub struct ModelEngine {
     shared: Arc<Shared>,
     slots: usize,
     queue: usize,
+    model: Model,
+    kind: Option<KvKind>,
+    /// Whose turn it is to embed.
+    embedding: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Job {
@@ -94,7 +98,8 @@ impl ModelEngine {
             .name("unimlx-engine".to_owned())
             .spawn(move || worker.work())
             .map_err(|e| Error::io(format!("no thread for the engine: {e}")))?;
-        Ok(Self { card, shared, slots: options.slots, queue: options.queue })
+        let EngineOptions { slots, queue, kind } = options;
+        Ok(Self { card, shared, slots, queue, model: model.clone(), kind, embedding: Arc::default() })
     }
 }
 
@@ -140,9 +145,36 @@ impl Engine for ModelEngine {
         }
     }
 
-    fn embed(&self, _: Vec<Vec<u32>>, _: Pooling) -> Option<Embeddings> {
-        None
+    fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
+        let (model, kind, turn) = (self.model.clone(), self.kind, self.embedding.clone());
+        Some(Box::pin(async move {
+            // One at a time, and not in the way of answers' threads.
+            let turn = turn.lock_owned().await;
+            let work = move || {
+                let _turn = turn;
+                let pooled =
+                    |ids: &Vec<u32>| Ok(pool(&hidden_states(&model, ids, kind)?, ids.len(), pooling));
+                inputs.iter().map(pooled).collect::<Result<_>>()
+            };
+            let failed = |_| Refusal::Failed(Error::device("the embedding ended early"));
+            tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(Refusal::Failed)
+        }))
     }
+}
+
+/// One vector of length 1 from hidden states `[n, width]`.
+fn pool(states: &[f32], n: usize, pooling: Pooling) -> Vec<f32> {
+    let width = states.len() / n.max(1);
+    let mut vector = match pooling {
+        Pooling::Last => states[states.len() - width..].to_vec(),
+        Pooling::Mean => {
+            let mean = |i: usize| states.iter().skip(i).step_by(width).sum::<f32>() / n as f32;
+            (0..width).map(mean).collect()
+        }
+    };
+    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12) as f32;
+    vector.iter_mut().for_each(|x| *x /= norm);
+    vector
 }
 
 /// A request in a slot.
