@@ -52,6 +52,7 @@ pub(super) struct Answer {
     prompt: usize,
     metrics: Arc<Metrics>,
     begun: Instant,
+    first: Option<Instant>,
     latest: Option<Instant>,
 }
 
@@ -77,6 +78,7 @@ impl Answer {
             prompt,
             metrics: metrics.clone(),
             begun: Instant::now(),
+            first: None,
             latest: None,
         }
     }
@@ -184,7 +186,10 @@ impl Answer {
         Metrics::add(&self.metrics.generation_tokens, 1);
         let now = Instant::now();
         match self.latest.replace(now) {
-            None => self.metrics.first_token.observe(now - self.begun),
+            None => {
+                self.first = Some(now);
+                self.metrics.first_token.observe(now - self.begun);
+            }
             Some(latest) => self.metrics.between_tokens.observe(now - latest),
         }
     }
@@ -211,12 +216,14 @@ pub(super) struct Answers {
     /// Those that have not ended.
     open: Vec<usize>,
     turn: usize,
+    label: String,
+    begun: Instant,
 }
 
 impl Answers {
-    pub(super) fn new(all: Vec<Answer>) -> Self {
+    pub(super) fn new(all: Vec<Answer>, label: String) -> Self {
         let open = (0..all.len()).collect();
-        Self { all, open, turn: 0 }
+        Self { all, open, turn: 0, label, begun: Instant::now() }
     }
 
     /// The next piece of any answer, or `None` for one that has ended; `None` when all have.
@@ -251,5 +258,29 @@ impl Answers {
             "total_tokens": prompt + completion,
             "prompt_tokens_details": { "cached_tokens": cached },
         })
+    }
+}
+
+impl Drop for Answers {
+    /// Whatever the end was, it is told.
+    fn drop(&mut self) {
+        let sum = |of: fn(&Answer) -> usize| self.all.iter().map(of).sum::<usize>();
+        let reason = match self.all.iter().find(|a| a.reason.is_none()) {
+            Some(_) => "abort",
+            None => self.all.first().map_or("stop", Answer::reason),
+        };
+        let first = self.all.iter().filter_map(|a| a.first).min();
+        log::info!(
+            target: "unimlx::serve",
+            "answer id={} reason={reason} answers={} prompt_tokens={} cached_tokens={} completion_tokens={} \
+             first_ms={} ms={}",
+            self.label,
+            self.all.len(),
+            sum(|a| a.prompt),
+            sum(|a| a.cached),
+            sum(|a| a.tokens),
+            first.map_or("-".to_owned(), |t| t.saturating_duration_since(self.begun).as_millis().to_string()),
+            self.begun.elapsed().as_millis(),
+        );
     }
 }

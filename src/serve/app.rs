@@ -27,6 +27,10 @@ pub(super) enum Phase {
 /// Threads that parse, render and tokenize.
 const PREPARING: usize = 4;
 
+/// KiB that all bodies above [`SMALL`] may have together; those below always have room.
+const BODIES: usize = 256 << 10;
+const SMALL: usize = 64 << 10;
+
 pub(super) struct App {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) options: Options,
@@ -34,6 +38,8 @@ pub(super) struct App {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) started: u64,
     preparing: Semaphore,
+    /// KiB of large bodies.
+    bodies: Semaphore,
     ids: AtomicU64,
 }
 
@@ -52,6 +58,7 @@ impl App {
             phase: watch::Sender::new(Phase::Serving),
             started: now(),
             preparing: Semaphore::new(PREPARING),
+            bodies: Semaphore::new(BODIES),
             ids: AtomicU64::new(0),
         })
     }
@@ -87,8 +94,13 @@ impl App {
         if length.is_some_and(|n: usize| n > most) {
             return Err(too_large());
         }
-        let body = axum::body::to_bytes(request.into_body(), most);
-        let body = tokio::time::timeout(self.options.body_timeout, body).await.map_err(|_| {
+        let room = length.unwrap_or(most);
+        let room = if room > SMALL { (room >> 10).min(BODIES) } else { 0 };
+        let body = async {
+            let room = self.bodies.acquire_many(room as u32).await;
+            (room, axum::body::to_bytes(request.into_body(), most).await)
+        };
+        let (_room, body) = tokio::time::timeout(self.options.body_timeout, body).await.map_err(|_| {
             ApiError::new(StatusCode::REQUEST_TIMEOUT, Some("body_timeout"), "The body did not come in time.")
         })?;
         let body = body.map_err(|e| {
@@ -147,7 +159,13 @@ impl App {
     }
 
     /// Submits `n` answers to each of some prompts.
-    pub(super) fn submit(&self, prompts: &[Vec<u32>], params: &Params) -> Result<Answers, ApiError> {
+    /// `label` is what the log calls the request.
+    pub(super) fn submit(
+        &self,
+        prompts: &[Vec<u32>],
+        params: &Params,
+        label: String,
+    ) -> Result<Answers, ApiError> {
         let mut all = Vec::new();
         for prompt in prompts {
             for i in 0..params.n {
@@ -165,7 +183,7 @@ impl App {
                 all.push(Answer::new(events, self.card(), params, prompt.len(), &self.metrics));
             }
         }
-        Ok(Answers::new(all))
+        Ok(Answers::new(all, label))
     }
 
     /// Waits for work that is not streamed, unless the server ends first.
@@ -179,6 +197,12 @@ impl App {
             _ = phase.wait_for(|p| *p == Phase::Ending) => Err(ApiError::closing()),
         }
     }
+}
+
+/// The id that every request has here.
+pub(super) fn label(request: &Request<Body>) -> String {
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+    id.unwrap_or("-").to_owned()
 }
 
 /// Seconds since 1970.

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::answer::{Answers, Piece, Spoken};
-use super::app::{App, now};
+use super::app::{App, label, now};
 use super::error::ApiError;
 use super::fields::{Fields, kind};
 use super::params::{MOST_LOGPROBS, Params, model};
@@ -27,9 +27,10 @@ pub(super) struct Prepared {
 }
 
 pub(super) async fn chat(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
+    let label = label(&request);
     let Prepared { params, tokens, model } = app.prepare(request, prepare).await?;
     let prompt = tokens.len();
-    let answers = app.submit(&[tokens], &params)?;
+    let answers = app.submit(&[tokens], &params, label)?;
     let head = Head { id: app.id("chatcmpl-"), created: now(), model };
     if params.stream {
         return Ok(sse::stream(&app, |out| streamed(out, answers, head, params, prompt)));

@@ -31,7 +31,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
     let origin = allowed_origin(&app, request.headers());
     let preflight =
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = match permitted(&app, &request, route.as_deref()) {
+    let mut response = match permitted(&app, &request) {
         Err(error) => error.into_response(),
         Ok(()) if preflight && origin.is_some() => StatusCode::NO_CONTENT.into_response(),
         Ok(()) => caught(next.run(request)).await,
@@ -52,10 +52,8 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
     }
     headers.insert("x-request-id", id.clone());
     let route = route.as_deref().unwrap_or("-");
-    let level = match route {
-        "/health" | "/ready" | "/metrics" => log::Level::Debug,
-        _ => log::Level::Info,
-    };
+    let polled = ["/health", "/ready", "/metrics"].iter().any(|end| route.ends_with(end));
+    let level = if polled { log::Level::Debug } else { log::Level::Info };
     // The time is to the response's head: a stream goes on after that.
     log::log!(
         target: "unimlx::serve",
@@ -75,13 +73,13 @@ fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     ((1..=128).contains(&id.len()) && id.as_bytes().iter().all(plain)).then(|| id.clone())
 }
 
-fn permitted(app: &App, request: &Request<Body>, route: Option<&str>) -> Result<(), ApiError> {
+fn permitted(app: &App, request: &Request<Body>) -> Result<(), ApiError> {
     if !host_allowed(app, request.uri(), request.headers()) {
         let message = "This server does not answer to that name. See --allowed-host.";
         return Err(ApiError::new(StatusCode::FORBIDDEN, Some("host_not_allowed"), message));
     }
     // Browsers send preflights without keys; they reveal nothing.
-    let free = route == Some("/health") || request.method() == Method::OPTIONS;
+    let free = request.uri().path() == "/health" || request.method() == Method::OPTIONS;
     if app.options.api_keys.is_empty() || free || key_known(&app.options.api_keys, request.headers()) {
         return Ok(());
     }

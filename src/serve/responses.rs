@@ -1,7 +1,7 @@
 //! `POST /v1/responses`: texts in, text out, nothing kept.
 
 use super::answer::Answers;
-use super::app::{App, now};
+use super::app::{App, label, now};
 use super::chat::{messages_of, text_of, tokens};
 use super::error::ApiError;
 use super::fields::Fields;
@@ -19,9 +19,10 @@ use std::sync::Arc;
 type Result<T> = std::result::Result<T, ApiError>;
 
 pub(super) async fn responses(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
+    let label = label(&request);
     let (params, tokens, mut object) = app.prepare(request, prepare).await?;
     let prompt = tokens.len();
-    let answers = app.submit(&[tokens], &params)?;
+    let answers = app.submit(&[tokens], &params, label)?;
     object["id"] = app.id("resp_").into();
     let item = app.id("msg_");
     if params.stream {
