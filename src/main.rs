@@ -11,6 +11,8 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Command::Generate(options) => cli::generate(&options),
         Command::Chat(options) => cli::chat(&options),
+        #[cfg(feature = "serve")]
+        Command::Serve(options) => cli::serve(&options),
         Command::Info(options) => cli::info(&options),
         Command::Fit(options) => cli::fit(&options),
         Command::Bench(options) => cli::bench(&options),

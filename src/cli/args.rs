@@ -33,6 +33,9 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talk with a model, one line at a time. Ctrl-C stops the answer, Ctrl-D ends the chat.
     Chat(ChatArgs),
+    /// Speak the OpenAI API on a port of this machine.
+    #[cfg(feature = "serve")]
+    Serve(Box<ServeArgs>),
     /// Say what this machine offers: adapter, tiers, limits, memory.
     Info(InfoArgs),
     /// Say what a model needs: weights, cache, scratch.
@@ -251,4 +254,56 @@ pub(crate) struct LogitsArgs {
     /// Print one JSON object when done
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(feature = "serve")]
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Address to listen at; one that other machines can reach needs a key
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", env = "UNIMLX_HOST")]
+    pub(crate) host: std::net::IpAddr,
+    /// Port to listen at; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 8080, env = "UNIMLX_PORT")]
+    pub(crate) port: u16,
+    /// A key that requests must bring (may be given several times)
+    #[arg(long, value_name = "KEY", env = "UNIMLX_API_KEY", hide_env_values = true, value_delimiter = ',')]
+    pub(crate) api_key: Vec<String>,
+    /// A file with a key in each line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Listen at an address that other machines can reach, without any key
+    #[arg(long)]
+    pub(crate) insecure_no_auth: bool,
+    /// What requests call the model (may be given several times) [default: the folder's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) served_model_name: Vec<String>,
+    /// Answer whatever model a request names
+    #[arg(long)]
+    pub(crate) any_model: bool,
+    /// Answers at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(1..=8))]
+    pub(crate) parallel: usize,
+    /// Requests that may wait; more are told to come back later
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) queue: usize,
+    /// Tokens of prompt and answer together [default: the model's own limit]
+    #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
+    pub(crate) context: Option<usize>,
+    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
+    #[arg(long, value_enum, env = "UNIMLX_KV")]
+    pub(crate) kv: Option<Kv>,
+    /// A name that requests may call this server by, besides localhost (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allowed_host: Vec<String>,
+    /// An origin whose web pages may use this server (may be given several times); * is all
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+    /// Size of a request at most
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) body_limit: usize,
+    /// Time that answers have to end after SIGTERM or Ctrl-C; a second one ends at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    pub(crate) shutdown_timeout: u64,
 }

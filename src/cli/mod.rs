@@ -8,6 +8,8 @@ mod generate;
 mod info;
 mod logits;
 mod model;
+#[cfg(feature = "serve")]
+mod serve;
 mod terminal;
 
 pub(crate) use args::{Args, Command};
@@ -17,4 +19,6 @@ pub(crate) use fit::fit;
 pub(crate) use generate::generate;
 pub(crate) use info::info;
 pub(crate) use logits::logits;
+#[cfg(feature = "serve")]
+pub(crate) use serve::serve;
 pub(crate) use terminal::{exit, log};

@@ -6,8 +6,8 @@ use unimlx::{Error, Result};
 
 /// Warnings of the library go to standard error; `UNIMLX_LOG` says which else.
 pub(crate) fn log() {
-    let filter =
-        env_logger::Env::new().filter_or("UNIMLX_LOG", "warn,wgpu_core=error,wgpu_hal=error,naga=error");
+    let filter = env_logger::Env::new()
+        .filter_or("UNIMLX_LOG", "warn,unimlx::serve=info,wgpu_core=error,wgpu_hal=error,naga=error");
     let line = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
         writeln!(out, "unimlx: {}", record.args())
     };

@@ -8,11 +8,12 @@ use super::decode::MOST;
 use super::generator::FinishReason;
 use super::options::GenerateOptions;
 use super::runner::Runner;
-use super::sequence::Sequence;
+use super::sequence::{Choice, LogitsHook, Sequence};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Pending;
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
+use crate::nn::{Progress, Report};
 use std::ops::ControlFlow;
 
 /// What a step brought a sequence.
@@ -95,14 +96,38 @@ impl Batch {
     /// # Errors
     /// No such slot; as [`Generator::prompt`](crate::Generator::prompt).
     pub fn prompt(&mut self, slot: usize, tokens: &[u32], options: GenerateOptions) -> Result<()> {
+        self.prompt_with(slot, tokens, options, &mut None, &mut |_: Progress<'_>| ControlFlow::Continue(()))
+    }
+
+    /// [`Batch::prompt`] with a hook on the answer's logits, and a report after each chunk of tokens. `Break`
+    /// cancels; what was read stays, so the same prompt goes on from there: other answers may have a step
+    /// between two chunks. The hook is taken when the prompt has been read.
+    ///
+    /// # Errors
+    /// As [`Batch::prompt`]; cancelled.
+    pub fn prompt_with(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        options: GenerateOptions,
+        hook: &mut Option<Box<dyn LogitsHook>>,
+        report: &mut Report<'_>,
+    ) -> Result<()> {
         self.stop(slot)?;
         self.rewind();
         let Self { runner, model, lanes, logits, .. } = self;
         let lane = &mut lanes[slot];
         let vocab = model.config().vocab_size;
         lane.sequence.prepare(runner, model, tokens, options)?;
-        let go = &mut |_: crate::nn::Progress<'_>| ControlFlow::Continue(());
-        let first = lane.sequence.read(runner, tokens, &mut logits[..vocab], go)?.wait()?;
+        lane.sequence.hook = hook.take();
+        let first = lane.sequence.read(runner, tokens, &mut logits[..vocab], report).and_then(Choice::wait);
+        let first = match first {
+            Ok(first) => first,
+            Err(e) => {
+                *hook = lane.sequence.hook.take();
+                return Err(e);
+            }
+        };
         (lane.pending, lane.active) = (Some(first), true);
         Ok(())
     }
@@ -159,7 +184,8 @@ impl Batch {
             return Ok(());
         }
         let mut tokens = [0u32; MOST];
-        if self.runner.chooses() {
+        let hooked = self.lanes.iter().any(|lane| lane.active && lane.sequence.hook.is_some());
+        if self.runner.chooses() && !hooked {
             self.device_step(&mut tokens)?
         } else {
             self.host_step(&mut tokens)?
@@ -200,17 +226,18 @@ impl Batch {
 
     /// The next token of each row, chosen by the host.
     fn host_step(&mut self, tokens: &mut [u32; MOST]) -> Result<()> {
+        self.rewind();
         self.active_rows();
         let mut last = [0u32; MOST];
         for (last, &slot) in last.iter_mut().zip(&self.rows) {
-            *last = self.lanes[slot].sequence.tokens.last().copied().unwrap_or(0);
+            *last = self.lanes[slot].sequence.row(&mut self.runner)?.token;
         }
         let (count, vocab) = (self.rows.len(), self.model.config().vocab_size);
         self.runner.step_each(&self.rows, &last[..count])?;
         self.runner.read(&mut self.logits[..count * vocab])?;
         let rows = self.rows.iter().zip(self.logits.chunks_exact_mut(vocab));
         for (token, (&slot, logits)) in tokens.iter_mut().zip(rows) {
-            *token = self.lanes[slot].sequence.sampler.choose(logits);
+            *token = self.lanes[slot].sequence.choose_from(logits);
         }
         Ok(())
     }

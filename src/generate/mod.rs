@@ -21,5 +21,8 @@ pub use batch::{Batch, BatchItem};
 pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use options::GenerateOptions;
-pub use runner::logits;
+pub use runner::{hidden_states, logits};
+pub use sequence::LogitsHook;
 pub use text::TextStream;
+#[cfg(feature = "serve")]
+pub(crate) use text::{certain, first_stop};

@@ -32,6 +32,8 @@ pub(super) enum Want {
     Last,
     /// Logits of every position.
     All,
+    /// What logits would be computed from, of every position.
+    Hidden,
     /// The next token of one sequence, chosen on the device.
     Next,
     /// The next token of each token's sequence, chosen on the device.
@@ -181,10 +183,14 @@ impl Runner {
             _ => (leaf(&[t])?, leaf(&[t, 2])?),
         };
         let last_only = matches!(want, Want::Token | Want::Last | Want::Next);
-        let logits = self.model.forward(&ids, &places, &self.cache, last_only);
+        let logits = match want {
+            Want::Hidden => self.model.hidden(&ids, &places, &self.cache),
+            _ => self.model.forward(&ids, &places, &self.cache, last_only),
+        };
         let output = match want {
             Want::Token => MLXArray::apply(ops::Argmax, &[&logits]), // [1] u32
-            Want::Last | Want::All => logits,                        // [1, vocab] or [t, vocab]
+            // [1, vocab], [t, vocab] or [t, hidden]
+            Want::Last | Want::All | Want::Hidden => logits,
             Want::Next | Want::Each => {
                 let seen = self.seen()?;
                 self.state(logits.dims()[0])?.next(&logits, &seen) // [1] or [t] u32
@@ -358,6 +364,24 @@ pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec
     let mut out = vec![0f32; tokens.len() * vocab];
     for (tokens, rows) in tokens.chunks(chunk).zip(out.chunks_mut(chunk * vocab)) {
         runner.step(0, tokens, Want::All)?;
+        runner.read(rows)?;
+    }
+    Ok(out)
+}
+
+/// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kind` as for
+/// [`logits`].
+///
+/// # Errors
+/// As [`logits`].
+pub fn hidden_states(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
+    model.check(tokens)?;
+    let width = model.config().hidden_size;
+    let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
+    runner.reserve(tokens.len())?;
+    let mut out = vec![0f32; tokens.len() * width];
+    for (tokens, rows) in tokens.chunks(CHUNK).zip(out.chunks_mut(CHUNK * width)) {
+        runner.step(0, tokens, Want::Hidden)?;
         runner.read(rows)?;
     }
     Ok(out)

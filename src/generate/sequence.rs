@@ -13,6 +13,17 @@ use crate::nn::Report;
 /// The most tokens of an answer that room is made for at once.
 const ROOM: usize = 1024;
 
+/// Takes part in the choice of an answer's tokens: masks of a grammar, biases, a record of probabilities.
+///
+/// The host chooses then, from logits that come back from the device, so such an answer is slower on a GPU.
+pub trait LogitsHook: Send {
+    /// Changes the logits `[vocab]` of the next token, before penalties and temperature; `-inf` forbids a token.
+    fn adjust(&mut self, logits: &mut [f32]);
+
+    /// Learns which token was chosen from the logits it saw last; perhaps an end token.
+    fn chosen(&mut self, token: u32);
+}
+
 /// A token, or the promise of one.
 pub(super) enum Choice {
     Now(u32),
@@ -41,6 +52,8 @@ pub(super) struct Sequence {
     /// Tokens of the answer.
     pub(super) generated: usize,
     pub(super) sampler: Sampler,
+    /// Set for answers whose tokens the host must choose.
+    pub(super) hook: Option<Box<dyn LogitsHook>>,
     end_ids: Vec<u32>,
     context: usize,
 }
@@ -53,6 +66,7 @@ impl Sequence {
             tokens: Vec::new(),
             generated: 0,
             sampler: Sampler::new(model.config().vocab_size),
+            hook: None,
             end_ids: Vec::new(),
             context: model.context_length(),
         }
@@ -107,8 +121,8 @@ impl Sequence {
         report: &mut Report<'_>,
     ) -> Result<Choice> {
         let (slot, rest) = (self.slot, &prompt[self.tokens.len()..]);
-        let want = self.options.want();
-        let later = if runner.chooses() {
+        let want = self.want();
+        let later = if runner.chooses() && self.hook.is_none() {
             runner.prompt_and_choose(slot, rest, &self.sampler, report).map(Some)
         } else {
             runner.prompt(slot, rest, want, report).map(|()| None)
@@ -126,21 +140,34 @@ impl Sequence {
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn step(&self, runner: &mut Runner, logits: &mut [f32]) -> Result<Choice> {
+    pub(super) fn step(&mut self, runner: &mut Runner, logits: &mut [f32]) -> Result<Choice> {
         let last = self.tokens.last().ok_or_else(|| Error::input("there was no prompt"))?;
-        runner.step(self.slot, std::slice::from_ref(last), self.options.want())?;
+        runner.step(self.slot, std::slice::from_ref(last), self.want())?;
         self.choose(runner, logits)
     }
 
     /// The token that follows the latest step.
-    fn choose(&self, runner: &Runner, logits: &mut [f32]) -> Result<Choice> {
-        if self.options.want() == Want::Token {
+    fn choose(&mut self, runner: &Runner, logits: &mut [f32]) -> Result<Choice> {
+        if self.want() == Want::Token {
             let mut token = [0u32];
             runner.read(&mut token)?;
             return Ok(Choice::Now(token[0]));
         }
         runner.read(logits)?;
-        Ok(Choice::Now(self.sampler.choose(logits)))
+        Ok(Choice::Now(self.choose_from(logits)))
+    }
+
+    /// The next token from its logits on the host.
+    pub(super) fn choose_from(&mut self, logits: &mut [f32]) -> u32 {
+        let Some(hook) = &mut self.hook else { return self.sampler.choose(logits) };
+        hook.adjust(logits);
+        let token = self.sampler.choose(logits);
+        hook.chosen(token);
+        token
+    }
+
+    fn want(&self) -> Want {
+        if self.hook.is_some() { Want::Last } else { self.options.want() }
     }
 
     /// Whether a step may be started for the token after `coming` ones that are not in the answer yet.

@@ -1,10 +1,11 @@
 //! A cache changes nothing: however a sequence is cut, what follows is the same.
 
 use super::runner::{CHUNK, Runner, Want};
-use super::{Batch, BatchItem, GenerateOptions, Generator, logits};
+use super::{Batch, BatchItem, GenerateOptions, Generator, LogitsHook, logits};
 use crate::array::Device;
 use crate::kv_quantization::KvKind;
 use crate::models::{LoadOptions, Model};
+use crate::nn::Progress;
 use std::ops::ControlFlow;
 
 fn model(name: &str, device: Device) -> Model {
@@ -271,5 +272,64 @@ fn sequences_of_a_batch_have_their_own_options() {
             assert_eq!(batch.tokens(i)[10 + 7 * i..], alone);
         }
         assert!(Batch::new(&model, 9, None).is_err() && batch.prompt(5, &[1], greedy(1)).is_err());
+    }
+}
+
+/// Forbids a token and counts what was chosen.
+struct Forbid(u32, std::sync::Arc<std::sync::Mutex<Vec<u32>>>);
+
+impl LogitsHook for Forbid {
+    fn adjust(&mut self, logits: &mut [f32]) {
+        logits[self.0 as usize] = f32::NEG_INFINITY;
+    }
+
+    fn chosen(&mut self, token: u32) {
+        self.1.lock().unwrap().push(token);
+    }
+}
+
+#[test]
+fn a_hook_has_its_say_and_neighbours_do_not_notice() {
+    for (device, ..) in routes() {
+        let model = model("llama", device);
+        let long = ids(2 * CHUNK - 300);
+        let alone = answer(&mut Generator::new(&model, None), &long, greedy(30));
+        let plain = answer(&mut Generator::new(&model, None), &ids(20), greedy(12));
+        for forbidden in [plain[0], 575] {
+            let mut batch = Batch::new(&model, 3, None).unwrap();
+            let (mut answers, mut begun) = (vec![Vec::new(); 3], false);
+            let chosen = std::sync::Arc::default();
+            let mut hook: Option<Box<dyn LogitsHook>> =
+                Some(Box::new(Forbid(forbidden, std::sync::Arc::clone(&chosen))));
+            let mut chunk = |p: Progress<'_>| {
+                if p.done < p.total { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            batch.prompt(0, &ids(20), greedy(30)).unwrap();
+            for step in 0.. {
+                // A prompt that is read in chunks, between the steps of others.
+                if step >= 3 && !begun {
+                    match batch.prompt_with(1, &long, greedy(30), &mut None, &mut chunk) {
+                        Ok(()) => begun = true,
+                        Err(e) => assert!(e.is_cancelled() && step == 3, "{e}"),
+                    }
+                }
+                if step == 9 {
+                    batch.prompt_with(2, &ids(20), greedy(12), &mut hook, &mut chunk).unwrap();
+                }
+                if !batch.is_active() && step > 9 {
+                    break;
+                }
+                for &(slot, item) in batch.step().unwrap() {
+                    if let BatchItem::Token(id) = item {
+                        answers[slot].push(id);
+                    }
+                }
+            }
+            assert_eq!(answers[0][..12], plain, "on the {device}");
+            assert_eq!(answers[1], alone, "on the {device}");
+            assert!(!answers[2].contains(&forbidden) && answers[2].len() == 12);
+            assert_eq!(chosen.lock().unwrap()[..12], answers[2]);
+            assert_eq!(forbidden == 575, answers[2] == plain);
+        }
     }
 }

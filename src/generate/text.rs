@@ -63,12 +63,12 @@ impl Iterator for TextStream<'_> {
 }
 
 /// Where the earliest stop string begins.
-fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
+pub(crate) fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
     stops.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min()
 }
 
 /// How many bytes of `text` cannot be part of a stop string, whatever follows.
-fn certain(text: &str, stops: &[String]) -> usize {
+pub(crate) fn certain(text: &str, stops: &[String]) -> usize {
     let begins = |from: usize| stops.iter().any(|s| s.starts_with(&text[from..]));
     text.char_indices().map(|(i, _)| i).find(|&i| begins(i)).unwrap_or(text.len())
 }

@@ -36,13 +36,20 @@ pub(crate) trait Architecture: Send + Sync {
     /// `ids` `[t]` u32 -> `[t, hidden]`, writing keys and values into the cache.
     fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray;
 
-    /// `[t, hidden] -> [t, vocab]`
+    /// The final norm, `[t, hidden] -> [t, hidden]`
+    fn normed(&self, hidden: &MLXArray) -> MLXArray;
+
+    /// `[t, hidden] -> [t, vocab]`, final norm included.
     fn logits(&self, hidden: &MLXArray) -> MLXArray;
 }
 
 impl<A: SelfAttention> Architecture for Decoder<A> {
     fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray {
         Decoder::hidden(self, ids, step)
+    }
+
+    fn normed(&self, hidden: &MLXArray) -> MLXArray {
+        Decoder::normed(self, hidden)
     }
 
     fn logits(&self, hidden: &MLXArray) -> MLXArray {
@@ -194,6 +201,12 @@ impl Model {
             return Err(Error::input("there is nothing to tune on the CPU"));
         }
         tune(&[self.step(1, 1)?]).context("tuning")
+    }
+
+    /// The graph of the same pass up to and with the final norm: `[t, hidden]`.
+    pub(crate) fn hidden(&self, ids: &MLXArray, places: &MLXArray, cache: &KvCache) -> MLXArray {
+        let architecture = &self.0.architecture;
+        architecture.normed(&architecture.hidden(ids, &Step { places, cache }))
     }
 
     /// Logits of every position, `[n, vocab]` row by row, by the reference interpreter: for tests of small

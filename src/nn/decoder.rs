@@ -82,6 +82,11 @@ impl<A: SelfAttention> Decoder<A> {
         self.layers.iter().fold(embedded, |x, layer| layer.forward(&x, step))
     }
 
+    /// The final norm, `[t, hidden] -> [t, hidden]`
+    pub(crate) fn normed(&self, hidden: &MLXArray) -> MLXArray {
+        self.norm.forward(hidden)
+    }
+
     /// `[t, hidden] -> [t, vocab]`
     pub(crate) fn logits(&self, hidden: &MLXArray) -> MLXArray {
         self.lm_head.forward(&self.norm.forward(hidden))

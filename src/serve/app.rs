@@ -1,0 +1,226 @@
+//! [`App`]: what all handlers share, and how a request's body becomes work for the engine.
+
+use super::answer::{Answer, Answers};
+use super::engine::{Card, Engine, Refusal};
+use super::error::ApiError;
+use super::metrics::Metrics;
+use super::options::Options;
+use super::params::Params;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::{Semaphore, watch};
+
+/// How far the server is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Serving,
+    /// No new work; what runs may end.
+    Draining,
+    /// What still runs is cut.
+    Ending,
+}
+
+/// Threads that parse, render and tokenize.
+const PREPARING: usize = 4;
+
+/// KiB that all bodies above [`SMALL`] may have together; those below always have room.
+const BODIES: usize = 256 << 10;
+const SMALL: usize = 64 << 10;
+
+pub(super) struct App {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) options: Options,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) started: u64,
+    preparing: Semaphore,
+    /// KiB of large bodies.
+    bodies: Semaphore,
+    ids: AtomicU64,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "App({}, {:?})", self.card().name(), *self.phase.borrow())
+    }
+}
+
+impl App {
+    pub(super) fn new(engine: Arc<dyn Engine>, options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            options,
+            metrics: Arc::default(),
+            phase: watch::Sender::new(Phase::Serving),
+            started: now(),
+            preparing: Semaphore::new(PREPARING),
+            bodies: Semaphore::new(BODIES),
+            ids: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn card(&self) -> &Card {
+        self.engine.card()
+    }
+
+    /// A name for a request or an answer, different from all others of this process.
+    pub(super) fn id(&self, prefix: &str) -> String {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        let count = self.ids.fetch_add(1, Ordering::Relaxed);
+        format!("{prefix}{nanos:016x}{count:08x}")
+    }
+
+    /// Reads a JSON body and makes something of it, away from the threads that serve sockets.
+    pub(super) async fn prepare<T: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        make: impl FnOnce(&App, Value) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if *self.phase.borrow() != Phase::Serving {
+            return Err(ApiError::closing());
+        }
+        check_type(request.headers())?;
+        let most = self.options.body_limit;
+        let too_large = || {
+            let message = format!("The body has more than {most} bytes.");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Some("body_too_large"), message)
+        };
+        let length =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        if length.is_some_and(|n: usize| n > most) {
+            return Err(too_large());
+        }
+        let room = length.unwrap_or(most);
+        let room = if room > SMALL { (room >> 10).min(BODIES) } else { 0 };
+        let body = async {
+            let room = self.bodies.acquire_many(room as u32).await;
+            (room, axum::body::to_bytes(request.into_body(), most).await)
+        };
+        let (_room, body) = tokio::time::timeout(self.options.body_timeout, body).await.map_err(|_| {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, Some("body_timeout"), "The body did not come in time.")
+        })?;
+        let body = body.map_err(|e| {
+            let mut cause: Option<&dyn std::error::Error> = Some(&e);
+            let mut limited = false;
+            while let Some(e) = cause {
+                limited |= e.to_string().contains("length limit");
+                cause = e.source();
+            }
+            if limited { too_large() } else { ApiError::bad("The body could not be read.") }
+        })?;
+        let _turn = self.preparing.acquire().await.map_err(|_| ApiError::closing())?;
+        let app = self.clone();
+        let work = move || {
+            let value = serde_json::from_slice(&body).map_err(|e| {
+                let error = ApiError::bad(format!("The body is not valid JSON: {e}"));
+                ApiError { code: Some("invalid_json"), ..error }
+            })?;
+            make(&app, value)
+        };
+        let made = tokio::task::spawn_blocking(work).await;
+        made.unwrap_or_else(|_| Err(ApiError::bad("The request could not be understood.")))
+    }
+
+    /// Tokens of a prompt that fits: the text of a prompt that cannot fit is not tokenized to its end.
+    pub(super) fn encode(&self, text: &str, special: bool, param: &str) -> Result<Vec<u32>, ApiError> {
+        let card = self.card();
+        let mut probe = text.len().min(card.context_length.saturating_mul(32).saturating_add(1024));
+        while !text.is_char_boundary(probe) {
+            probe -= 1;
+        }
+        if probe < text.len() {
+            let least = card.tokenizer.encode(&text[..probe], special)?.len();
+            if least > card.context_length {
+                return Err(ApiError::context(param, least, true, card.context_length));
+            }
+        }
+        let tokens = card.tokenizer.encode(text, special)?;
+        self.fits(&tokens, param)?;
+        Ok(tokens)
+    }
+
+    /// Refuses a prompt that leaves no room for an answer, or has no tokens to begin from.
+    pub(super) fn fits(&self, tokens: &[u32], param: &str) -> Result<(), ApiError> {
+        let context = self.card().context_length;
+        if tokens.len() >= context {
+            return Err(ApiError::context(param, tokens.len(), false, context));
+        }
+        if tokens.is_empty() {
+            return Err(ApiError::value(
+                param,
+                format!("`{param}` is empty: there is nothing to begin from"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Submits `n` answers to each of some prompts.
+    /// `label` is what the log calls the request.
+    pub(super) fn submit(
+        &self,
+        prompts: &[Vec<u32>],
+        params: &Params,
+        label: String,
+    ) -> Result<Answers, ApiError> {
+        let mut all = Vec::new();
+        for prompt in prompts {
+            for i in 0..params.n {
+                let mut request = params.request(prompt.clone(), i);
+                // An answer ends where the context does.
+                let room = self.card().context_length.saturating_sub(prompt.len());
+                let most = request.options.max_tokens.map_or(room, |most| most.min(room));
+                request.options.max_tokens = Some(most);
+                let events = self.engine.submit(request).map_err(|refusal| {
+                    if matches!(refusal, Refusal::Full(_)) {
+                        Metrics::add(&self.metrics.refused, 1);
+                    }
+                    ApiError::from(refusal)
+                })?;
+                all.push(Answer::new(events, self.card(), params, prompt.len(), &self.metrics));
+            }
+        }
+        Ok(Answers::new(all, label))
+    }
+
+    /// Waits for work that is not streamed, unless the server ends first.
+    pub(super) async fn until_end<T>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let mut phase = self.phase.subscribe();
+        tokio::select! {
+            outcome = work => outcome,
+            _ = phase.wait_for(|p| *p == Phase::Ending) => Err(ApiError::closing()),
+        }
+    }
+}
+
+/// The id that every request has here.
+pub(super) fn label(request: &Request<Body>) -> String {
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+    id.unwrap_or("-").to_owned()
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let refuse = |message: &str| {
+        Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unsupported_media_type"), message))
+    };
+    let kind = headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap_or("").to_ascii_lowercase());
+    if kind.is_some_and(|k| !k.trim_start().starts_with("application/json")) {
+        return refuse("The body must be JSON: send Content-Type: application/json.");
+    }
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes().to_ascii_lowercase());
+    if encoding.is_some_and(|e| e != b"identity") {
+        return refuse("Compressed bodies are not supported.");
+    }
+    Ok(())
+}

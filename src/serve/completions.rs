@@ -1,0 +1,170 @@
+//! `POST /v1/completions`: prompts as text or tokens, continued.
+
+use super::answer::{Answers, Spoken};
+use super::app::{App, label, now};
+use super::chat::{Head, finite};
+use super::error::ApiError;
+use super::fields::Fields;
+use super::params::{MOST_ANSWERS, MOST_LOGPROBS, Params, model, token_id};
+use super::sse::{self, Emitter};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Request;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+type Result<T> = std::result::Result<T, ApiError>;
+
+struct Prepared {
+    params: Params,
+    prompts: Vec<Vec<u32>>,
+    /// For each answer, what it begins with.
+    echo: Option<Vec<String>>,
+    model: String,
+}
+
+pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
+    let label = label(&request);
+    let Prepared { params, prompts, echo, model } = app.prepare(request, prepare).await?;
+    let prompt = prompts.iter().map(Vec::len).sum();
+    let answers = app.submit(&prompts, &params, label)?;
+    let head = Head { id: app.id("cmpl-"), created: now(), model };
+    let begin = |i: usize| echo.as_ref().map_or(String::new(), |texts| texts[i / params.n].clone());
+    let begin: Vec<String> = (0..answers.all.len()).map(begin).collect();
+    if params.stream {
+        return Ok(sse::stream(&app, |out| streamed(out, answers, head, params, begin, prompt)));
+    }
+    Ok(Json(app.until_end(whole(answers, head, params, begin, prompt)).await?).into_response())
+}
+
+fn prepare(app: &App, body: Value) -> Result<Prepared> {
+    let card = app.card();
+    let mut fields = Fields::new(body, "")?;
+    let model = model(&mut fields, card, app.options.any_model)?;
+    let mut params = Params::take(&mut fields, card)?;
+    params.options.max_tokens.get_or_insert(16); // as OpenAI has it
+    params.logprobs = fields.count("logprobs", 0, MOST_LOGPROBS)?;
+    let echo = fields.bool("echo")?.unwrap_or(false);
+    if echo && params.logprobs.is_some() {
+        let message = "`echo` with `logprobs` is not supported: the prompt's probabilities are not kept";
+        return Err(ApiError::unsupported("echo", message));
+    }
+    fields.neutral("best_of", &[json!(1), json!(params.n)])?;
+    fields.neutral("suffix", &[json!("")])?;
+    fields.neutral("response_format", &[json!({ "type": "text" })])?;
+    let prompt = fields.raw("prompt");
+    let prompt = fields.required("prompt", prompt)?;
+    fields.finish()?;
+    let prompts = prompts_of(app, prompt, "prompt", MOST_ANSWERS as usize / params.n)?;
+    for prompt in &prompts {
+        app.fits(prompt, "prompt")?;
+    }
+    let echo = echo.then(|| prompts.iter().map(|p| card.tokenizer.decode(p, true)).collect());
+    Ok(Prepared { params, prompts, echo: echo.transpose()?, model })
+}
+
+/// A string, tokens, or an array of either.
+pub(super) fn prompts_of(app: &App, value: Value, param: &str, most: usize) -> Result<Vec<Vec<u32>>> {
+    let one = |item: Value| match item {
+        Value::String(text) => app.encode(&text, true, param),
+        Value::Array(ids) => ids.iter().map(|id| token_id(id, app.card(), param)).collect(),
+        _ => Err(wrong(param)),
+    };
+    match value {
+        Value::Array(items) if items.is_empty() => Err(wrong(param)),
+        Value::Array(items) if items.iter().all(Value::is_number) => Ok(vec![one(Value::Array(items))?]),
+        Value::Array(items) if items.len() > most => {
+            let n = items.len();
+            Err(ApiError::value(param, format!("`{param}` has {n} entries, at most {most} are possible")))
+        }
+        Value::Array(items) => items.into_iter().map(one).collect(),
+        item => Ok(vec![one(item)?]),
+    }
+}
+
+fn wrong(param: &str) -> ApiError {
+    let message = format!("`{param}` must be a string, an array of strings, or an array of token ids");
+    ApiError::value(param, message)
+}
+
+fn choice(index: usize, text: &str, logprobs: Value, reason: Option<&str>) -> Value {
+    json!([{ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason }])
+}
+
+async fn whole(
+    mut answers: Answers,
+    head: Head,
+    params: Params,
+    begin: Vec<String>,
+    prompt: usize,
+) -> Result<Value> {
+    let mut all: Vec<(String, Vec<Spoken>)> = begin.into_iter().map(|text| (text, Vec::new())).collect();
+    while let Some((i, piece)) = answers.next().await? {
+        if let Some(piece) = piece {
+            all[i].0 += &piece.text;
+            all[i].1.extend(piece.tokens);
+        }
+    }
+    let choices = all.into_iter().enumerate().map(|(i, (text, tokens))| {
+        let reason = answers.all[i].reason();
+        choice(i, &text, logprobs(&tokens, params.logprobs), Some(reason))[0].take()
+    });
+    let mut object = head.object("text_completion", choices.collect());
+    object["usage"] = answers.usage(prompt);
+    Ok(object)
+}
+
+async fn streamed(
+    out: Emitter,
+    mut answers: Answers,
+    head: Head,
+    params: Params,
+    begin: Vec<String>,
+    prompt: usize,
+) -> Result<()> {
+    let chunk = |choices: Value| {
+        let mut object = head.object("text_completion", choices);
+        if params.include_usage {
+            object["usage"] = Value::Null;
+        }
+        object
+    };
+    for (i, text) in begin.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        out.json(&chunk(choice(i, text, Value::Null, None))).await;
+    }
+    while let Some((i, piece)) = answers.next().await? {
+        let choice = match piece {
+            Some(piece) => choice(i, &piece.text, logprobs(&piece.tokens, params.logprobs), None),
+            None => choice(i, "", Value::Null, Some(answers.all[i].reason())),
+        };
+        out.json(&chunk(choice)).await;
+    }
+    if params.include_usage {
+        let mut object = chunk(json!([]));
+        object["usage"] = answers.usage(prompt);
+        out.json(&object).await;
+    }
+    out.done().await;
+    Ok(())
+}
+
+/// The older form: parallel arrays.
+fn logprobs(tokens: &[Spoken], wanted: Option<usize>) -> Value {
+    if wanted.is_none() {
+        return Value::Null;
+    }
+    let top = |token: &Spoken| {
+        let mut map: Map<String, Value> =
+            token.top.iter().map(|(text, p)| (text.clone(), finite(*p).into())).collect();
+        map.entry(token.text.clone()).or_insert(finite(token.logprob).into());
+        map
+    };
+    json!({
+        "tokens": tokens.iter().map(|t| &t.text).collect::<Vec<_>>(),
+        "token_logprobs": tokens.iter().map(|t| finite(t.logprob)).collect::<Vec<_>>(),
+        "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
+        "text_offset": tokens.iter().map(|t| t.start).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,61 @@
+//! The OpenAI API over an [`Engine`]: inside an application, or on a port.
+//!
+//! [`router`] is an axum `Router` for use without a port or beside an application's own routes; [`Server`]
+//! puts it on a socket with the limits that sockets need. [`ModelEngine`] runs a model for several requests at
+//! once; [`MockEngine`] follows a script, for tests.
+//!
+//! A parameter of a request is honoured or refused, never ignored. Nothing of a prompt or an answer is
+//! logged or kept.
+
+mod answer;
+mod app;
+mod chat;
+mod completions;
+mod embeddings;
+mod engine;
+mod error;
+mod fields;
+mod guard;
+mod hook;
+mod metrics;
+mod mock;
+mod options;
+mod params;
+mod plain;
+mod responses;
+mod routes;
+mod scheduler;
+mod server;
+mod sse;
+
+pub use engine::{
+    BACKLOG, Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+};
+pub use mock::{MockEngine, Script};
+pub use options::Options;
+pub use scheduler::{EngineOptions, ModelEngine};
+pub use server::{Server, stop_signal};
+
+use std::sync::Arc;
+
+/// The API as a router: for requests made inside the process, or beside an application's own routes.
+///
+/// ```
+/// use tower::ServiceExt;
+/// use unimlx::serve::{MockEngine, Script, router};
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// # runtime.block_on(async {
+/// let engine = MockEngine::new(Script::default()).unwrap();
+/// let request = axum::http::Request::get("/v1/models").body(axum::body::Body::empty()).unwrap();
+/// let response = router(engine).oneshot(request).await.unwrap();
+/// assert_eq!(response.status(), 200);
+/// # });
+/// ```
+pub fn router(engine: impl Engine) -> axum::Router {
+    router_with(Arc::new(engine), Options::default())
+}
+
+/// [`router`] with keys, names and limits. Limits of sockets are those of [`Server`] alone.
+pub fn router_with(engine: Arc<dyn Engine>, options: Options) -> axum::Router {
+    routes::router(app::App::new(engine, options))
+}

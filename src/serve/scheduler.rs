@@ -1,0 +1,352 @@
+//! [`ModelEngine`]: one thread owns a [`Batch`] and serves a queue from it.
+//!
+//! Each turn of the thread gives free slots to those who wait longest, reads at most one chunk of one prompt,
+//! and advances all answers by a token: a long prompt delays others by a chunk at a time. What nobody wants any
+//! more leaves its slot before the next step. A slot keeps its tokens when an answer ends, and the next prompt
+//! goes to the slot that begins most like it.
+
+use super::engine::{
+    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+};
+use super::hook::{Adjust, Record};
+use crate::error::{Error, Result};
+use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, hidden_states};
+use crate::kv_quantization::KvKind;
+use crate::models::Model;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How a [`ModelEngine`] runs.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// Answers at once, 1 to 8.
+    pub slots: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// How keys and values are kept; by default what suits the device.
+    pub kind: Option<KvKind>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { slots: 8, queue: 128, kind: None }
+    }
+}
+
+/// A model that answers several requests at once. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct ModelEngine {
+    card: Card,
+    shared: Arc<Shared>,
+    slots: usize,
+    queue: usize,
+    model: Model,
+    kind: Option<KvKind>,
+    /// Whose turn it is to embed.
+    embedding: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Job {
+    request: Request,
+    sender: Sender,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    running: AtomicUsize,
+    cache: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    closed: bool,
+    /// Why nothing will be answered any more.
+    failed: Option<Error>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shared({} running)", self.running.load(Ordering::Relaxed))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ModelEngine {
+    /// Starts the thread that runs `model`.
+    ///
+    /// # Errors
+    /// A number of slots that a batch cannot have; no thread.
+    pub fn new(model: &Model, card: Card, options: EngineOptions) -> Result<Self> {
+        let batch = Batch::new(model, options.slots, options.kind)?;
+        let shared = Arc::new(Shared::default());
+        let mut worker = Worker { batch, shared: shared.clone(), lanes: Vec::new() };
+        worker.lanes.resize_with(options.slots, || None);
+        std::thread::Builder::new()
+            .name("unimlx-engine".to_owned())
+            .spawn(move || worker.work())
+            .map_err(|e| Error::io(format!("no thread for the engine: {e}")))?;
+        let EngineOptions { slots, queue, kind } = options;
+        Ok(Self { card, shared, slots, queue, model: model.clone(), kind, embedding: Arc::default() })
+    }
+}
+
+impl Drop for ModelEngine {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Engine for ModelEngine {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn submit(&self, request: Request) -> Result<Events, Refusal> {
+        let (sender, events) = Sender::new();
+        let mut state = self.shared.lock();
+        if let Some(e) = &state.failed {
+            return Err(Refusal::Failed(e.clone()));
+        }
+        if state.closed {
+            return Err(Refusal::Closed);
+        }
+        state.waiting.retain(|job| !job.sender.is_closed());
+        let free = self.slots.saturating_sub(self.shared.running.load(Ordering::SeqCst));
+        if state.waiting.len() >= self.queue + free {
+            return Err(Refusal::Full(Duration::from_secs(1)));
+        }
+        state.waiting.push_back(Job { request, sender });
+        drop(state);
+        self.shared.changed.notify_all();
+        Ok(events)
+    }
+
+    fn load(&self) -> Load {
+        let waiting = self.shared.lock().waiting.iter().filter(|job| !job.sender.is_closed()).count();
+        Load {
+            running: self.shared.running.load(Ordering::SeqCst),
+            waiting,
+            cache_used: self.shared.cache.load(Ordering::SeqCst),
+            cache_total: self.slots * self.card.context_length,
+        }
+    }
+
+    fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
+        let (model, kind, turn) = (self.model.clone(), self.kind, self.embedding.clone());
+        Some(Box::pin(async move {
+            // One at a time, and not in the way of answers' threads.
+            let turn = turn.lock_owned().await;
+            let work = move || {
+                let _turn = turn;
+                let pooled =
+                    |ids: &Vec<u32>| Ok(pool(&hidden_states(&model, ids, kind)?, ids.len(), pooling));
+                inputs.iter().map(pooled).collect::<Result<_>>()
+            };
+            let failed = |_| Refusal::Failed(Error::device("the embedding ended early"));
+            tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(Refusal::Failed)
+        }))
+    }
+}
+
+/// One vector of length 1 from hidden states `[n, width]`.
+fn pool(states: &[f32], n: usize, pooling: Pooling) -> Vec<f32> {
+    let width = states.len() / n.max(1);
+    let mut vector = match pooling {
+        Pooling::Last => states[states.len() - width..].to_vec(),
+        Pooling::Mean => {
+            let mean = |i: usize| states.iter().skip(i).step_by(width).sum::<f32>() / n as f32;
+            (0..width).map(mean).collect()
+        }
+    };
+    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12) as f32;
+    vector.iter_mut().for_each(|x| *x /= norm);
+    vector
+}
+
+/// A request in a slot.
+struct Lane {
+    tokens: Vec<u32>,
+    options: GenerateOptions,
+    hook: Option<Box<dyn LogitsHook>>,
+    record: Option<Record>,
+    sender: Sender,
+    /// Tokens of the prompt that were in the cache.
+    cached: usize,
+    /// The prompt has been read.
+    read: bool,
+    /// The order of arrival, for prompts that are being read.
+    ticket: u64,
+}
+
+struct Worker {
+    batch: Batch,
+    shared: Arc<Shared>,
+    lanes: Vec<Option<Lane>>,
+}
+
+impl Worker {
+    /// Until the engine is dropped. A panic below is a bug, and ends the engine with an error for everyone.
+    fn work(mut self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.turns()));
+        let mut state = self.shared.lock();
+        state.closed = true;
+        if outcome.is_err() {
+            let error = Error::device("the engine has stopped after an internal error");
+            state.failed = Some(error.clone());
+            for job in state.waiting.drain(..) {
+                let _ = job.sender.send(Event::Failed(error.clone()));
+            }
+            for lane in self.lanes.iter_mut().filter_map(Option::take) {
+                let _ = lane.sender.send(Event::Failed(error.clone()));
+            }
+        }
+        state.waiting.clear();
+        self.shared.running.store(0, Ordering::SeqCst);
+        self.shared.cache.store(0, Ordering::SeqCst);
+    }
+
+    fn turns(&mut self) {
+        let mut ticket = 0;
+        while self.admit(&mut ticket) {
+            self.sweep();
+            self.read();
+            self.advance();
+            self.count();
+        }
+    }
+
+    /// Gives free slots to those who wait; sleeps while there is nothing to do. `false` at the end.
+    fn admit(&mut self, ticket: &mut u64) -> bool {
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        loop {
+            if state.closed {
+                return false;
+            }
+            while self.lanes.iter().any(Option::is_none) {
+                let Some(job) = state.waiting.pop_front() else { break };
+                if !job.sender.is_closed() {
+                    *ticket += 1;
+                    self.place(job, *ticket);
+                }
+            }
+            let busy = self.lanes.iter().flatten().count();
+            self.shared.running.store(busy, Ordering::SeqCst);
+            if busy > 0 {
+                return true;
+            }
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Puts a request into the free slot whose tokens begin most like its prompt.
+    fn place(&mut self, job: Job, ticket: u64) {
+        let Job { mut request, sender } = job;
+        let (hook, record) = Adjust::of(&mut request);
+        let Request { tokens, options, .. } = request;
+        let common =
+            |slot: usize| self.batch.tokens(slot).iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let free = (0..self.lanes.len()).filter(|&slot| self.lanes[slot].is_none());
+        // Among equals the one with the least to lose.
+        let best = free.max_by_key(|&slot| (common(slot), std::cmp::Reverse(self.batch.tokens(slot).len())));
+        let Some(slot) = best else { return };
+        let cached = common(slot).min(tokens.len().saturating_sub(1));
+        self.lanes[slot] = Some(Lane { tokens, options, hook, record, sender, cached, read: false, ticket });
+    }
+
+    /// Frees the slots of those who have gone.
+    fn sweep(&mut self) {
+        for slot in 0..self.lanes.len() {
+            if self.lanes[slot].as_ref().is_some_and(|lane| lane.sender.is_closed()) {
+                self.leave(slot);
+            }
+        }
+    }
+
+    fn leave(&mut self, slot: usize) {
+        self.lanes[slot] = None;
+        // Slots are those of the batch.
+        let _ = self.batch.stop(slot);
+    }
+
+    /// Reads a chunk of the prompt that has waited longest.
+    fn read(&mut self) {
+        let unread = |slot: &usize| self.lanes[*slot].as_ref().is_some_and(|lane| !lane.read);
+        let slots = (0..self.lanes.len()).filter(unread);
+        let oldest = slots.min_by_key(|&slot| self.lanes[slot].as_ref().map_or(0, |lane| lane.ticket));
+        let Some((slot, lane)) = oldest.and_then(|slot| Some((slot, self.lanes[slot].as_mut()?))) else {
+            return;
+        };
+        let mut one_chunk = |p: crate::nn::Progress<'_>| {
+            if p.done < p.total { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let options = lane.options.clone();
+        let Lane { tokens, hook, .. } = lane;
+        match self.batch.prompt_with(slot, tokens, options, hook, &mut one_chunk) {
+            Ok(()) => {
+                lane.read = true;
+                if !lane.sender.send(Event::Start { cached: lane.cached }) {
+                    self.leave(slot);
+                }
+            }
+            Err(e) if e.is_cancelled() => {}
+            Err(e) => {
+                let _ = lane.sender.send(Event::Failed(e));
+                self.leave(slot);
+            }
+        }
+    }
+
+    /// Advances every answer by a token.
+    fn advance(&mut self) {
+        let items = match self.batch.step() {
+            Ok(items) => items.to_vec(),
+            Err(e) => {
+                for slot in 0..self.lanes.len() {
+                    if let Some(lane) = self.lanes[slot].take_if(|lane| lane.read) {
+                        let _ = lane.sender.send(Event::Failed(e.clone()));
+                    }
+                }
+                return;
+            }
+        };
+        for (slot, item) in items {
+            let Some(lane) = &self.lanes[slot] else { continue };
+            let wanted = match item {
+                BatchItem::Token(id) => {
+                    let logprobs = lane.record.as_ref().and_then(Record::pop);
+                    let logprobs: Option<Box<Logprobs>> = logprobs.map(Box::new);
+                    lane.sender.send(Event::Token { id, logprobs })
+                }
+                BatchItem::End(reason) => {
+                    let _ = lane.sender.send(Event::End(reason));
+                    false
+                }
+            };
+            if !wanted {
+                self.leave(slot);
+            }
+        }
+    }
+
+    fn count(&self) {
+        let busy = || (0..self.lanes.len()).filter(|&slot| self.lanes[slot].is_some());
+        self.shared.running.store(busy().count(), Ordering::SeqCst);
+        let tokens = busy().map(|slot| self.batch.tokens(slot).len()).sum();
+        self.shared.cache.store(tokens, Ordering::SeqCst);
+    }
+}
