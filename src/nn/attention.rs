@@ -63,6 +63,7 @@ impl Heads {
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             window: self.window,
             slots: step.cache.slots(),
+            packed: None,
         };
         let o = MLXArray::apply(op, &[q, &keys, &values, step.places]); // [t, heads, head_dim]
         o.reshape(&[t, self.q_width()])
