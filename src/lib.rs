@@ -77,7 +77,7 @@ pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use generate::{
-    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits,
+    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits, logits_after,
 };
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{
@@ -97,6 +97,7 @@ pub use wgsl::File;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Pending, Prepared, Recording, Step, Ticket};
+    pub use crate::kv_quantization::Baseline;
     pub use crate::nn::fill_stages;
     pub use crate::trial::Trial;
     pub use crate::wgsl::{Source, link};

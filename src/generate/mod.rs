@@ -21,5 +21,5 @@ pub use batch::{Batch, BatchItem};
 pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use options::GenerateOptions;
-pub use runner::logits;
+pub use runner::{logits, logits_after};
 pub use text::TextStream;
