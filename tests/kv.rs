@@ -98,7 +98,7 @@ fn groups_that_divide_no_head_are_refused() {
 /// mlx-lm reads all but the prompt's last token with a plain cache, quantizes that, and goes on.
 #[test]
 fn the_cache_of_mlx_lm_gives_its_numbers() {
-    let mut runs = 0;
+    let (mut runs, mut exact) = (0, 0);
     for folder in std::fs::read_dir(golden("")).unwrap().map(|entry| entry.unwrap().path()) {
         let Ok(text) = std::fs::read(folder.join("golden.json")) else { continue };
         let known: Value = serde_json::from_slice(&text).unwrap();
@@ -129,9 +129,12 @@ fn the_cache_of_mlx_lm_gives_its_numbers() {
                     got.iter().zip(expected).map(|(g, e)| (f64::from(g - most) - sum - f64::from(*e)).abs());
                 worst = off.fold(worst, f64::max);
             }
-            assert!(worst < 2e-3, "{} {name}: off by {worst:.2e}", folder.display());
+            // A value on the edge between two codes may fall to either side, and then a token is a step off.
+            let step = if bits == 8 { 0.01 } else { 0.1 };
+            assert!(worst < step, "{} {name}: off by {worst:.2e}", folder.display());
             runs += 1;
+            exact += usize::from(worst < 3e-4);
         }
     }
-    assert!(runs >= 4, "{runs} runs");
+    assert!(runs >= 10 && exact >= 6, "{exact} of {runs} runs");
 }
