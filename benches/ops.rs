@@ -39,7 +39,14 @@ fn large() -> Vec<(&'static str, Case)> {
             cache,
             Fill::U32(vec![t as usize, 2], places),
         ];
-        let op = Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window: None, slots: 1 };
+        let op = Attention {
+            heads,
+            kv_heads,
+            scale: 1.0 / (d as f32).sqrt(),
+            window: None,
+            slots: 1,
+            packed: None,
+        };
         ("attention", Case { op: Arc::new(op), inputs, reduction: context + d })
     };
     let mut cases = Vec::new();

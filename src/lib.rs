@@ -80,7 +80,7 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use generate::{
     Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, LogitsHook, Stats, TextStream,
-    hidden_states, logits,
+    hidden_states, logits, logits_after,
 };
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{
@@ -100,6 +100,7 @@ pub use wgsl::File;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Pending, Prepared, Recording, Step, Ticket};
+    pub use crate::kv_quantization::Baseline;
     pub use crate::nn::fill_stages;
     pub use crate::trial::Trial;
     pub use crate::wgsl::{Source, link};

@@ -5,7 +5,7 @@
 // of the head that pass through workgroup memory; weights go to workgroup memory; then invocation
 // lane % 16 of a query gathers the values' vectors lane % 16 + 16 i of the head. Maximum and sum of a
 // query are carried from tile to tile and rescaled (online softmax).
-// Parts: key4, value4 (cache_*). Bindings are declared by the op: they differ with the cache's type.
+// Parts: key4, value4 (cache_*), key_scale, value_scale (cache_packed, unscaled). Bindings are declared by the op: they differ with the cache's type.
 
 const TILE: u32 = 64u;
 const PITCH: u32 = 5u;
@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let j = tile + (lane >> 2u);
             var key = vec4<f32>(0.0);
             if chunk < params.chunks && j < high {
-                key = key4(h, j, chunk);
+                key = key_scale(h, j, chunk) * key4(h, j, chunk);
             }
             slice_k[(lane >> 2u) * PITCH + (lane & 3u)] = key;
             if lane < 64u {
@@ -98,16 +98,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < min(TILE, high - tile); i++) {
             let weight = weights[row][i];
             if column < params.chunks {
-                r0 += weight * value4(h, tile + i, column);
+                r0 += weight * value_scale(h, tile + i, column) * value4(h, tile + i, column);
             }
             if column + 16u < params.chunks {
-                r1 += weight * value4(h, tile + i, column + 16u);
+                r1 += weight * value_scale(h, tile + i, column + 16u) * value4(h, tile + i, column + 16u);
             }
             if column + 32u < params.chunks {
-                r2 += weight * value4(h, tile + i, column + 32u);
+                r2 += weight * value_scale(h, tile + i, column + 32u) * value4(h, tile + i, column + 32u);
             }
             if column + 48u < params.chunks {
-                r3 += weight * value4(h, tile + i, column + 48u);
+                r3 += weight * value_scale(h, tile + i, column + 48u) * value4(h, tile + i, column + 48u);
             }
         }
     }

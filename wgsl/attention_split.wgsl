@@ -7,7 +7,7 @@
 // from tile to tile and rescaled (online softmax).
 // With one split the result is y, else per split `d` sums, then the maximum, then the sum of weights, for
 // attention_combine.
-// Parts: key4, value4 (cache_*), sum4, max4 (sum_shared, sum_subgroup). Bindings are declared by the op:
+// Parts: key4, value4 (cache_*), key_scale, value_scale (cache_packed, unscaled), sum4, max4 (sum_shared, sum_subgroup). Bindings are declared by the op:
 // they differ with the cache's type.
 
 // Invocations that cover a head: its vectors, rounded up to a power of two.
@@ -63,8 +63,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var score = -3.0e38;
         if j < end {
             score = 0.0;
-            for (var i = 0u; i < params.chunks; i++) {
-                score += dot(query[i], key4(h, j, i));
+            for (var start = 0u; start < params.chunks; start += SPAN) {
+                var sum = 0.0;
+                for (var i = start; i < min(start + SPAN, params.chunks); i++) {
+                    sum += dot(query[i], key4(h, j, i));
+                }
+                score += sum * key_scale(h, j, start);
             }
         }
         let before = greatest;
@@ -80,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if c < params.chunks {
             let keys_here = min(WG, end - tile);
             for (var i = part; i < keys_here; i += WG / LANES) {
-                result += weights[i] * value4(h, tile + i, c);
+                result += weights[i] * value_scale(h, tile + i, c) * value4(h, tile + i, c);
             }
         }
     }

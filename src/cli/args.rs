@@ -73,22 +73,6 @@ pub(crate) enum On {
     Gpu,
 }
 
-/// How keys and values are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kv {
-    F32,
-    F16,
-}
-
-impl From<Kv> for KvKind {
-    fn from(kv: Kv) -> Self {
-        match kv {
-            Kv::F32 => Self::F32,
-            Kv::F16 => Self::F16,
-        }
-    }
-}
-
 /// How the next token is chosen.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SamplingArgs {
@@ -113,9 +97,10 @@ pub(crate) struct SamplingArgs {
     /// Stop before this text (may be given several times)
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
-    #[arg(long, value_enum, env = "UNIMLX_KV")]
-    pub(crate) kv: Option<Kv>,
+    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
+    /// GPU, f32 on the CPU]
+    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
+    pub(crate) kv: Option<KvKind>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -176,6 +161,10 @@ pub(crate) struct FitArgs {
     /// Model folder [default: the shipped storyteller]
     #[arg(short, long, value_name = "DIR", env = "UNIMLX_MODEL")]
     pub(crate) model: Option<PathBuf>,
+    /// The shape of a published model instead, such as llama-8b (`bench` knows them), or a config.json: cache and
+    /// scratch alone
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub(crate) config: Option<String>,
     /// Tokens of prompt and answer together [default: the model's own limit]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
     pub(crate) context: Option<usize>,
@@ -227,9 +216,10 @@ pub(crate) struct BenchArgs {
     /// Then time each kernel of a prompt and of a token (needs a GPU with timestamps)
     #[arg(long)]
     pub(crate) profile: bool,
-    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
-    #[arg(long, value_enum, env = "UNIMLX_KV")]
-    pub(crate) kv: Option<Kv>,
+    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
+    /// GPU, f32 on the CPU]
+    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
+    pub(crate) kv: Option<KvKind>,
     /// How to print: one JSON object per line, comma-separated values, markdown
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
@@ -248,9 +238,10 @@ pub(crate) struct LogitsArgs {
     /// File to write: tensor `logits`, f32 [n_tokens, vocab]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
-    #[arg(long, value_enum, env = "UNIMLX_KV")]
-    pub(crate) kv: Option<Kv>,
+    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
+    /// GPU, f32 on the CPU]
+    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
+    pub(crate) kv: Option<KvKind>,
     /// Print one JSON object when done
     #[arg(long)]
     pub(crate) json: bool,
@@ -291,9 +282,10 @@ pub(crate) struct ServeArgs {
     /// Tokens of prompt and answer together [default: the model's own limit]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
     pub(crate) context: Option<usize>,
-    /// Keep keys and values in this type [default: f16 on a GPU, f32 on the CPU]
-    #[arg(long, value_enum, env = "UNIMLX_KV")]
-    pub(crate) kv: Option<Kv>,
+    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
+    /// GPU, f32 on the CPU]
+    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
+    pub(crate) kv: Option<KvKind>,
     /// A name that requests may call this server by, besides localhost (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub(crate) allowed_host: Vec<String>,

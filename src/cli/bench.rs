@@ -20,7 +20,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         depths: args.depth.clone(),
         batches: args.batch.clone(),
         repetitions: args.repetitions,
-        kv: args.kv.map(Into::into),
+        kv: args.kv,
     };
     let gpu = if model.device() == Device::GPU { Some(Gpu::shared()?) } else { None };
     if args.profile && !gpu.as_ref().is_some_and(|gpu| gpu.caps().timestamps) {

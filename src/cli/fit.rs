@@ -11,9 +11,14 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
     if let Some(gb) = args.memory.filter(|gb| gb.is_nan() || *gb <= 0.0) {
         return Err(Error::input(format!("--memory {gb}: expected a positive number of GB")));
     }
-    let checkpoint = checkpoint(args.model.as_deref())?;
     let memory = args.memory.map(|gb| (gb * 1e9) as u64).or_else(unimlx::memory::host_memory);
-    let kinds = KvKind::ALL.map(|kind| (kind, Fit::of(&checkpoint, args.context, kind)));
+    let kinds = if let Some(name) = &args.config {
+        let config = unimlx::synthetic_config(name, None)?;
+        KvKind::ALL.map(|kind| (kind, Fit::of_config(&config, args.context, kind)))
+    } else {
+        let checkpoint = checkpoint(args.model.as_deref())?;
+        KvKind::ALL.map(|kind| (kind, Fit::of(&checkpoint, args.context, kind)))
+    };
     let context = kinds[0].1.context;
     if args.json {
         let rows = kinds.iter().map(|(kind, fit)| {
@@ -34,9 +39,9 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         });
         return say(&format!("{object:#}\n"));
     }
+    let weights = if args.config.is_some() { "not counted".into() } else { bytes(kinds[0].1.weights) };
     let mut text = format!(
-        "weights           {}\nscratch           {}\ncontext           {context} tokens\n",
-        bytes(kinds[0].1.weights),
+        "weights           {weights}\nscratch           {}\ncontext           {context} tokens\n",
         bytes(kinds[0].1.scratch)
     );
     match memory {

@@ -20,7 +20,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
     options.ignore_eos = args.ignore_eos;
 
     let status = Status::new();
-    let mut generator = Generator::new(&model, args.sampling.kv.map(Into::into));
+    let mut generator = Generator::new(&model, args.sampling.kv);
     generator.prompt_with(&ids, options, &mut |p| {
         status.show(&format!("reading {} of {} tokens", p.done, p.total));
         ControlFlow::Continue(())

@@ -16,7 +16,7 @@ pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
     }
     let checkpoint = checkpoint(args.model.model.as_deref())?;
     let model = load(&args.model, &checkpoint)?;
-    let values = unimlx::logits(&model, &args.tokens, args.kv.map(Into::into))?;
+    let values = unimlx::logits(&model, &args.tokens, args.kv)?;
     let shape = vec![args.tokens.len(), model.config().vocab_size];
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let path = args.output.display();

@@ -30,7 +30,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
     };
     let mut engine = EngineOptions::default();
     (engine.slots, engine.queue) = (args.parallel, args.queue);
-    engine.kind = args.kv.map(Into::into);
+    engine.kind = args.kv;
     let engine = Arc::new(ModelEngine::new(&model, card, engine)?);
     let mut options = Options::default();
     options.api_keys = keys;

@@ -6,6 +6,7 @@
 
 use super::floats::{BF16, Element, F16, F32, Floats};
 use super::math::exp_sum;
+use super::packed::Packing;
 use super::rope::Place;
 use super::simd::{Kernel, LANES, Level, Simd};
 use super::threads::{Out, parallel, scratch};
@@ -37,6 +38,36 @@ pub(crate) fn attention(
     attention_at(Level::best(), q, k, v, places, shape, y);
 }
 
+/// Rows of a packed cache.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub(crate) packing: Packing,
+    pub(crate) words: &'a [u32],
+}
+
+/// [`attention`] over packed keys and values; queries and result are in the basis of the cache.
+#[allow(clippy::too_many_arguments, reason = "the formula's operands and sizes")]
+pub(crate) fn attention_packed(
+    q: &[f32],
+    [k, v]: [(Packing, &[u32]); 2],
+    places: &[Place],
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    scale: f32,
+    window: Option<usize>,
+    y: &mut [f32],
+) {
+    if y.is_empty() {
+        return;
+    }
+    let shape = Shape { heads, kv_heads, dim, scale, window };
+    let packed = [k, v].map(|(packing, words)| Packed { packing, words });
+    let capacity = k.1.len() / k.0.row_words(kv_heads, dim);
+    let job = Job { level: Level::best(), q, places, shape, capacity, y: Out::new(y), packed: Some(packed) };
+    job.run::<F32>(&[], &[]);
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) heads: usize,
@@ -62,7 +93,7 @@ pub(super) fn attention_at(
         return;
     }
     let capacity = k.len() / (shape.kv_heads * shape.dim);
-    let job = Job { level, q, places, shape, capacity, y: Out::new(y) };
+    let job = Job { level, q, places, shape, capacity, y: Out::new(y), packed: None };
     match (k, v) {
         (Floats::F32(k), Floats::F32(v)) => job.run::<F32>(k, v),
         (Floats::F16(k), Floats::F16(v)) => job.run::<F16>(k, v),
@@ -79,6 +110,8 @@ struct Job<'a> {
     shape: Shape,
     capacity: usize,
     y: Out,
+    /// Keys and values, if not floats.
+    packed: Option<[Packed<'a>; 2]>,
 }
 
 impl Job<'_> {
@@ -90,7 +123,7 @@ impl Job<'_> {
         let per_piece = if together { (ROWS / group).max(1).min(self.places.len()) } else { 1 };
         let pieces = self.places.len().div_ceil(per_piece);
         // Keys and values of a block only need widening first if enough rows share them.
-        let share = per_piece > 1 || dim % LANES != 0;
+        let share = per_piece > 1 || dim % LANES != 0 || self.packed.is_some();
         let padded = (dim.div_ceil(LANES) | 1) * LANES;
         let rows = per_piece * group;
         let need = rows * (2 * padded + BLOCK + 2 * LANES) + if share { 2 * BLOCK * padded } else { 0 };
@@ -163,6 +196,21 @@ impl<E: Element> Kernel for Piece<'_, E> {
         while start < all.end {
             let block = start..all.end.min(start + BLOCK);
             start = block.end;
+            if let Some(packed) = &job.packed {
+                for (i, Packed { packing, words }) in packed.iter().enumerate() {
+                    let pitch = packing.row_words(kv_heads, dim);
+                    let rows = words[block.start * pitch..].chunks_exact(pitch);
+                    let to = rest[i * BLOCK * padded..].chunks_exact_mut(padded);
+                    for (row, to) in rows.zip(to).take(block.len()) {
+                        packing.read_head(row, kv_heads, head, dim, to);
+                        to[dim..].fill(0.0);
+                    }
+                }
+                let (k, v) = ((rest.as_ptr(), padded), (rest[BLOCK * padded..].as_ptr(), padded));
+                // SAFETY: scratch holds two blocks of padded rows.
+                unsafe { step::<S, F32>(s, &job, &self.queries, &block, k, v, q, padded, acc, p, max, sum) };
+                continue;
+            }
             let at = (block.start * kv_heads + head) * dim;
             // SAFETY: the block lies inside the cache.
             let (k, v) = unsafe { (self.k.as_ptr().add(at), self.v.as_ptr().add(at)) };

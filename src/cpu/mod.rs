@@ -6,7 +6,7 @@
 //! that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
 //!
 //! `matmul` is where the time goes: few rows by `tile`, many by `panel` over `tile`, or by `amx_panel` over
-//! `amx` where there are matrix tiles. `attention`, `rope` and `math` are the rest of a layer.
+//! `amx` where there are matrix tiles. `attention`, `rope`, `packed` and `math` are the rest of a layer.
 
 #![allow(clippy::needless_range_loop, reason = "an index keeps the lanes of several arrays together")]
 
@@ -18,6 +18,7 @@ mod attention;
 mod floats;
 mod math;
 mod matmul;
+mod packed;
 mod panel;
 mod rope;
 mod simd;
@@ -31,10 +32,12 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use attention::attention;
+pub(crate) use attention::{attention, attention_packed};
 pub(crate) use floats::{Floats, FloatsMut};
 pub(crate) use math::{Binary, Gate, argmax, binary, gate, rms_norm, softmax};
 pub(crate) use matmul::{Weight, embedding, matmul};
+pub use packed::Packing;
+pub(crate) use packed::{BLOCK as PACKED_BLOCK, kv_pack, norm as rotation_norm, rotate};
 pub(crate) use rope::{Place, kv_write, rope};
 pub use team::{set_threads, threads};
 

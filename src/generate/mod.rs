@@ -21,7 +21,7 @@ pub use batch::{Batch, BatchItem};
 pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use options::GenerateOptions;
-pub use runner::{hidden_states, logits};
+pub use runner::{hidden_states, logits, logits_after};
 pub use sequence::LogitsHook;
 pub use text::TextStream;
 #[cfg(feature = "serve")]

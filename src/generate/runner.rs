@@ -114,6 +114,10 @@ impl Runner {
         if tokens > most {
             return Err(Error::input(format!("{tokens} tokens are more than the model's context of {most}")));
         }
+        self.cache.kind().check(self.model.config().head_dim)?;
+        if self.cache.wants_centres() {
+            self.cache.set_centres(&self.model.key_centres()?)?;
+        }
         self.cache.reserve(tokens, most)?;
         if self.generation != self.cache.generation() {
             self.generation = self.cache.generation();
@@ -383,6 +387,40 @@ pub fn hidden_states(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Res
     for (tokens, rows) in tokens.chunks(CHUNK).zip(out.chunks_mut(CHUNK * width)) {
         runner.step(0, tokens, Want::Hidden)?;
         runner.read(rows)?;
+    }
+    Ok(out)
+}
+
+/// Logits after each of `tokens`, `[n, vocab]` row by row, put through one by one after `prompt`. The prompt is read
+/// with a cache of kind `first`, which becomes one of kind `then` before the tokens; only a cache of floats can
+/// become another.
+///
+/// # Errors
+/// As [`logits`]; a cache that cannot become another.
+#[doc(hidden)]
+pub fn logits_after(
+    model: &Model,
+    prompt: &[u32],
+    tokens: &[u32],
+    first: KvKind,
+    then: KvKind,
+) -> Result<Vec<f32>> {
+    model.check(prompt)?;
+    model.check(tokens)?;
+    let vocab = model.config().vocab_size;
+    let mut runner = Runner::new(model, 1, first);
+    runner.reserve(prompt.len() + tokens.len())?;
+    runner.prompt(0, prompt, Want::Last, &mut |_| std::ops::ControlFlow::Continue(()))?;
+    if first != then {
+        let mut next = Runner::new(model, 1, then);
+        next.reserve(prompt.len() + tokens.len())?;
+        next.cache.take(&runner.cache)?;
+        runner = next;
+    }
+    let mut out = vec![0f32; tokens.len() * vocab];
+    for (token, row) in tokens.iter().zip(out.chunks_mut(vocab)) {
+        runner.step(0, &[*token], Want::Last)?;
+        runner.read(row)?;
     }
     Ok(out)
 }

@@ -1,74 +1,12 @@
-//! The plain cache: f16 or f32.
+//! The cache: a matrix of rows per layer for keys and one for values, as floats or packed.
 
+use super::kind::KvKind;
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::memory::Buffer;
-use crate::ops;
-use std::fmt;
-use std::str::FromStr;
-
-/// How keys and values are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KvKind {
-    /// Half precision: the default on a GPU.
-    F16,
-    /// Single precision, exact: the default on the CPU.
-    F32,
-}
-
-impl KvKind {
-    /// Every kind, for help texts.
-    pub const ALL: [Self; 2] = [Self::F16, Self::F32];
-
-    /// The name on command lines.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-        }
-    }
-
-    /// What a device uses unless told otherwise.
-    pub const fn default_for(device: Device) -> Self {
-        match device {
-            Device::CPU => Self::F32,
-            Device::GPU => Self::F16,
-        }
-    }
-
-    /// Bytes of the key and the value of one token in one layer, each of `width` numbers.
-    pub const fn bytes_per_token(self, width: usize) -> u64 {
-        2 * (width * self.dtype().size()) as u64
-    }
-
-    const fn dtype(self) -> Dtype {
-        match self {
-            Self::F16 => Dtype::F16,
-            Self::F32 => Dtype::F32,
-        }
-    }
-}
-
-impl fmt::Display for KvKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for KvKind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            Error::input(format!(
-                "KV cache kind `{name}`; known are {}",
-                Self::ALL.map(Self::name).join(", ")
-            ))
-        })
-    }
-}
+use crate::ops::{self, Packing};
+use crate::plan::Program;
 
 /// Rows that a cache grows by at least.
 const STEP: usize = 256;
@@ -76,10 +14,14 @@ const STEP: usize = 256;
 /// Keys and values of the tokens so far, per layer: of one sequence, or of several in slots of equal length.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Keys and values, each `[slots * capacity, width]`; none before the first reservation.
+    /// Keys and values, each `[slots * capacity, width]` or, packed, `[.., words]`; none before the first
+    /// reservation.
     layers: Vec<[MLXArray; 2]>,
+    /// What is taken off the keys of each layer, `[width]`, where the kind asks for it.
+    centres: Vec<MLXArray>,
     layer_count: usize,
-    width: usize,
+    kv_heads: usize,
+    head_dim: usize,
     kind: KvKind,
     device: Device,
     /// Tokens in each slot.
@@ -90,17 +32,74 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache of so many slots, for so many layers whose keys (and values) of one token are `width`
-    /// numbers.
-    pub(crate) fn new(layer_count: usize, width: usize, slots: usize, kind: KvKind, device: Device) -> Self {
-        let lens = vec![0; slots.max(1)];
-        Self { layers: Vec::new(), layer_count, width, kind, device, lens, capacity: 0, generation: 0 }
+    /// An empty cache of so many slots, for so many layers with so many key heads (and value heads).
+    pub(crate) fn new(
+        layer_count: usize,
+        [kv_heads, head_dim]: [usize; 2],
+        slots: usize,
+        kind: KvKind,
+        device: Device,
+    ) -> Self {
+        Self {
+            layers: Vec::new(),
+            centres: Vec::new(),
+            layer_count,
+            kv_heads,
+            head_dim,
+            kind,
+            device,
+            lens: vec![0; slots.max(1)],
+            capacity: 0,
+            generation: 0,
+        }
     }
 
     fn pair(&self, capacity: usize) -> Result<[MLXArray; 2]> {
-        let one =
-            || MLXArray::mutable(&[self.slots() * capacity, self.width], self.kind.dtype(), self.device);
-        Ok([one()?, one()?])
+        let one = |i: usize| {
+            let width = self.kind.packing().map_or(self.kv_heads * self.head_dim, |packing| {
+                packing[i].row_words(self.kv_heads, self.head_dim)
+            });
+            MLXArray::mutable(&[self.slots() * capacity, width], self.kind.dtype(), self.device)
+        };
+        Ok([one(0)?, one(1)?])
+    }
+
+    /// Whether keys are to be centred and nobody has said where.
+    pub(crate) fn wants_centres(&self) -> bool {
+        self.kind.centred() && self.centres.is_empty()
+    }
+
+    /// Says what is taken off the keys of each layer, `[kv_heads * head_dim]`, before anything is written.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub(crate) fn set_centres(&mut self, centres: &[Vec<f32>]) -> Result<()> {
+        let array = |values: &Vec<f32>| {
+            MLXArray::from_bytes(bytemuck::cast_slice(values), &[values.len()], Dtype::F32, self.device)
+        };
+        self.centres = centres.iter().map(array).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// The mean key of each layer over some tokens of the first slot of an f32 cache.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn key_means(&self, tokens: std::ops::Range<usize>) -> Result<Vec<Vec<f32>>> {
+        let width = self.kv_heads * self.head_dim;
+        let mut rows = vec![0f32; tokens.end * width];
+        let mut means = Vec::with_capacity(self.layer_count);
+        for [keys, _] in &self.layers {
+            if let Some(buffer) = keys.buffer() {
+                buffer.read(bytemuck::cast_slice_mut(&mut rows))?;
+            }
+            let mut sums = vec![0f64; width];
+            for row in rows[tokens.start * width..].chunks_exact(width) {
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+            means.push(sums.iter().map(|sum| (sum / tokens.len() as f64) as f32).collect());
+        }
+        Ok(means)
     }
 
     /// Makes room for `tokens` tokens in all in each slot, `most` being the context length. Tokens that are there stay.
@@ -114,19 +113,22 @@ impl KvCache {
         // Half as much again, so that a long text is copied a logarithmic number of times.
         let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
         let capacity = wanted.min(most.max(tokens));
-        let row = self.width * self.kind.dtype().size();
         // Up to the last token of the last slot in use.
-        let used = |capacity: usize| {
+        let ends = |capacity: usize| {
             let ends = self.lens.iter().enumerate().filter(|(_, len)| **len > 0);
-            ends.map(|(slot, len)| (slot * capacity + len) * row).max().unwrap_or(0)
+            ends.map(|(slot, len)| slot * capacity + len).max().unwrap_or(0)
         };
-        let (mut from, mut to) = (vec![0; used(self.capacity)], vec![0; used(capacity)]);
+        let (mut from, mut to) = (Vec::new(), Vec::new());
         let mut layers = Vec::with_capacity(self.layer_count);
         for layer in 0..self.layer_count {
             let new = self.pair(capacity).with_context(|| format!("a KV cache of {capacity} tokens"))?;
-            let old = self.layers.get(layer).filter(|_| !from.is_empty());
+            let old = self.layers.get(layer).filter(|_| !self.is_empty());
             for (old, new) in old.into_iter().flatten().zip(&new) {
                 if let Some(buffer) = old.buffer() {
+                    let row = old.nbytes() / old.dims()[0];
+                    from.resize(ends(self.capacity) * row, 0);
+                    to.clear();
+                    to.resize(ends(capacity) * row, 0);
                     buffer.read(&mut from)?;
                     for (slot, len) in self.lens.iter().enumerate().filter(|(_, len)| **len > 0) {
                         let kept = &from[slot * self.capacity * row..][..len * row];
@@ -144,7 +146,7 @@ impl KvCache {
     }
 
     /// The graph of writing rows `[t, width]` at `places` `[t, 2]` into a layer: its keys and values
-    /// afterwards, each `[slots * capacity, width]`.
+    /// afterwards, each `[slots * capacity, width]` or packed.
     pub(crate) fn write(
         &self,
         layer: usize,
@@ -153,8 +155,46 @@ impl KvCache {
         places: &MLXArray,
     ) -> (MLXArray, MLXArray) {
         let [keys, values] = &self.layers[layer];
-        let write = |cache, rows| MLXArray::apply(ops::KvWrite, &[cache, rows, places]);
-        (write(keys, k), write(values, v))
+        let Some(packing) = self.kind.packing() else {
+            let write = |cache, rows: &MLXArray| match self.kind {
+                KvKind::Simulated(baseline) => {
+                    MLXArray::apply(ops::KvWrite, &[cache, &baseline.round(rows, self.head_dim), places])
+                }
+                _ => MLXArray::apply(ops::KvWrite, &[cache, rows, places]),
+            };
+            return (write(keys, k), write(values, v));
+        };
+        let [k_pack, v_pack] = packing.map(|packing| ops::KvPack { packing, head_dim: self.head_dim });
+        let keys = match self.centres.get(layer) {
+            Some(centre) => MLXArray::apply(k_pack, &[keys, k, places, centre]),
+            None => MLXArray::apply(k_pack, &[keys, k, places]),
+        };
+        (keys, MLXArray::apply(v_pack, &[values, v, places]))
+    }
+
+    /// Writes what the first slot of another cache holds, one of floats, into the first slot.
+    ///
+    /// # Errors
+    /// `is_input`: a packed cache; no memory, a device that does not answer.
+    pub(crate) fn take(&mut self, other: &Self) -> Result<()> {
+        if other.packing().is_some() {
+            return Err(Error::input(format!("a cache of kind {} cannot become another", other.kind)));
+        }
+        let n = other.slot_len(0);
+        let places: Vec<u32> = (0..n).flat_map(|position| self.place(0, position)).collect();
+        let places = MLXArray::from_bytes(bytemuck::cast_slice(&places), &[n, 2], Dtype::U32, self.device)?;
+        for (layer, [k, v]) in other.layers.iter().enumerate() {
+            let rows = |x: &MLXArray| x.slice(0, 0, n).astype(Dtype::F32);
+            let (keys, values) = self.write(layer, &rows(k), &rows(v), &places);
+            Program::new(&[keys, values])?.run()?;
+        }
+        self.advance(0, n);
+        Ok(())
+    }
+
+    /// How keys and values are coded, if they are not floats.
+    pub(crate) fn packing(&self) -> Option<[Packing; 2]> {
+        self.kind.packing()
     }
 
     /// The place of a position in a slot: the position, and the row at which the slot begins.
@@ -224,7 +264,7 @@ mod tests {
 
     #[test]
     fn growing_keeps_what_is_there() {
-        let mut cache = KvCache::new(2, 3, 1, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(2, [1, 3], 1, KvKind::F32, Device::CPU);
         assert_eq!((cache.bytes(), cache.capacity()), (0, 0));
         cache.reserve(2, 1000).unwrap();
         assert_eq!((cache.capacity(), cache.bytes()), (256, 2 * 2 * 256 * 3 * 4));
@@ -245,7 +285,7 @@ mod tests {
 
     #[test]
     fn growing_moves_every_slot() {
-        let mut cache = KvCache::new(1, 2, 3, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(1, [2, 1], 3, KvKind::F32, Device::CPU);
         cache.reserve(1, 1000).unwrap();
         let rows: Vec<f32> = (0..2 * 3 * 256).map(|i| i as f32).collect();
         cache.layers[0][1].overwrite(bytemuck::cast_slice(&rows)).unwrap();
@@ -260,10 +300,17 @@ mod tests {
     }
 
     #[test]
-    fn kinds_have_names() {
-        for kind in KvKind::ALL {
-            assert_eq!(kind.name().parse::<KvKind>().unwrap(), kind);
-        }
-        assert!("int3".parse::<KvKind>().unwrap_err().is_input());
+    fn packed_rows_grow_as_well() {
+        let mut cache = KvCache::new(1, [2, 64], 2, KvKind::K4V3, Device::CPU);
+        cache.reserve(1, 1000).unwrap();
+        assert_eq!(cache.bytes() as u64, 2 * 256 * KvKind::K4V3.bytes_per_token(2, 64));
+        let words: Vec<u32> = (0..2 * 256 * 13).collect(); // values: 2 heads of 6 words, a word of scales
+        cache.layers[0][1].overwrite(bytemuck::cast_slice(&words)).unwrap();
+        cache.advance(1, 3);
+        cache.reserve(300, 1000).unwrap();
+        let mut moved = vec![0u32; 2 * 512 * 13];
+        cache.layers[0][1].buffer().unwrap().read(bytemuck::cast_slice_mut(&mut moved)).unwrap();
+        assert_eq!(moved[512 * 13..][..39], words[256 * 13..][..39]);
+        assert!(cache.wants_centres());
     }
 }

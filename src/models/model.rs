@@ -9,12 +9,11 @@ use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
 use crate::ops;
-use crate::plan::recording_for;
-use crate::plan::{TunedShape, tune};
+use crate::plan::{Program, TunedShape, recording_for, tune};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How to load a model.
 #[derive(Default)]
@@ -81,6 +80,7 @@ struct Inner {
     generation_config: GenerationConfig,
     device: Device,
     bytes: usize,
+    centres: OnceLock<Arc<[Vec<f32>]>>,
 }
 
 impl Model {
@@ -127,7 +127,8 @@ impl Model {
         let architecture =
             load(&mut weights, config).with_context(|| format!("loading a {} model", config.model_type))?;
         let bytes = weights.bytes();
-        Ok(Self(Arc::new(Inner { architecture, config: config.clone(), generation_config, device, bytes })))
+        let (config, centres) = (config.clone(), OnceLock::new());
+        Ok(Self(Arc::new(Inner { architecture, config, generation_config, device, bytes, centres })))
     }
 
     /// The checked `config.json`.
@@ -170,8 +171,34 @@ impl Model {
     /// An empty cache for so many sequences of this model.
     pub(crate) fn cache(&self, slots: usize, kind: KvKind) -> KvCache {
         let config = &self.0.config;
-        let width = config.num_key_value_heads * config.head_dim;
-        KvCache::new(config.num_hidden_layers, width, slots, kind, self.0.device)
+        let heads = [config.num_key_value_heads, config.head_dim];
+        KvCache::new(config.num_hidden_layers, heads, slots, kind, self.0.device)
+    }
+
+    /// What is taken off the keys of each layer before they are coded: their mean over a few random tokens, measured
+    /// once. Any constant is right; this one leaves the smallest rest.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn key_centres(&self) -> Result<Arc<[Vec<f32>]>> {
+        if let Some(centres) = self.0.centres.get() {
+            return Ok(centres.clone());
+        }
+        let n = self.context_length().min(128);
+        let vocab = self.0.config.vocab_size as u32;
+        // The first token is often a case of its own.
+        let tokens = 1.min(n - 1)..n;
+        let ids: Vec<u32> = (0..n as u32).map(|i| (i + 1).wrapping_mul(0x9e37_79b1) % vocab).collect();
+        let mut cache = self.cache(1, KvKind::F32);
+        cache.reserve(n, n)?;
+        let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
+        let leaf = |data: &[u32], dims: &[usize]| {
+            MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
+        };
+        let logits = self.forward(&leaf(&ids, &[n])?, &leaf(&places, &[n, 2])?, &cache, true);
+        Program::new(&[logits])?.run()?;
+        let centres: Arc<[Vec<f32>]> = cache.key_means(tokens)?.into();
+        Ok(self.0.centres.get_or_init(|| centres).clone())
     }
 
     /// The graph of a pass over `ids` `[t]` at `places` `[t, 2]`: logits `[t, vocab]`, or `[1, vocab]` of

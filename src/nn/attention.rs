@@ -57,14 +57,22 @@ impl Heads {
         let t = q.dims()[0];
         let k = k.reshape(&[t, self.kv_width()]); // [t, kv_width]
         let (keys, values) = step.cache.write(self.layer, &k, v, step.places); // [rows, kv_width]
+        let packed = step.cache.packing();
+        // Packed heads are kept in a basis of their own.
+        let turn = |x: &MLXArray, inverse| match packed {
+            Some([packing, _]) if !packing.affine => MLXArray::apply(ops::Rotate { inverse }, &[x]),
+            _ => x.clone(),
+        };
         let op = ops::Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             window: self.window,
             slots: step.cache.slots(),
+            packed,
         };
-        let o = MLXArray::apply(op, &[q, &keys, &values, step.places]); // [t, heads, head_dim]
+        let o = MLXArray::apply(op, &[&turn(q, false), &keys, &values, step.places]);
+        let o = turn(&o, true); // [t, heads, head_dim]
         o.reshape(&[t, self.q_width()])
     }
 }

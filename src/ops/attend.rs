@@ -359,32 +359,37 @@ impl Op for Attend {
 /// Sizes worth testing.
 pub(super) fn cases() -> Vec<Case> {
     struct Shape(usize, usize, usize, usize);
-    let case = |Shape(heads, kv_heads, d, rows): Shape,
-                places: &[[u32; 2]],
-                dtype,
-                change: &dyn Fn(&mut Attend)| {
-        let t = places.len();
-        let mut op = Attend {
-            attention: Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window: None, slots: 1 },
-            rope: Rope { rotated: d, scale: 1.0, interleaved: false },
-            norm: None,
-            joined: true,
+    let case =
+        |Shape(heads, kv_heads, d, rows): Shape, places: &[[u32; 2]], dtype, change: &dyn Fn(&mut Attend)| {
+            let t = places.len();
+            let mut op = Attend {
+                attention: Attention {
+                    heads,
+                    kv_heads,
+                    scale: 1.0 / (d as f32).sqrt(),
+                    window: None,
+                    slots: 1,
+                    packed: None,
+                },
+                rope: Rope { rotated: d, scale: 1.0, interleaved: false },
+                norm: None,
+                joined: true,
+            };
+            change(&mut op);
+            let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
+            let widths = match op.joined {
+                true => vec![(heads + 2 * kv_heads) * d],
+                false => vec![heads * d, kv_heads * d, kv_heads * d],
+            };
+            let mut inputs: Vec<Fill> = widths.iter().map(|&width| normal(&[t, width], Dtype::F32)).collect();
+            let cache = normal(&[rows, kv_heads * d], dtype);
+            inputs.extend([cache.clone(), cache, Fill::U32(vec![t, 2], places.concat())]);
+            inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));
+            if op.norm.is_some() {
+                inputs.extend([normal(&[d], Dtype::BF16), normal(&[d], Dtype::F32)]);
+            }
+            Case { op: Arc::new(op), inputs, reduction: rows + d }
         };
-        change(&mut op);
-        let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
-        let widths = match op.joined {
-            true => vec![(heads + 2 * kv_heads) * d],
-            false => vec![heads * d, kv_heads * d, kv_heads * d],
-        };
-        let mut inputs: Vec<Fill> = widths.iter().map(|&width| normal(&[t, width], Dtype::F32)).collect();
-        let cache = normal(&[rows, kv_heads * d], dtype);
-        inputs.extend([cache.clone(), cache, Fill::U32(vec![t, 2], places.concat())]);
-        inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));
-        if op.norm.is_some() {
-            inputs.extend([normal(&[d], Dtype::BF16), normal(&[d], Dtype::F32)]);
-        }
-        Case { op: Arc::new(op), inputs, reduction: rows + d }
-    };
     let plain = |_: &mut Attend| ();
     let run = |from: u32, len: u32, start| (from..from + len).map(|at| [at, start]).collect::<Vec<_>>();
     vec![

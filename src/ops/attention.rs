@@ -1,9 +1,10 @@
 //! Causal attention with grouped queries over a key-value cache, optionally within a sliding window.
 
 use super::kernel::{FLOATS, PACK, declare, fits, kind, places, spread, with_sums};
+use super::packing::unpack;
 use super::weight::floats;
 use crate::array::MLXArray;
-use crate::cpu;
+use crate::cpu::{self, Packing};
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
@@ -15,6 +16,8 @@ static BLOCK: File = wgsl!("attention_block.wgsl");
 static CACHE_F32: File = wgsl!("parts/cache_f32.wgsl");
 static CACHE_F16: File = wgsl!("parts/cache_f16.wgsl");
 static CACHE_ANY: File = wgsl!("parts/cache_any.wgsl");
+static CACHE_PACKED: File = wgsl!("parts/cache_packed.wgsl");
+static UNSCALED: File = wgsl!("parts/unscaled.wgsl");
 
 /// `[q [t, heads, d] f32, k [rows, kv_heads * d], v like k, places [t, 2] u32] -> [t, heads, d]`
 ///
@@ -24,6 +27,9 @@ static CACHE_ANY: File = wgsl!("parts/cache_any.wgsl");
 /// `softmax(scale * q k^T) v` per head; query `i` sees the rows `s <= j <= s + p`, within a window of `w`
 /// only those with `j + w > s + p`. Heads `h * group .. (h + 1) * group` share the keys of
 /// head `h`, `group = heads / kv_heads`.
+///
+/// Packed keys and values are `[rows, words]` u32 ([`KvPack`](super::KvPack)); then queries come in the keys' basis and
+/// the result is in that of the values ([`Rotate`](super::Rotate)).
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Query heads.
@@ -37,6 +43,8 @@ pub struct Attention {
     /// Sequences that the cache has room for, of equal length: how long one may be decides how its keys are
     /// divided among workgroups.
     pub slots: usize,
+    /// How keys and values are coded, if they are not floats.
+    pub packed: Option<[Packing; 2]>,
 }
 
 /// Greatest head that the kernels hold: 64 vectors of 4 values.
@@ -49,6 +57,10 @@ const BLOCK_ROWS: usize = 16;
 const GROUPS: usize = 256;
 const SPLIT_KEYS: usize = 256;
 
+/// What shaders call the bits, the manner and the row's length of packed keys and values.
+const CODED: [(&str, &str, &str); 2] =
+    [("KEY_BITS", "KEY_AFFINE", "key_words"), ("VALUE_BITS", "VALUE_AFFINE", "value_words")];
+
 /// Scores of keys that are not seen: finite, for shaders are compiled with fast math.
 const UNSEEN: f32 = -3.0e38;
 
@@ -59,25 +71,38 @@ impl Op for Attention {
 
     fn words(&self) -> Vec<Word> {
         let window = self.window.map_or(Word::U32(0), Word::from);
-        vec![self.heads.into(), self.kv_heads.into(), self.scale.into(), window, self.slots.into()]
+        let mut words =
+            vec![self.heads.into(), self.kv_heads.into(), self.scale.into(), window, self.slots.into()];
+        for Packing { bits, group, affine } in self.packed.into_iter().flatten() {
+            words.extend([bits.into(), group.into(), Word::U32(affine.into())]);
+        }
+        words
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let (q, k, v, places) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3]);
         let [t, heads, d] = *q.dims() else { panic!("attention of {}", q.spec()) };
         let rows = k.dims()[0];
-        let fits = heads == self.heads
-            && heads % self.kv_heads == 0
-            && k.dims() == [rows, self.kv_heads * d]
-            && v.spec() == k.spec()
-            && places.dims() == [t, 2];
+        let caches = match self.packed {
+            Some(packed) => {
+                let is = |x: &MLXArray, p: Packing| x.dims() == [rows, p.row_words(self.kv_heads, d)];
+                is(k, packed[0]) && is(v, packed[1])
+            }
+            None => k.dims() == [rows, self.kv_heads * d] && v.spec() == k.spec(),
+        };
+        let fits = heads == self.heads && heads % self.kv_heads == 0 && caches && places.dims() == [t, 2];
         assert!(fits, "{self:?} of {}, {}, {}, {}", q.spec(), k.spec(), v.spec(), places.spec());
 
         let group = heads / self.kv_heads;
-        let by_head =
-            |x: &MLXArray| x.astype(Dtype::F32).reshape(&[rows, self.kv_heads, d]).transpose(&[1, 0, 2]);
+        let by_head = |x: &MLXArray, i: usize| {
+            let x = match self.packed {
+                Some(packed) => unpack(packed[i], x, self.kv_heads, d),
+                None => x.astype(Dtype::F32).reshape(&[rows, self.kv_heads, d]),
+            };
+            x.transpose(&[1, 0, 2])
+        };
         let q = q.transpose(&[1, 0, 2]).reshape(&[self.kv_heads, group * t, d]);
-        let scores = (q.matmul(&by_head(k).t()) * self.scale).reshape(&[self.kv_heads, group, t, rows]);
+        let scores = (q.matmul(&by_head(k, 0).t()) * self.scale).reshape(&[self.kv_heads, group, t, rows]);
 
         let (j, first) = (MLXArray::iota(rows), places.slice(1, 1, 1));
         let last = &first + &places.slice(1, 0, 1);
@@ -87,7 +112,7 @@ impl Op for Attention {
             seen = &seen & &last.less(&(&j + &window));
         }
         let p = scores.where_(&seen, &MLXArray::scalar(UNSEEN)).softmax(3);
-        let y = p.reshape(&[self.kv_heads, group * t, rows]).matmul(&by_head(v));
+        let y = p.reshape(&[self.kv_heads, group * t, rows]).matmul(&by_head(v, 1));
         y.reshape(&[heads, t, d]).transpose(&[1, 0, 2])
     }
 
@@ -102,8 +127,15 @@ impl Op for Attention {
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
-        let Self { heads, kv_heads, scale, window, .. } = *self;
+        let Self { heads, kv_heads, scale, window, packed, .. } = *self;
         let d = inputs[0].axis(1);
+        if let Some([k, v]) = packed {
+            return Some(Box::new(move |x, mut y| {
+                let cache = [(k, x[1].as_slice()), (v, x[2].as_slice())];
+                let (q, places) = (x[0].as_slice(), places(&x[3]));
+                cpu::attention_packed(q, cache, places, heads, kv_heads, d, scale, window, y.as_mut_slice());
+            }));
+        }
         Some(Box::new(move |x, mut y| {
             let (q, k, v, places) = (x[0].as_slice(), floats(&x[1]), floats(&x[2]), places(&x[3]));
             cpu::attention(q, k, v, places, heads, kv_heads, d, scale, window, y.as_mut_slice());
@@ -126,7 +158,20 @@ impl Attention {
     fn stage(&self, site: &Site<'_>, own: &[&'static File]) -> Stage {
         let (cache, d) = (&site.inputs[1], site.output.axis(1));
         let mut stage = Stage { files: own.to_vec(), ..Stage::default() };
+        stage.files.push(if self.packed.is_some() { &CACHE_PACKED } else { &UNSCALED });
+        let (mut extra, mut group) = (Vec::new(), None);
         let kind_of_words = match cache.dtype {
+            Dtype::U32 => {
+                for (i, packing) in self.packed.into_iter().flatten().enumerate() {
+                    let (bits, affine, words) = CODED[i];
+                    stage.constants.push((bits, f64::from(packing.bits)));
+                    stage.constants.push((affine, f64::from(u8::from(packing.affine))));
+                    extra.push((words, packing.row_words(self.kv_heads, d).into()));
+                    group = Some(("GROUP", packing.group as f64));
+                }
+                stage.constants.extend(group);
+                "array<u32>"
+            }
             Dtype::F32 if d % 4 == 0 => {
                 stage.files.push(&CACHE_F32);
                 "array<vec4<u32>>"
@@ -152,6 +197,7 @@ impl Attention {
             ("window", self.window.map_or(Word::U32(0), Word::from)),
             ("scale", self.scale.into()),
         ];
+        stage.params.extend(extra);
         let reads = [
             ("q", "array<f32>"),
             ("keys", kind_of_words),
@@ -213,7 +259,14 @@ pub(super) fn cases() -> Vec<Case> {
         let t = places.len();
         let cache = Fill::Normal(Spec::new(&[rows, kv_heads * d], dtype));
         Case {
-            op: Arc::new(Attention { heads, kv_heads, scale: 1.0 / (d as f32).sqrt(), window, slots }),
+            op: Arc::new(Attention {
+                heads,
+                kv_heads,
+                scale: 1.0 / (d as f32).sqrt(),
+                window,
+                slots,
+                packed: None,
+            }),
             inputs: vec![
                 Fill::Normal(Spec::new(&[t, heads, d], Dtype::F32)),
                 cache.clone(),
@@ -226,8 +279,20 @@ pub(super) fn cases() -> Vec<Case> {
     let case = |shape, positions: &[u32], window, dtype| {
         placed(shape, &positions.iter().map(|&p| [p, 0]).collect::<Vec<_>>(), 1, window, dtype)
     };
+    let packed = |shape: Shape, places: &[[u32; 2]], slots, window, packed: [Packing; 2]| {
+        let Shape(heads, kv_heads, d, rows) = shape;
+        let mut case = placed(shape, places, slots, window, Dtype::F32);
+        for (i, packing) in packed.into_iter().enumerate() {
+            case.inputs[1 + i] = codes(packing, [rows, kv_heads, d], i);
+        }
+        let scale = 1.0 / (d as f32).sqrt();
+        case.op = Arc::new(Attention { heads, kv_heads, scale, window, slots, packed: Some(packed) });
+        case
+    };
+    let [b8, b5, b4, b3, b2] = [8, 5, 4, 3, 2].map(Packing::rotated);
     let block = |from: u32, len: u32| (from..from + len).collect::<Vec<_>>();
-    vec![
+    let at = |positions: &[u32]| positions.iter().map(|&p| [p, 0]).collect::<Vec<_>>();
+    let mut cases = vec![
         // Decode.
         case(Shape(4, 2, 64, 40), &[21], None, Dtype::F16),
         case(Shape(4, 4, 128, 40), &[0], None, Dtype::F32),
@@ -247,5 +312,29 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(2, 2, 256, 40), &block(0, 17), Some(5), Dtype::F16),
         case(Shape(1, 1, 6, 40), &block(2, 9), None, Dtype::BF16),
         placed(Shape(2, 1, 64, 90), &(0..21).map(|p| [p, 60]).collect::<Vec<_>>(), 3, Some(6), Dtype::F16),
-    ]
+    ];
+    // Packed.
+    cases.extend([
+        packed(Shape(8, 2, 128, 700), &[[688, 0]], 1, None, [b8, b8]),
+        packed(Shape(4, 2, 64, 60), &[[40, 0]], 1, None, [b4, b4]),
+        packed(Shape(6, 3, 80, 600), &[[514, 0], [515, 0]], 1, Some(500), [b4, b3]),
+        packed(Shape(2, 1, 96, 40), &[[21, 0]], 1, None, [b8, b4]),
+        packed(Shape(4, 2, 64, 40), &[[8, 20], [0, 0], [3, 10], [9, 30]], 4, None, [b5, b2]),
+        packed(Shape(4, 2, 64, 200), &[[150, 0]], 1, None, [Packing::affine(8, 64); 2]),
+        packed(Shape(2, 2, 32, 20), &[[12, 0]], 1, None, [Packing::affine(4, 32); 2]),
+        packed(Shape(4, 2, 128, 90), &at(&block(7, 70)), 1, None, [b8, b8]),
+        packed(Shape(3, 3, 64, 64), &at(&block(20, 20)), 1, Some(9), [b4, b3]),
+    ]);
+    cases
+}
+
+/// A cache of this size with some content.
+fn codes(packing: Packing, [rows, heads, d]: [usize; 3], seed: usize) -> Fill {
+    let words = packing.row_words(heads, d);
+    let mut cache = vec![0; rows * words];
+    let value = |i: usize| (((i + seed) * (i + 7) % 1009) as f32 / 504.0 - 1.0) * (1 + i / d % 3) as f32;
+    let values: Vec<f32> = (0..rows * heads * d).map(value).collect();
+    let places: Vec<[u32; 2]> = (0..rows as u32).map(|row| [row, 0]).collect();
+    cpu::kv_pack(packing, &mut cache, &values, &places, None, d);
+    Fill::U32(vec![rows, words], cache)
 }

@@ -9,12 +9,14 @@ mod attention;
 mod embedding;
 mod gate;
 mod kernel;
+mod kv_pack;
 mod kv_write;
 mod linear;
 mod matmul;
 mod matmul_tile;
 mod matvec;
 mod next;
+mod packing;
 mod philox;
 mod rms_norm;
 mod rope;
@@ -22,11 +24,13 @@ mod sample;
 mod softmax;
 mod weight;
 
+pub use crate::cpu::Packing;
 pub use argmax::Argmax;
 pub use attend::Attend;
 pub use attention::Attention;
 pub use embedding::Embedding;
 pub use gate::{Gate, GateKind};
+pub use kv_pack::{KvPack, Rotate};
 pub use kv_write::KvWrite;
 pub(crate) use linear::FEW;
 pub use linear::Linear;
@@ -51,6 +55,8 @@ pub const ALL: &[Row] = &[
     ("rms_norm", rms_norm::cases),
     ("rope", rope::cases),
     ("kv_write", kv_write::cases),
+    ("kv_pack", kv_pack::cases),
+    ("rotate", kv_pack::rotate_cases),
     ("attention", attention::cases),
     ("attend", attend::cases),
     ("gate", gate::cases),

@@ -1,0 +1,173 @@
+//! Kinds of caches: how many bits keys and values take, and what names they have.
+
+use super::baseline::Baseline;
+use crate::array::Device;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::ops::Packing;
+use std::fmt;
+use std::str::FromStr;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvKind {
+    /// Half precision: the default on a GPU.
+    F16,
+    /// Single precision, exact: the default on the CPU.
+    F32,
+    /// 8 bits: as good as f16 in about half its memory.
+    Int8,
+    /// Keys in 8 bits, values in 4.
+    K8V4,
+    /// 4 bits.
+    Int4,
+    /// Keys in 4 bits, values in 3: about an eighth of f32.
+    K4V3,
+    /// mlx-lm's affine cache with its exact numbers, scales and biases in f32.
+    Mlx {
+        /// 4 or 8.
+        bits: u8,
+        /// Neighbours that share a scale: 32, 64 or 128.
+        group: u8,
+    },
+    /// Rotated and packed, keys and values in these bits, without centres: to see what centres gain.
+    #[doc(hidden)]
+    Uncentred(u8, u8),
+    /// An f32 cache whose rows were rounded as another scheme does: to compare with.
+    #[doc(hidden)]
+    Simulated(Baseline),
+}
+
+impl KvKind {
+    /// Every kind, for help texts.
+    pub const ALL: [Self; 8] = [
+        Self::F32,
+        Self::F16,
+        Self::Int8,
+        Self::K8V4,
+        Self::Int4,
+        Self::K4V3,
+        Self::Mlx { bits: 8, group: 64 },
+        Self::Mlx { bits: 4, group: 64 },
+    ];
+
+    /// The name on command lines.
+    pub fn name(self) -> String {
+        match self {
+            Self::F16 => "f16".into(),
+            Self::F32 => "f32".into(),
+            Self::Int8 => "int8".into(),
+            Self::K8V4 => "k8v4".into(),
+            Self::Int4 => "int4".into(),
+            Self::K4V3 => "k4v3".into(),
+            Self::Mlx { bits, group: 64 } => format!("mlx{bits}"),
+            Self::Mlx { bits, group } => format!("mlx{bits}-g{group}"),
+            Self::Uncentred(k, v) => format!("k{k}v{v}-uncentred"),
+            Self::Simulated(baseline) => baseline.name().into(),
+        }
+    }
+
+    /// What a device uses unless told otherwise.
+    pub const fn default_for(device: Device) -> Self {
+        match device {
+            Device::CPU => Self::F32,
+            Device::GPU => Self::F16,
+        }
+    }
+
+    /// Bytes of the key and the value of one token in one layer, scales included.
+    pub const fn bytes_per_token(self, kv_heads: usize, head_dim: usize) -> u64 {
+        match self.packing() {
+            Some([k, v]) => 4 * (k.row_words(kv_heads, head_dim) + v.row_words(kv_heads, head_dim)) as u64,
+            None => 2 * (kv_heads * head_dim * self.dtype().size()) as u64,
+        }
+    }
+
+    /// How keys and values are coded, if they are not floats.
+    pub const fn packing(self) -> Option<[Packing; 2]> {
+        let (k, v) = match self {
+            Self::F16 | Self::F32 | Self::Simulated(_) => return None,
+            Self::Mlx { bits, group } => return Some([Packing::affine(bits as u32, group as usize); 2]),
+            Self::Int8 => (8, 8),
+            Self::K8V4 => (8, 4),
+            Self::Int4 => (4, 4),
+            Self::K4V3 => (4, 3),
+            Self::Uncentred(k, v) => (k as u32, v as u32),
+        };
+        Some([Packing::rotated(k), Packing::rotated(v)])
+    }
+
+    /// Whether a constant is taken off the keys before they are coded.
+    pub(crate) const fn centred(self) -> bool {
+        matches!(self, Self::Int8 | Self::K8V4 | Self::Int4 | Self::K4V3)
+    }
+
+    /// Elements of the arrays.
+    pub(super) const fn dtype(self) -> Dtype {
+        match self {
+            Self::F16 => Dtype::F16,
+            Self::F32 | Self::Simulated(_) => Dtype::F32,
+            _ => Dtype::U32,
+        }
+    }
+
+    /// Whether heads of this size can be stored so.
+    ///
+    /// # Errors
+    /// `is_input`: mlx's groups must divide a head.
+    pub(crate) fn check(self, head_dim: usize) -> Result<()> {
+        match self {
+            Self::Mlx { group, .. } if !head_dim.is_multiple_of(group as usize) => {
+                Err(Error::input(format!(
+                    "KV cache kind `{}`: heads of {head_dim} values are no whole groups of {group}",
+                    self.name()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for KvKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+impl FromStr for KvKind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let groups = [(8, 32), (4, 32), (8, 128), (4, 128)].map(|(bits, group)| Self::Mlx { bits, group });
+        Self::ALL.into_iter().chain(groups).find(|kind| kind.name() == name).ok_or_else(|| {
+            Error::input(format!(
+                "KV cache kind `{name}`; known are {}; mlx8 and mlx4 also with -g32 or -g128 at their end",
+                Self::ALL.map(Self::name).join(", ")
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_names() {
+        for kind in KvKind::ALL {
+            assert_eq!(kind.name().parse::<KvKind>().unwrap(), kind);
+        }
+        assert_eq!("mlx8-g32".parse::<KvKind>().unwrap(), KvKind::Mlx { bits: 8, group: 32 });
+        assert!("int3".parse::<KvKind>().unwrap_err().is_input());
+    }
+
+    /// Bits of a value with all that belongs to it, at heads of 128.
+    #[test]
+    fn bits_all_in() {
+        let bits = |kind: KvKind| kind.bytes_per_token(8, 128) as f64 * 8.0 / 2048.0;
+        let kinds = [KvKind::Int8, KvKind::K8V4, KvKind::Int4, KvKind::K4V3];
+        assert_eq!(kinds.map(bits), [8.25, 6.25, 4.25, 3.75]);
+        assert_eq!(bits(KvKind::Mlx { bits: 8, group: 64 }), 9.0);
+    }
+}

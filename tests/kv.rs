@@ -1,0 +1,140 @@
+//! Packed caches end to end: every kind on every device, in one step or token by token, and mlx-lm's own cache
+//! against its golden numbers.
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use unimlx::{Device, GenerateOptions, Generator, KvKind, LoadOptions, Model, logits, logits_after};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn load(folder: &Path, device: Device) -> Model {
+    let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
+    Model::load(folder, options).unwrap()
+}
+
+fn shipped(device: Device) -> Model {
+    load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller"), device)
+}
+
+/// The devices there are; `UNIMLX_REQUIRE_GPU=1` insists on a GPU.
+fn devices() -> Vec<Device> {
+    let gpu = Device::GPU.or_fallback() == Device::GPU;
+    assert!(gpu || std::env::var_os("UNIMLX_REQUIRE_GPU").is_none(), "a GPU was promised");
+    if gpu { vec![Device::CPU, Device::GPU] } else { vec![Device::CPU] }
+}
+
+const KINDS: [KvKind; 5] =
+    [KvKind::Int8, KvKind::K8V4, KvKind::Int4, KvKind::K4V3, KvKind::Mlx { bits: 4, group: 64 }];
+
+fn ids(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * i * 31 + 7 * i) % 3000 + 10).collect()
+}
+
+/// Root mean square of the difference relative to that of the expectation.
+fn distance(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let square = |x: f64| x * x;
+    let error: f64 = got.iter().zip(expected).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    (error / expected.iter().map(|&b| square(f64::from(b))).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn the_fewer_bits_the_further_from_f32_but_never_far() {
+    for device in devices() {
+        let model = shipped(device);
+        let exact = logits(&model, &ids(60), Some(KvKind::F32)).unwrap();
+        let bounds = [0.01, 0.1, 0.15, 0.25, 0.25];
+        let distances = KINDS.map(|kind| distance(&logits(&model, &ids(60), Some(kind)).unwrap(), &exact));
+        for ((kind, distance), bound) in KINDS.into_iter().zip(distances).zip(bounds) {
+            assert!(distance < bound, "{kind} on {device:?}: {distance}");
+        }
+        assert!(distances[..4].is_sorted(), "{distances:?}");
+    }
+}
+
+#[test]
+fn token_by_token_is_the_same_as_all_at_once() {
+    for device in devices() {
+        let model = shipped(device);
+        let vocab = model.config().vocab_size;
+        for kind in KINDS {
+            let all = logits(&model, &ids(24), Some(kind)).unwrap();
+            let tokens = ids(24);
+            let steps = logits_after(&model, &tokens[..20], &tokens[20..], kind, kind).unwrap();
+            let d = distance(&steps, &all[20 * vocab..]);
+            assert!(d < 2e-2, "{kind} on {device:?}: {d}");
+        }
+    }
+}
+
+#[test]
+fn generation_grows_a_packed_cache() {
+    for device in devices() {
+        let model = shipped(device);
+        let mut generator = Generator::new(&model, Some(KvKind::Int8));
+        let options = GenerateOptions { max_tokens: Some(8), ..GenerateOptions::default() };
+        let prompt = ids(250);
+        generator.prompt(&prompt, options).unwrap();
+        let tokens: Vec<u32> = generator.by_ref().map(Result::unwrap).collect();
+        assert!(!tokens.is_empty());
+        let cache = generator.cache();
+        let config = model.config();
+        let token = KvKind::Int8.bytes_per_token(config.num_key_value_heads, config.head_dim)
+            * config.num_hidden_layers as u64;
+        assert_eq!(cache.bytes() as u64, cache.capacity() as u64 * token);
+    }
+}
+
+#[test]
+fn groups_that_divide_no_head_are_refused() {
+    let model = shipped(Device::CPU);
+    let e = logits(&model, &ids(3), Some(KvKind::Mlx { bits: 8, group: 128 })).unwrap_err();
+    assert!(e.is_input(), "{e}");
+}
+
+/// mlx-lm reads all but the prompt's last token with a plain cache, quantizes that, and goes on.
+#[test]
+fn the_cache_of_mlx_lm_gives_its_numbers() {
+    let (mut runs, mut exact) = (0, 0);
+    for folder in std::fs::read_dir(golden("")).unwrap().map(|entry| entry.unwrap().path()) {
+        let Ok(text) = std::fs::read(folder.join("golden.json")) else { continue };
+        let known: Value = serde_json::from_slice(&text).unwrap();
+        let Some(all) = known["kv_quant"]["runs"].as_object() else { continue };
+        let tensors = std::fs::read(folder.join("golden.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&tensors).unwrap();
+        let u32s = |v: &Value| -> Vec<u32> {
+            v.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+        };
+        let prompt = u32s(&known["prompts"]["short"]["ids"]);
+        let model = load(&folder.join("model"), Device::CPU);
+        let vocab = model.config().vocab_size;
+        for (name, run) in all.iter().filter(|(name, _)| name.ends_with(".mlx_f32")) {
+            let Ok(tensor) = tensors.tensor(&format!("short.{name}.logprobs")) else { continue };
+            let expected: Vec<f32> =
+                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            let (bits, group) = (run["bits"].as_u64().unwrap(), run["group_size"].as_u64().unwrap());
+            let kind = KvKind::Mlx { bits: bits as u8, group: group as u8 };
+            let path = u32s(&run["ids"]);
+            let last = prompt.len() - 1;
+            let tokens = [&prompt[last..], &path[..path.len() - 1]].concat();
+            let got = logits_after(&model, &prompt[..last], &tokens, KvKind::F32, kind).unwrap();
+            let mut worst = 0f64;
+            for (got, expected) in got.chunks_exact(vocab).zip(expected.chunks_exact(vocab)) {
+                let most = got.iter().copied().fold(f32::MIN, f32::max);
+                let sum = got.iter().map(|x| f64::from(x - most).exp()).sum::<f64>().ln();
+                let off =
+                    got.iter().zip(expected).map(|(g, e)| (f64::from(g - most) - sum - f64::from(*e)).abs());
+                worst = off.fold(worst, f64::max);
+            }
+            // A value on the edge between two codes may fall to either side, and then a token is a step off.
+            let step = if bits == 8 { 0.01 } else { 0.1 };
+            assert!(worst < step, "{} {name}: off by {worst:.2e}", folder.display());
+            runs += 1;
+            exact += usize::from(worst < 3e-4);
+        }
+    }
+    assert!(runs >= 10 && exact >= 6, "{exact} of {runs} runs");
+}
