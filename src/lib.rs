@@ -42,7 +42,7 @@
 //! is everything that touches wgpu. 2: `array`, `formula`, `prim`, `op`, `memory`: the graph. 3:
 //! `reference` says what everything means, `ops` have kernels, `cpu` has native ones. 4: `plan` turns graphs
 //! into work. 5: `io` reads checkpoints, `nn` builds layers, `kv_quantization` keeps keys and values. 6:
-//! `models`, one paper per file. 7: `generate`. 8: `bench`.
+//! `models`, one paper per file. 7: `generate`. 8: `bench`, `serve`.
 
 // The library never prints; the binary and the examples do.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -66,6 +66,8 @@ pub mod ops;
 mod plan;
 mod prim;
 mod reference;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod trial;
 mod wgsl;
 
@@ -77,12 +79,13 @@ pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use generate::{
-    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, Stats, TextStream, logits,
+    Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, LogitsHook, Stats, TextStream, logits,
 };
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,
-    Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenStream, Tokenizer, load_mlx_model,
+    Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenBytes, TokenStream, Tokenizer,
+    load_mlx_model,
 };
 pub use kv_quantization::{KvCache, KvKind};
 pub use layout::ArrayShape;

@@ -6,6 +6,7 @@
 
 use super::decode::MOST;
 use super::generator::FinishReason;
+use super::hook::LogitsHook;
 use super::options::GenerateOptions;
 use super::runner::Runner;
 use super::sequence::Sequence;
@@ -29,6 +30,8 @@ struct Lane {
     /// A token that is chosen but not yet handed out.
     pending: Option<u32>,
     active: bool,
+    /// What the hook said when it ended the answer.
+    failure: Option<Error>,
 }
 
 /// Generates several answers at once, each in a slot with its own prompt, options and seed.
@@ -76,7 +79,8 @@ impl Batch {
             return Err(Error::input(format!("a batch of {slots} sequences, expected 1 to {MOST}")));
         }
         let kind = kind.unwrap_or(KvKind::default_for(model.device()));
-        let lane = |slot| Lane { sequence: Sequence::new(model, slot), pending: None, active: false };
+        let lane =
+            |slot| Lane { sequence: Sequence::new(model, slot), pending: None, active: false, failure: None };
         Ok(Self {
             model: model.clone(),
             runner: Runner::new(model, slots, kind),
@@ -95,12 +99,38 @@ impl Batch {
     /// # Errors
     /// No such slot; as [`Generator::prompt`](crate::Generator::prompt).
     pub fn prompt(&mut self, slot: usize, tokens: &[u32], options: GenerateOptions) -> Result<()> {
+        self.begin(slot, tokens, options, None)
+    }
+
+    /// [`Batch::prompt`] with a say in the choice of each token. While an answer has a hook, the host chooses
+    /// the tokens of all.
+    ///
+    /// # Errors
+    /// As [`Batch::prompt`]; the hook's. Later errors of the hook end this answer: [`Batch::failure`].
+    pub fn prompt_hooked(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        options: GenerateOptions,
+        hook: Box<dyn LogitsHook>,
+    ) -> Result<()> {
+        self.begin(slot, tokens, options, Some(hook))
+    }
+
+    fn begin(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        options: GenerateOptions,
+        hook: Option<Box<dyn LogitsHook>>,
+    ) -> Result<()> {
         self.stop(slot)?;
         self.rewind();
         let Self { runner, model, lanes, logits, .. } = self;
         let lane = &mut lanes[slot];
         let vocab = model.config().vocab_size;
-        lane.sequence.prepare(runner, model, tokens, options)?;
+        lane.failure = None;
+        lane.sequence.prepare(runner, model, tokens, options, hook)?;
         let go = &mut |_: crate::nn::Progress<'_>| ControlFlow::Continue(());
         let first = lane.sequence.read(runner, tokens, &mut logits[..vocab], go)?.wait()?;
         (lane.pending, lane.active) = (Some(first), true);
@@ -150,7 +180,9 @@ impl Batch {
         for slot in 0..self.lanes.len() {
             let lane = &self.lanes[slot];
             let position = lane.sequence.tokens.len();
-            if lane.active && (!lane.sequence.wants_more() || position > self.model.context_length()) {
+            if lane.active && lane.sequence.complete {
+                self.end(slot, FinishReason::Stop);
+            } else if lane.active && (!lane.sequence.wants_more() || position > self.model.context_length()) {
                 self.end(slot, FinishReason::Length);
             }
         }
@@ -159,7 +191,8 @@ impl Batch {
             return Ok(());
         }
         let mut tokens = [0u32; MOST];
-        if self.runner.chooses() {
+        let hooked = self.lanes.iter().any(|lane| lane.active && lane.sequence.is_hooked());
+        if !hooked && self.runner.chooses() {
             self.device_step(&mut tokens)?
         } else {
             self.host_step(&mut tokens)?
@@ -203,14 +236,21 @@ impl Batch {
         self.active_rows();
         let mut last = [0u32; MOST];
         for (last, &slot) in last.iter_mut().zip(&self.rows) {
-            *last = self.lanes[slot].sequence.tokens.last().copied().unwrap_or(0);
+            let tokens = &self.lanes[slot].sequence.tokens;
+            *last = tokens.last().copied().unwrap_or(0);
+            // A device step that was given up may have put it through already.
+            self.runner.truncate(slot, tokens.len() - 1);
         }
         let (count, vocab) = (self.rows.len(), self.model.config().vocab_size);
         self.runner.step_each(&self.rows, &last[..count])?;
         self.runner.read(&mut self.logits[..count * vocab])?;
         let rows = self.rows.iter().zip(self.logits.chunks_exact_mut(vocab));
         for (token, (&slot, logits)) in tokens.iter_mut().zip(rows) {
-            *token = self.lanes[slot].sequence.sampler.choose(logits);
+            let lane = &mut self.lanes[slot];
+            match lane.sequence.choose_from(logits) {
+                Ok(chosen) => *token = chosen,
+                Err(e) => lane.failure = Some(e),
+            }
         }
         Ok(())
     }
@@ -221,9 +261,17 @@ impl Batch {
             self.end(slot, FinishReason::Length);
             return;
         }
-        match lane.sequence.take(token) {
-            None => self.items.push((slot, BatchItem::Token(token))),
-            Some(reason) => self.end(slot, reason),
+        let taken = match lane.failure.take() {
+            Some(e) => Err(e),
+            None => lane.sequence.take(token),
+        };
+        match taken {
+            Ok(None) => self.items.push((slot, BatchItem::Token(token))),
+            Ok(Some(reason)) => self.end(slot, reason),
+            Err(e) => {
+                lane.failure = Some(e);
+                self.end(slot, FinishReason::Failed);
+            }
         }
     }
 
@@ -252,6 +300,11 @@ impl Batch {
     /// A slot's prompt and answer so far; none for no such slot.
     pub fn tokens(&self, slot: usize) -> &[u32] {
         self.lanes.get(slot).map_or(&[], |lane| &lane.sequence.tokens)
+    }
+
+    /// Why a slot's answer ended with [`FinishReason::Failed`].
+    pub fn failure(&self, slot: usize) -> Option<&Error> {
+        self.lanes.get(slot)?.failure.as_ref()
     }
 
     /// What the model remembers.

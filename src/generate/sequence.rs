@@ -2,6 +2,7 @@
 
 use super::decode::Row;
 use super::generator::FinishReason;
+use super::hook::LogitsHook;
 use super::options::GenerateOptions;
 use super::runner::{Runner, Want};
 use super::sampler::Sampler;
@@ -41,6 +42,9 @@ pub(super) struct Sequence {
     /// Tokens of the answer.
     pub(super) generated: usize,
     pub(super) sampler: Sampler,
+    hook: Option<Box<dyn LogitsHook>>,
+    /// The hook needs no more tokens.
+    pub(super) complete: bool,
     end_ids: Vec<u32>,
     context: usize,
 }
@@ -53,6 +57,8 @@ impl Sequence {
             tokens: Vec::new(),
             generated: 0,
             sampler: Sampler::new(model.config().vocab_size),
+            hook: None,
+            complete: false,
             end_ids: Vec::new(),
             context: model.context_length(),
         }
@@ -69,6 +75,7 @@ impl Sequence {
         model: &Model,
         prompt: &[u32],
         options: GenerateOptions,
+        hook: Option<Box<dyn LogitsHook>>,
     ) -> Result<usize> {
         options.check()?;
         model.check(prompt)?;
@@ -89,8 +96,8 @@ impl Sequence {
         let room = prompt.len() + options.max_tokens.unwrap_or(0).min(ROOM);
         runner.reserve(room.min(context))?;
         self.sampler.begin(&options, prompt);
-        self.generated = 0;
-        self.options = options;
+        (self.generated, self.complete) = (0, false);
+        (self.options, self.hook) = (options, hook);
         Ok(cached)
     }
 
@@ -107,8 +114,8 @@ impl Sequence {
         report: &mut Report<'_>,
     ) -> Result<Choice> {
         let (slot, rest) = (self.slot, &prompt[self.tokens.len()..]);
-        let want = self.options.want();
-        let later = if runner.chooses() {
+        let want = self.want();
+        let later = if runner.chooses() && !self.is_hooked() {
             runner.prompt_and_choose(slot, rest, &self.sampler, report).map(Some)
         } else {
             runner.prompt(slot, rest, want, report).map(|()| None)
@@ -126,21 +133,43 @@ impl Sequence {
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn step(&self, runner: &mut Runner, logits: &mut [f32]) -> Result<Choice> {
+    pub(super) fn step(&mut self, runner: &mut Runner, logits: &mut [f32]) -> Result<Choice> {
         let last = self.tokens.last().ok_or_else(|| Error::input("there was no prompt"))?;
-        runner.step(self.slot, std::slice::from_ref(last), self.options.want())?;
+        runner.step(self.slot, std::slice::from_ref(last), self.want())?;
         self.choose(runner, logits)
     }
 
     /// The token that follows the latest step.
-    fn choose(&self, runner: &Runner, logits: &mut [f32]) -> Result<Choice> {
-        if self.options.want() == Want::Token {
+    fn choose(&mut self, runner: &Runner, logits: &mut [f32]) -> Result<Choice> {
+        if self.want() == Want::Token {
             let mut token = [0u32];
             runner.read(&mut token)?;
             return Ok(Choice::Now(token[0]));
         }
         runner.read(logits)?;
-        Ok(Choice::Now(self.sampler.choose(logits)))
+        self.choose_from(logits).map(Choice::Now)
+    }
+
+    /// The next token, from logits on the host.
+    ///
+    /// # Errors
+    /// The hook's.
+    pub(super) fn choose_from(&mut self, logits: &mut [f32]) -> Result<u32> {
+        if let Some(hook) = &mut self.hook {
+            let (prompt, answer) = self.tokens.split_at(self.tokens.len() - self.generated);
+            hook.adjust(prompt, answer, logits)?;
+        }
+        Ok(self.sampler.choose(logits))
+    }
+
+    /// What a step must bring back.
+    fn want(&self) -> Want {
+        if self.is_hooked() { Want::Last } else { self.options.want() }
+    }
+
+    /// Whether the host must choose.
+    pub(super) fn is_hooked(&self) -> bool {
+        self.hook.is_some()
     }
 
     /// Whether a step may be started for the token after `coming` ones that are not in the answer yet.
@@ -155,14 +184,20 @@ impl Sequence {
     }
 
     /// Adds the next token to the answer, unless that ends with it.
-    pub(super) fn take(&mut self, token: u32) -> Option<FinishReason> {
+    ///
+    /// # Errors
+    /// The hook's.
+    pub(super) fn take(&mut self, token: u32) -> Result<Option<FinishReason>> {
         if self.end_ids.contains(&token) {
-            return Some(FinishReason::Stop);
+            return Ok(Some(FinishReason::Stop));
+        }
+        if let Some(hook) = &mut self.hook {
+            self.complete = hook.took(token)?;
         }
         self.tokens.push(token);
         self.sampler.chose(token);
         self.generated += 1;
-        None
+        Ok(None)
     }
 
     /// Forgets what ran ahead of the answer.
