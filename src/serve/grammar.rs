@@ -11,9 +11,9 @@ use super::tools::{Function, ToolFormat};
 use crate::error::{Error, Result};
 use crate::generate::LogitsHook;
 use crate::io::{TokenBytes, Tokenizer};
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{StopReason, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, SimpleVob, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{ParserFactory, TokenParser, regex_to_lark};
+use llguidance::{ParserFactory, regex_to_lark};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -131,10 +131,10 @@ impl Constraint {
         let calls = constraint.rules.split_once('\n').map_or("", |(_, calls)| calls);
         constraint.rules = match format {
             ToolFormat::Hermes => {
-                let calls = calls.replacen("call: \"<tool_call>\\n\" ", "call: CALL ", 1);
+                let calls = calls.replacen("call: \"<tool_call>\\n\" ", "call: lead \"\\n\"? ", 1);
                 let times = if several { "*" } else { "?" };
                 format!(
-                    "answer: call{times} REST\nCALL[lazy]: /(?s:.*)<tool_call>\\s?/\n\
+                    "answer: call{times} REST\nlead[lazy]: /(?s:.*)<tool_call>/\n\
                      REST: /(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/\n{calls}"
                 )
             }
@@ -238,8 +238,8 @@ impl Grammars {
     /// # Errors
     /// A constraint that cannot be met or is too complex; the message names the place in the schema.
     pub fn matcher(&self, constraint: &Constraint) -> Result<Matcher> {
-        let compile = || match self.parser(constraint.grammar()) {
-            Ok(parser) => Ok(llguidance::Matcher::new(Ok(parser))),
+        let compile = || match self.first(constraint.grammar()) {
+            Ok(matcher) => Ok(matcher),
             Err(e) => Err(self.blame(constraint, &e)),
         };
         let inner = std::thread::scope(|scope| {
@@ -255,8 +255,18 @@ impl Grammars {
         })
     }
 
-    fn parser(&self, grammar: TopLevelGrammar) -> Result<TokenParser> {
-        guarded(|| self.0.create_parser(grammar))
+    /// A matcher that has been asked for a first token.
+    fn first(&self, grammar: TopLevelGrammar) -> Result<llguidance::Matcher> {
+        let parser = guarded(|| self.0.create_parser(grammar))?;
+        let mut matcher = llguidance::Matcher::new(Ok(parser));
+        match matcher.compute_mask() {
+            Ok(set) if !set.is_zero() => Ok(matcher),
+            Ok(_) => Err(Error::input("nothing is valid here")),
+            Err(e) if e.to_string().contains(&StopReason::NoExtensionBias.to_string()) => {
+                Err(Error::input("nothing is valid here"))
+            }
+            Err(e) => Err(Error::input(brief(&e.to_string()))),
+        }
     }
 
     /// The innermost part of a schema that cannot be compiled even alone.
@@ -272,7 +282,7 @@ impl Grammars {
                     }
                 }
                 let rules = format!("start: %json {}\n", compiled(&Value::Object(part)));
-                if let Err(e) = self.parser(TopLevelGrammar::from_lark(rules))
+                if let Err(e) = self.first(TopLevelGrammar::from_lark(rules))
                     && !e.to_string().contains("Reference segment")
                 {
                     at_fault = Some((place, e));
@@ -296,12 +306,18 @@ impl std::fmt::Debug for Grammars {
 /// Calls into `llguidance`; a panic there becomes an error, and long messages become short.
 fn guarded<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-    let failed = |text: String| Error::input(text.chars().take(300).collect::<String>());
     match outcome {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(failed(e.to_string())),
-        Err(_) => Err(failed("the grammar cannot be compiled".to_owned())),
+        Ok(Err(e)) => Err(Error::input(brief(&e.to_string()))),
+        Err(_) => Err(Error::input("the grammar cannot be compiled")),
     }
+}
+
+/// What is wrong, without the grammar around it.
+fn brief(text: &str) -> String {
+    let line = text.lines().next().unwrap_or("");
+    let line = line.rsplit_once("failed to compile JSON schema: ").map_or(line, |(_, rest)| rest);
+    line.chars().take(300).collect()
 }
 
 /// Follows one answer.
@@ -381,10 +397,7 @@ impl Matcher {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Error {
-    Error::input(format!(
-        "the answer's required form: {}",
-        error.to_string().chars().take(300).collect::<String>()
-    ))
+    Error::input(format!("the answer's required form: {}", brief(&error.to_string())))
 }
 
 impl LogitsHook for Matcher {

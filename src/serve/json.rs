@@ -106,11 +106,7 @@ impl Follower {
                 Ok(Signal::None)
             }
             State::Number => {
-                // What serde_json calls out of range is well formed.
-                let digits = self.number.trim_start_matches('-').split(['.', 'e', 'E']).next().unwrap_or("");
-                let well = digits == "0" || !digits.starts_with('0');
-                let ends_well = self.number.ends_with(|c: char| c.is_ascii_digit());
-                if !(well && ends_well && self.number.parse::<f64>().is_ok() && !digits.is_empty()) {
+                if !is_number(&self.number) {
                     return Err(Invalid);
                 }
                 self.value_ends();
@@ -196,6 +192,19 @@ impl Follower {
             _ => Signal::None,
         }
     }
+}
+
+/// A number as JSON has it, of any size.
+fn is_number(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let (text, exponent) = text.split_once(['e', 'E']).map_or((text, None), |(a, b)| (a, Some(b)));
+    let (whole, fraction) = text.split_once('.').map_or((text, None), |(a, b)| (a, Some(b)));
+    let exponent = exponent.map(|e| e.strip_prefix(['+', '-']).unwrap_or(e));
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(digits)
+        && exponent.is_none_or(digits)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! compile. Every refusal names the place in the schema.
 
 use crate::error::{Error, Result};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 
 /// Bytes of a schema as text.
@@ -21,8 +21,8 @@ const MOST_COUNT: u64 = 4096;
 const MOST_CHARS: u64 = 65_536;
 /// Bytes of a regular expression.
 pub(super) const MOST_PATTERN: usize = 4096;
-/// Whole numbers up to this are exact in an f64.
-const MOST_NUMBER: f64 = 9_007_199_254_740_992.0;
+/// Whole numbers up to this are exact in an f64, and no other rounds to them.
+const MOST_NUMBER: f64 = 9_007_199_254_740_991.0;
 
 /// Keywords that say nothing about what is valid.
 const ANNOTATIONS: &[&str] = &[
@@ -42,6 +42,9 @@ const ANNOTATIONS: &[&str] = &[
     "title",
     "writeOnly",
 ];
+/// Formats of strings.
+const FORMATS: &[&str] =
+    &["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
 const TYPES: &[&str] = &["null", "boolean", "integer", "number", "string", "array", "object"];
 
 /// A schema that can be compiled.
@@ -60,8 +63,14 @@ pub(super) struct Checked {
 pub(super) fn check(schema: &Value) -> Result<Checked> {
     let mut bytes = 0;
     measure(schema, 0, &mut bytes).ok_or_else(|| too_large("#", "the schema", "bytes", MOST_BYTES))?;
-    let mut walk =
-        Walk { root: schema, nodes: 0, queue: vec![String::new()], seen: HashSet::new(), drop: vec![] };
+    let mut walk = Walk {
+        root: schema,
+        nodes: 0,
+        queue: vec![String::new()],
+        seen: HashSet::new(),
+        drop: Vec::new(),
+        add: Vec::new(),
+    };
     let mut places = Vec::new();
     while let Some(place) = walk.queue.pop() {
         if !walk.seen.insert(place.clone()) {
@@ -79,6 +88,12 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
     for (place, key) in walk.drop {
         if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
             fields.shift_remove(key);
+        }
+    }
+    for (place, pattern) in walk.add {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            let all = fields.entry("allOf").or_insert_with(|| Value::Array(Vec::new()));
+            all.as_array_mut().into_iter().for_each(|all| all.push(json!({"pattern": pattern})));
         }
     }
     places.sort_by_key(|place| place.matches('/').count());
@@ -121,6 +136,26 @@ struct Walk<'a> {
     seen: HashSet<String>,
     /// Keywords without effect that the compiler does not know.
     drop: Vec<(String, &'static str)>,
+    /// Patterns that strings must match as well.
+    add: Vec<(String, String)>,
+}
+
+/// What a format must match besides the compiler's own idea of it, which lets days and seconds pass
+/// that do not exist, and names without end: a part of what is valid.
+fn narrow(format: &str) -> Option<String> {
+    const DATE: &str =
+        "[0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)";
+    const TIME: &str =
+        "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
+    const LABEL: &str = "[A-Za-z0-9]{1,20}(-[A-Za-z0-9]{1,20})?";
+    match format {
+        "date" => Some(format!("^({DATE})$")),
+        "time" => Some(format!("^({TIME})$")),
+        "date-time" => Some(format!("^({DATE})T({TIME})$")),
+        "hostname" => Some(format!("^{LABEL}(\\.{LABEL}){{0,2}}$")),
+        "email" => Some(format!("^{LABEL}([._+]{LABEL})?@({LABEL}\\.){{1,2}}[A-Za-z]{{2,20}}$")),
+        _ => None,
+    }
 }
 
 fn below(place: &str, key: &str) -> String {
@@ -182,13 +217,14 @@ impl Walk<'_> {
                 Some(pattern) => short(pattern, &at),
                 None => expected("a regular expression"),
             },
-            "format" => {
-                if value.is_string() {
+            "format" => match value.as_str() {
+                Some(name) if FORMATS.contains(&name) => {
+                    self.add.extend(narrow(name).map(|pattern| (place.to_owned(), pattern)));
                     Ok(())
-                } else {
-                    expected("a name")
                 }
-            }
+                Some(name) => unsupported(&format!("the format `{name}` cannot be enforced")),
+                None => expected("a name"),
+            },
             "required" => match value.as_array() {
                 Some(list) if list.iter().all(Value::is_string) => self.count(list.len(), &at),
                 _ => expected("a list of names"),
