@@ -95,7 +95,13 @@ fn random_schema(random: &mut Random, depth: u64) -> Value {
         0 => json!({"type": "null"}),
         1 => json!({"type": "boolean"}),
         2 => json!({"type": "integer", "minimum": low, "maximum": high}),
-        3 => json!({"type": "number", "exclusiveMinimum": low, "maximum": high as f64 + 0.5}),
+        3 => match random.below(5) {
+            0 => json!({"type": "number", "exclusiveMinimum": low, "maximum": high as f64 + 0.5}),
+            1 => json!({"type": "number", "minimum": low as f64 - 0.25, "exclusiveMaximum": low}),
+            2 => json!({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5}),
+            3 => json!({"type": "integer", "multipleOf": 7}),
+            _ => json!({"type": "number"}),
+        },
         4 => json!({"type": "string", "minLength": random.below(4), "maxLength": 4 + random.below(20)}),
         5 => json!({"type": "string", "pattern": "^[a-f]{2,5}-[0-9]+$"}),
         6 => {
@@ -154,7 +160,7 @@ fn random_logits_give_valid_json() {
     for folder in TOKENIZERS {
         let setup = Setup::new(folder);
         let mut random = Random(7);
-        for n in 0..100 {
+        for n in 0..1000 {
             let schema = document(&mut random);
             let constraint = Constraint::json_schema(&schema).unwrap();
             let text = setup.answer(&constraint, &mut random);

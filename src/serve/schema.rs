@@ -69,6 +69,8 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
         queue: vec![String::new()],
         seen: HashSet::new(),
         drop: Vec::new(),
+        exclusive: Vec::new(),
+        bounded: Vec::new(),
         add: Vec::new(),
     };
     let mut places = Vec::new();
@@ -90,6 +92,17 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
             fields.shift_remove(key);
         }
     }
+    for place in walk.exclusive {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            include(fields);
+        }
+    }
+    for place in walk.bounded {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            fields.entry("minimum").or_insert(json!(-MOST_NUMBER));
+            fields.entry("maximum").or_insert(json!(MOST_NUMBER));
+        }
+    }
     for (place, pattern) in walk.add {
         if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
             let all = fields.entry("allOf").or_insert_with(|| Value::Array(Vec::new()));
@@ -98,6 +111,28 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
     }
     places.sort_by_key(|place| place.matches('/').count());
     Ok(Checked { schema, places })
+}
+
+/// The compiler takes a whole number that bounds a range towards zero as part of it, even if it is not. The
+/// bound becomes the next number of 6 digits (3 if it is large) that is in the range: a part of what is valid.
+fn include(fields: &mut Map<String, Value>) {
+    for (exclusive, inclusive, up) in
+        [("exclusiveMinimum", "minimum", true), ("exclusiveMaximum", "maximum", false)]
+    {
+        let sign = if up { 1.0 } else { -1.0 };
+        let Some(bound) = fields.get(exclusive).and_then(Value::as_f64).map(|n| sign * n) else { continue };
+        if bound < 0.0 || bound.fract() != 0.0 {
+            continue;
+        }
+        let next = match bound {
+            n if n < 1e6 => n + 1e-6,
+            n if n < 1e12 => n + 1e-3,
+            n => n + 1.0,
+        };
+        let other = fields.get(inclusive).and_then(Value::as_f64).map_or(next, |n| next.max(sign * n));
+        fields.shift_remove(exclusive);
+        fields.insert(inclusive.to_owned(), json!(sign * other));
+    }
 }
 
 /// A place as people write it.
@@ -136,6 +171,10 @@ struct Walk<'a> {
     seen: HashSet<String>,
     /// Keywords without effect that the compiler does not know.
     drop: Vec<(String, &'static str)>,
+    /// Where there are bounds that are not in their range.
+    exclusive: Vec<String>,
+    /// Where numbers must be exact.
+    bounded: Vec<String>,
     /// Patterns that strings must match as well.
     add: Vec<(String, String)>,
 }
@@ -153,7 +192,7 @@ fn narrow(format: &str) -> Option<String> {
         "time" => Some(format!("^({TIME})$")),
         "date-time" => Some(format!("^({DATE})T({TIME})$")),
         "hostname" => Some(format!("^{LABEL}(\\.{LABEL}){{0,2}}$")),
-        "email" => Some(format!("^{LABEL}([._+]{LABEL})?@({LABEL}\\.){{1,2}}[A-Za-z]{{2,20}}$")),
+        "email" => Some(format!("^{LABEL}([._+][A-Za-z0-9]{{1,20}})?@({LABEL}\\.){{1,2}}[A-Za-z]{{2,20}}$")),
         _ => None,
     }
 }
@@ -203,12 +242,18 @@ impl Walk<'_> {
             },
             "const" => self.constant(value, &at),
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => match value.as_f64() {
-                Some(n) if n.abs() <= MOST_NUMBER => Ok(()),
+                Some(n) if n.abs() <= MOST_NUMBER => {
+                    self.exclusive.extend(key.starts_with('e').then(|| place.to_owned()));
+                    Ok(())
+                }
                 Some(_) => unsupported("a number beyond 2^53 cannot be enforced"),
                 None => expected("a number"),
             },
             "multipleOf" => match value.as_f64() {
-                Some(n) if n > 0.0 && n <= MOST_NUMBER => Ok(()),
+                Some(n) if n > 0.0 && n <= MOST_NUMBER => {
+                    self.bounded.push(place.to_owned());
+                    Ok(())
+                }
                 _ => expected("a number above 0, at most 2^53"),
             },
             "minLength" | "maxLength" => whole(value, MOST_CHARS, &at),
