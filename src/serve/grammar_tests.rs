@@ -160,7 +160,7 @@ fn random_logits_give_valid_json() {
     for folder in TOKENIZERS {
         let setup = Setup::new(folder);
         let mut random = Random(7);
-        for n in 0..1000 {
+        for n in 0..100 {
             let schema = document(&mut random);
             let constraint = Constraint::json_schema(&schema).unwrap();
             let text = setup.answer(&constraint, &mut random);
@@ -413,8 +413,15 @@ fn reasoning_comes_before_the_form() {
 
 #[test]
 fn a_model_keeps_to_the_form() {
+    keeps_to_the_form(Device::CPU);
+    if Device::GPU.or_fallback() == Device::GPU {
+        keeps_to_the_form(Device::GPU);
+    }
+}
+
+fn keeps_to_the_form(device: Device) {
     let folder = path("examples/storyteller");
-    let options = LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() };
+    let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
     let model = Model::load(&folder, options).unwrap();
     let tokenizer = Tokenizer::open(&folder).unwrap();
     let grammars = Grammars::new(&tokenizer, model.config().vocab_size).unwrap();
@@ -461,9 +468,10 @@ fn a_model_keeps_to_the_form() {
     }
     for slot in 0..2 {
         assert_valid(&schema, &tokenizer.decode(&ids[slot], true).unwrap(), "a batch");
-        assert_eq!(ids[slot], alone[slot]);
+        // Elsewhere kernels for several rows round in another way.
+        assert!(device != Device::CPU || ids[slot] == alone[slot]);
     }
-    assert_eq!(ids[2], free);
+    assert!(device != Device::CPU || ids[2] == free);
     assert_eq!(ids[3].len(), 3);
     let (stop, failed) = (Some(FinishReason::Stop), Some(FinishReason::Failed));
     assert_eq!(ends, [stop, stop, Some(FinishReason::Length), failed]);
