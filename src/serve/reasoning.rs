@@ -1,6 +1,6 @@
 //! Reasoning apart from the answer: `<think>...</think>` before it, as many models write.
 
-use super::hold;
+use super::tool_stream::hold;
 use crate::io::{Chat, ChatTemplate};
 use serde_json::json;
 

@@ -4,7 +4,6 @@
 //! and its arguments have begun; from then on the arguments stream. What looks like a call and is not one,
 //! or calls no function that there is, is text.
 
-use super::hold;
 use super::json::{Follower, Invalid, Signal};
 use super::tools::ToolFormat;
 
@@ -366,4 +365,12 @@ fn complete(bytes: &[u8]) -> usize {
         return if needed > back { n - back } else { n };
     }
     n
+}
+
+/// How many bytes of `text` cannot be the beginning of `mark`, whatever follows.
+pub(super) fn hold(text: &str, mark: &str) -> usize {
+    let first = text.len().saturating_sub(mark.len());
+    (first..text.len())
+        .find(|&at| text.is_char_boundary(at) && mark.starts_with(&text[at..]))
+        .unwrap_or(text.len())
 }
