@@ -63,11 +63,14 @@ impl Constraint {
     /// Text that a regular expression matches as a whole (syntax of the crate `regex`).
     ///
     /// # Errors
-    /// Too long. Bad syntax shows when it is compiled: [`Grammars::matcher`].
+    /// Empty, too long, a `\` at the end. Bad syntax shows when it is compiled: [`Grammars::matcher`].
     pub fn regex(regex: &str) -> Result<Self> {
         if regex.is_empty() || regex.len() > schema::MOST_PATTERN {
             let (n, most) = (regex.len(), schema::MOST_PATTERN);
             return Err(Error::input(format!("a regular expression of {n} bytes, expected 1 to {most}")));
+        }
+        if schema::ends_in_escape(regex) {
+            return Err(Error::input("the regular expression ends in `\\`"));
         }
         let mut constraint = Self::new(false);
         constraint.rules = format!("answer: /{}/\n", regex_to_lark(regex, ""));

@@ -187,8 +187,8 @@ fn text_matches_its_regular_expression() {
     }
     let bad = setup.grammars.matcher(&Constraint::regex("(a").unwrap()).unwrap_err();
     assert!(bad.is_input(), "{bad}");
-    for regex in ["a\\", "[", "a{9999999}{9999999}", "/\nstart: \"x\"", "\\/x\\"] {
-        let outcome = setup.grammars.matcher(&Constraint::regex(regex).unwrap());
+    for regex in ["a\\", "[", "a{3,2}", "/\nstart: \"x\"", "\\/x\\"] {
+        let outcome = Constraint::regex(regex).and_then(|constraint| setup.grammars.matcher(&constraint));
         assert!(outcome.is_err() || regex.starts_with('/'), "{regex}");
     }
     assert!(Constraint::regex("").is_err() && Constraint::regex(&"a".repeat(5000)).is_err());
@@ -213,6 +213,7 @@ fn what_cannot_be_enforced_is_refused_with_its_place() {
         (json!({"nullable": true}), "#/nullable"),
         (json!({"type": "text"}), "#/type"),
         (json!({"minLength": -1}), "#/minLength"),
+        (json!({"pattern": "a\\"}), "#/pattern"),
         (json!({"maxItems": 1_000_000_000}), "#/maxItems"),
         (json!({"const": 9_007_199_254_740_993_i64}), "#/const"),
         (json!({"$ref": "http://example.com/a"}), "#/$ref"),

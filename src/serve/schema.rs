@@ -350,7 +350,15 @@ fn short(pattern: &str, at: &str) -> Result<()> {
     if pattern.len() > MOST_PATTERN {
         return Err(too_large(at, "the regular expression", "bytes", MOST_PATTERN));
     }
+    if ends_in_escape(pattern) {
+        return Err(Error::input(format!("{}: the regular expression ends in `\\`", shown(at))));
+    }
     Ok(())
+}
+
+/// The compiler would drop a backslash with nothing after it.
+pub(super) fn ends_in_escape(pattern: &str) -> bool {
+    pattern.bytes().rev().take_while(|&b| b == b'\\').count() % 2 == 1
 }
 
 /// How large a schema becomes when its alternatives are multiplied out.
