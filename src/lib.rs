@@ -85,7 +85,8 @@ pub use generate::{
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, LayerType, MlxLayer, MlxModel, ModelConfig,
-    Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenStream, Tokenizer, load_mlx_model,
+    Quantization, QuantizationMode, Rope, RopeScaling, TensorView, TokenBytes, TokenStream, Tokenizer,
+    load_mlx_model,
 };
 pub use kv_quantization::{KvCache, KvKind};
 pub use layout::ArrayShape;

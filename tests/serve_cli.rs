@@ -20,13 +20,13 @@ fn unimlx(args: &[&str]) -> Command {
 fn start(args: &[&str]) -> (Child, String, BufReader<std::process::ChildStderr>) {
     let mut child = unimlx(args).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    loop {
-        let mut line = String::new();
+    let mut line = String::new();
+    while !line.contains("http://") {
+        line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
-        if let Some((_, at)) = line.split_once("http://") {
-            return (child, at.trim().to_owned(), stderr);
-        }
     }
+    let (_, at) = line.split_once("http://").unwrap();
+    (child, at.trim().to_owned(), stderr)
 }
 
 fn ask(at: &str, head: &str, body: &str) -> String {

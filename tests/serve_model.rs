@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use unimlx::serve::{
     Card, Engine, EngineOptions, Event, Events, Logprobs, ModelEngine, Pooling, Refusal, Request,
 };
-use unimlx::{Checkpoint, Device, GenerateOptions, Generator, LoadOptions, Model};
+use unimlx::{Checkpoint, Device, GenerateOptions, Generator, LoadOptions, LogitsHook, Model};
 
 fn shipped() -> (Model, Card) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller");
@@ -133,6 +133,52 @@ async fn probabilities_and_penalties_come_from_the_host() {
     let (a, b) = (request(&|_| {}), request(&|r| r.presence_penalty = 1.0));
     assert_eq!(answer(a).await.0, plain);
     answer(b).await;
+}
+
+/// Allows two tokens.
+struct Two;
+
+impl LogitsHook for Two {
+    fn adjust(&mut self, _prompt: &[u32], answer: &[u32], _logits: &mut [f32]) -> unimlx::Result<()> {
+        if answer.len() < 2 { Ok(()) } else { Err(unimlx::Error::input("two are enough")) }
+    }
+}
+
+#[tokio::test]
+async fn a_schema_is_kept_and_a_hook_that_fails_fails_alone() {
+    let (_, engine) = engine(with_slots(2));
+    let tokens = prompts(&engine)[0].clone();
+    let request = |hook| Request { tokens: tokens.clone(), options: greedy(12), hook, ..Request::default() };
+    let mut failing = engine.submit(request(Some(Box::new(Two)))).unwrap();
+    let fine = engine.submit(request(None)).unwrap();
+    let mut seen = 0;
+    let error = loop {
+        match failing.next().await {
+            Some(Event::Token { .. }) => seen += 1,
+            Some(Event::Start { .. }) => {}
+            Some(Event::Failed(e)) => break e.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(seen == 2 && error.contains("two are enough"), "{seen}: {error}");
+    assert_eq!(answer(fine).await.0.len(), 12);
+    let schema = serde_json::json!({ "type": "object", "properties": {
+        "name": { "type": "string", "maxLength": 12 }, "animal": { "enum": ["dog", "cat"] } },
+        "required": ["name", "animal"], "additionalProperties": false });
+    let body = serde_json::json!({ "model": "storyteller", "seed": 3, "temperature": 1,
+        "messages": [{ "role": "user", "content": "Who?" }],
+        "response_format": { "type": "json_schema", "json_schema": { "name": "who", "schema": schema } } });
+    let request = axum::http::Request::post("/v1/chat/completions")
+        .body(axum::body::Body::from(body.to_string()))
+        .unwrap();
+    let response = tower::ServiceExt::oneshot(unimlx::serve::router(engine), request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(body["choices"][0]["finish_reason"], "stop", "{body}");
+    let content = body["choices"][0]["message"]["content"].as_str().unwrap();
+    let object: serde_json::Value = serde_json::from_str(content).unwrap();
+    assert!(object["name"].is_string() && ["dog", "cat"].contains(&object["animal"].as_str().unwrap()));
 }
 
 #[tokio::test]

@@ -6,9 +6,10 @@
 
 use super::decode::MOST;
 use super::generator::FinishReason;
+use super::hook::LogitsHook;
 use super::options::GenerateOptions;
 use super::runner::Runner;
-use super::sequence::{Choice, LogitsHook, Sequence};
+use super::sequence::{Choice, Sequence};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Pending;
 use crate::kv_quantization::{KvCache, KvKind};
@@ -30,6 +31,8 @@ struct Lane {
     /// A token that is chosen but not yet handed out.
     pending: Option<u32>,
     active: bool,
+    /// What the hook said when it ended the answer.
+    failure: Option<Error>,
 }
 
 /// Generates several answers at once, each in a slot with its own prompt, options and seed.
@@ -77,7 +80,8 @@ impl Batch {
             return Err(Error::input(format!("a batch of {slots} sequences, expected 1 to {MOST}")));
         }
         let kind = kind.unwrap_or(KvKind::default_for(model.device()));
-        let lane = |slot| Lane { sequence: Sequence::new(model, slot), pending: None, active: false };
+        let lane =
+            |slot| Lane { sequence: Sequence::new(model, slot), pending: None, active: false, failure: None };
         Ok(Self {
             model: model.clone(),
             runner: Runner::new(model, slots, kind),
@@ -99,12 +103,14 @@ impl Batch {
         self.prompt_with(slot, tokens, options, &mut None, &mut |_: Progress<'_>| ControlFlow::Continue(()))
     }
 
-    /// [`Batch::prompt`] with a hook on the answer's logits, and a report after each chunk of tokens. `Break`
+    /// [`Batch::prompt`] with a say in the choice of each token, and a report after each chunk of tokens. `Break`
     /// cancels; what was read stays, so the same prompt goes on from there: other answers may have a step
-    /// between two chunks. The hook is taken when the prompt has been read.
+    /// between two chunks. The hook is taken when the prompt has been read; while an answer has one, the host
+    /// chooses the tokens of all.
     ///
     /// # Errors
-    /// As [`Batch::prompt`]; cancelled.
+    /// As [`Batch::prompt`]; cancelled; the hook's. Later errors of the hook end this answer:
+    /// [`Batch::failure`].
     pub fn prompt_with(
         &mut self,
         slot: usize,
@@ -118,6 +124,7 @@ impl Batch {
         let Self { runner, model, lanes, logits, .. } = self;
         let lane = &mut lanes[slot];
         let vocab = model.config().vocab_size;
+        lane.failure = None;
         lane.sequence.prepare(runner, model, tokens, options)?;
         lane.sequence.hook = hook.take();
         let first = lane.sequence.read(runner, tokens, &mut logits[..vocab], report).and_then(Choice::wait);
@@ -175,7 +182,9 @@ impl Batch {
         for slot in 0..self.lanes.len() {
             let lane = &self.lanes[slot];
             let position = lane.sequence.tokens.len();
-            if lane.active && (!lane.sequence.wants_more() || position > self.model.context_length()) {
+            if lane.active && lane.sequence.complete {
+                self.end(slot, FinishReason::Stop);
+            } else if lane.active && (!lane.sequence.wants_more() || position > self.model.context_length()) {
                 self.end(slot, FinishReason::Length);
             }
         }
@@ -184,8 +193,8 @@ impl Batch {
             return Ok(());
         }
         let mut tokens = [0u32; MOST];
-        let hooked = self.lanes.iter().any(|lane| lane.active && lane.sequence.hook.is_some());
-        if self.runner.chooses() && !hooked {
+        let hooked = self.lanes.iter().any(|lane| lane.active && lane.sequence.is_hooked());
+        if !hooked && self.runner.chooses() {
             self.device_step(&mut tokens)?
         } else {
             self.host_step(&mut tokens)?
@@ -237,7 +246,11 @@ impl Batch {
         self.runner.read(&mut self.logits[..count * vocab])?;
         let rows = self.rows.iter().zip(self.logits.chunks_exact_mut(vocab));
         for (token, (&slot, logits)) in tokens.iter_mut().zip(rows) {
-            *token = self.lanes[slot].sequence.choose_from(logits);
+            let lane = &mut self.lanes[slot];
+            match lane.sequence.choose_from(logits) {
+                Ok(chosen) => *token = chosen,
+                Err(e) => lane.failure = Some(e),
+            }
         }
         Ok(())
     }
@@ -248,9 +261,17 @@ impl Batch {
             self.end(slot, FinishReason::Length);
             return;
         }
-        match lane.sequence.take(token) {
-            None => self.items.push((slot, BatchItem::Token(token))),
-            Some(reason) => self.end(slot, reason),
+        let taken = match lane.failure.take() {
+            Some(e) => Err(e),
+            None => lane.sequence.take(token),
+        };
+        match taken {
+            Ok(None) => self.items.push((slot, BatchItem::Token(token))),
+            Ok(Some(reason)) => self.end(slot, reason),
+            Err(e) => {
+                lane.failure = Some(e);
+                self.end(slot, FinishReason::Failed);
+            }
         }
     }
 
@@ -279,6 +300,11 @@ impl Batch {
     /// A slot's prompt and answer so far; none for no such slot.
     pub fn tokens(&self, slot: usize) -> &[u32] {
         self.lanes.get(slot).map_or(&[], |lane| &lane.sequence.tokens)
+    }
+
+    /// Why a slot's answer ended with [`FinishReason::Failed`].
+    pub fn failure(&self, slot: usize) -> Option<&Error> {
+        self.lanes.get(slot)?.failure.as_ref()
     }
 
     /// What the model remembers.

@@ -4,6 +4,7 @@
 //! begins as soon as its token is chosen, and the host learns of that token meanwhile. A step too many, past
 //! an end token or a stop string, is forgotten.
 
+use super::hook::LogitsHook;
 use super::options::GenerateOptions;
 use super::runner::Runner;
 use super::sequence::{Choice, Sequence};
@@ -25,6 +26,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the end of the model's context.
     Length,
+    /// In a batch: the answer's hook failed.
+    Failed,
 }
 
 /// What the last prompt and its answer cost.
@@ -117,12 +120,36 @@ impl Generator {
         options: GenerateOptions,
         progress: &mut Report<'_>,
     ) -> Result<()> {
+        self.begin(tokens, options, None, progress)
+    }
+
+    /// [`Generator::prompt`] with a say in the choice of each token.
+    ///
+    /// # Errors
+    /// As [`Generator::prompt`]; the hook's.
+    pub fn prompt_hooked(
+        &mut self,
+        tokens: &[u32],
+        options: GenerateOptions,
+        hook: Box<dyn LogitsHook>,
+    ) -> Result<()> {
+        self.begin(tokens, options, Some(hook), &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn begin(
+        &mut self,
+        tokens: &[u32],
+        options: GenerateOptions,
+        hook: Option<Box<dyn LogitsHook>>,
+        progress: &mut Report<'_>,
+    ) -> Result<()> {
         options.check()?;
         self.model.check(tokens)?;
         self.rewind();
         (self.pending, self.active, self.finished) = (None, false, None); // until all went well
         let Self { sequence, runner, model, .. } = self;
         let cached = sequence.prepare(runner, model, tokens, options)?;
+        sequence.hook = hook;
         let begin = Instant::now();
         self.stats =
             Stats { cached_tokens: cached, prompt_tokens: tokens.len() - cached, ..Stats::default() };
@@ -154,7 +181,7 @@ impl Generator {
     /// The token that follows the last one.
     fn step(&mut self) -> Result<u32> {
         let Self { sequence, runner, logits, .. } = self;
-        if !runner.chooses() {
+        if sequence.is_hooked() || !runner.chooses() {
             return sequence.step(runner, logits)?.wait();
         }
         let next = match self.ahead.take() {
@@ -167,6 +194,9 @@ impl Generator {
 
     /// The next token of the answer, or why there is none.
     fn next_token(&mut self) -> Result<Result<u32, FinishReason>> {
+        if self.sequence.complete {
+            return Ok(Err(FinishReason::Stop));
+        }
         if self.options().max_tokens.is_some_and(|most| self.stats.generated_tokens >= most) {
             return Ok(Err(FinishReason::Length));
         }
@@ -182,7 +212,7 @@ impl Generator {
                 token
             }
         };
-        if let Some(reason) = self.sequence.take(token) {
+        if let Some(reason) = self.sequence.take(token)? {
             return Ok(Err(reason));
         }
         self.stats.generated_tokens += 1;

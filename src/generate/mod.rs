@@ -3,12 +3,13 @@
 //! [`Runner`](runner::Runner) puts tokens through the model: the prompt in chunks, then one at a time by a
 //! program that is planned once and replayed. [`Generator`] decides when to stop and is an iterator of token
 //! ids; [`TextStream`] turns them into text and looks for stop strings. [`Batch`] advances several sequences
-//! together.
+//! together. A [`LogitsHook`] has a say in the choice of each token.
 
 mod batch;
 mod decode;
 mod fit;
 mod generator;
+mod hook;
 mod options;
 mod runner;
 mod sampler;
@@ -20,9 +21,9 @@ mod text;
 pub use batch::{Batch, BatchItem};
 pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
+pub use hook::LogitsHook;
 pub use options::GenerateOptions;
 pub use runner::{hidden_states, logits, logits_after};
-pub use sequence::LogitsHook;
 pub use text::TextStream;
 #[cfg(feature = "serve")]
 pub(crate) use text::{certain, first_stop};

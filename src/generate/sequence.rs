@@ -2,6 +2,7 @@
 
 use super::decode::Row;
 use super::generator::FinishReason;
+use super::hook::LogitsHook;
 use super::options::GenerateOptions;
 use super::runner::{Runner, Want};
 use super::sampler::Sampler;
@@ -12,17 +13,6 @@ use crate::nn::Report;
 
 /// The most tokens of an answer that room is made for at once.
 const ROOM: usize = 1024;
-
-/// Takes part in the choice of an answer's tokens: masks of a grammar, biases, a record of probabilities.
-///
-/// The host chooses then, from logits that come back from the device, so such an answer is slower on a GPU.
-pub trait LogitsHook: Send {
-    /// Changes the logits `[vocab]` of the next token, before penalties and temperature; `-inf` forbids a token.
-    fn adjust(&mut self, logits: &mut [f32]);
-
-    /// Learns which token was chosen from the logits it saw last; perhaps an end token.
-    fn chosen(&mut self, token: u32);
-}
 
 /// A token, or the promise of one.
 pub(super) enum Choice {
@@ -54,6 +44,8 @@ pub(super) struct Sequence {
     pub(super) sampler: Sampler,
     /// Set for answers whose tokens the host must choose.
     pub(super) hook: Option<Box<dyn LogitsHook>>,
+    /// The hook needs no more tokens.
+    pub(super) complete: bool,
     end_ids: Vec<u32>,
     context: usize,
 }
@@ -67,12 +59,13 @@ impl Sequence {
             generated: 0,
             sampler: Sampler::new(model.config().vocab_size),
             hook: None,
+            complete: false,
             end_ids: Vec::new(),
             context: model.context_length(),
         }
     }
 
-    /// Makes ready for a prompt; how many of its tokens are in the cache already.
+    /// Makes ready for a prompt, without a hook; how many of its tokens are in the cache already.
     ///
     /// # Errors
     /// Options out of range; no tokens, an id beyond the vocabulary, a prompt longer than the context; not
@@ -103,8 +96,8 @@ impl Sequence {
         let room = prompt.len() + options.max_tokens.unwrap_or(0).min(ROOM);
         runner.reserve(room.min(context))?;
         self.sampler.begin(&options, prompt);
-        self.generated = 0;
-        self.options = options;
+        (self.generated, self.complete) = (0, false);
+        (self.options, self.hook) = (options, None);
         Ok(cached)
     }
 
@@ -122,7 +115,7 @@ impl Sequence {
     ) -> Result<Choice> {
         let (slot, rest) = (self.slot, &prompt[self.tokens.len()..]);
         let want = self.want();
-        let later = if runner.chooses() && self.hook.is_none() {
+        let later = if runner.chooses() && !self.is_hooked() {
             runner.prompt_and_choose(slot, rest, &self.sampler, report).map(Some)
         } else {
             runner.prompt(slot, rest, want, report).map(|()| None)
@@ -154,20 +147,29 @@ impl Sequence {
             return Ok(Choice::Now(token[0]));
         }
         runner.read(logits)?;
-        Ok(Choice::Now(self.choose_from(logits)))
+        self.choose_from(logits).map(Choice::Now)
     }
 
-    /// The next token from its logits on the host.
-    pub(super) fn choose_from(&mut self, logits: &mut [f32]) -> u32 {
-        let Some(hook) = &mut self.hook else { return self.sampler.choose(logits) };
-        hook.adjust(logits);
-        let token = self.sampler.choose(logits);
-        hook.chosen(token);
-        token
+    /// The next token, from logits on the host.
+    ///
+    /// # Errors
+    /// The hook's.
+    pub(super) fn choose_from(&mut self, logits: &mut [f32]) -> Result<u32> {
+        if let Some(hook) = &mut self.hook {
+            let (prompt, answer) = self.tokens.split_at(self.tokens.len() - self.generated);
+            hook.adjust(prompt, answer, logits)?;
+        }
+        Ok(self.sampler.choose(logits))
     }
 
+    /// What a step must bring back.
     fn want(&self) -> Want {
-        if self.hook.is_some() { Want::Last } else { self.options.want() }
+        if self.is_hooked() { Want::Last } else { self.options.want() }
+    }
+
+    /// Whether the host must choose.
+    pub(super) fn is_hooked(&self) -> bool {
+        self.hook.is_some()
     }
 
     /// Whether a step may be started for the token after `coming` ones that are not in the answer yet.
@@ -182,14 +184,20 @@ impl Sequence {
     }
 
     /// Adds the next token to the answer, unless that ends with it.
-    pub(super) fn take(&mut self, token: u32) -> Option<FinishReason> {
+    ///
+    /// # Errors
+    /// The hook's.
+    pub(super) fn take(&mut self, token: u32) -> Result<Option<FinishReason>> {
         if self.end_ids.contains(&token) {
-            return Some(FinishReason::Stop);
+            return Ok(Some(FinishReason::Stop));
+        }
+        if let Some(hook) = &mut self.hook {
+            self.complete = hook.took(token)?;
         }
         self.tokens.push(token);
         self.sampler.chose(token);
         self.generated += 1;
-        None
+        Ok(None)
     }
 
     /// Forgets what ran ahead of the answer.

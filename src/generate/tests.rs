@@ -275,16 +275,19 @@ fn sequences_of_a_batch_have_their_own_options() {
     }
 }
 
-/// Forbids a token and counts what was chosen.
+/// Forbids a token and notes what was chosen.
 struct Forbid(u32, std::sync::Arc<std::sync::Mutex<Vec<u32>>>);
 
 impl LogitsHook for Forbid {
-    fn adjust(&mut self, logits: &mut [f32]) {
+    fn adjust(&mut self, _prompt: &[u32], answer: &[u32], logits: &mut [f32]) -> crate::Result<()> {
+        assert_eq!(self.1.lock().unwrap()[..], *answer);
         logits[self.0 as usize] = f32::NEG_INFINITY;
+        Ok(())
     }
 
-    fn chosen(&mut self, token: u32) {
+    fn took(&mut self, token: u32) -> crate::Result<bool> {
         self.1.lock().unwrap().push(token);
+        Ok(false)
     }
 }
 
@@ -328,7 +331,7 @@ fn a_hook_has_its_say_and_neighbours_do_not_notice() {
             assert_eq!(answers[0][..12], plain, "on the {device}");
             assert_eq!(answers[1], alone, "on the {device}");
             assert!(!answers[2].contains(&forbidden) && answers[2].len() == 12);
-            assert_eq!(chosen.lock().unwrap()[..12], answers[2]);
+            assert_eq!(*chosen.lock().unwrap(), answers[2]);
             assert_eq!(forbidden == 575, answers[2] == plain);
         }
     }

@@ -19,6 +19,7 @@ mod python;
 pub(crate) mod quantized;
 mod rope_config;
 pub(crate) mod safetensors;
+mod token_bytes;
 mod tokenizer;
 
 pub use chat_template::{Chat, ChatTemplate};
@@ -29,4 +30,5 @@ pub use mlx_model::{MlxLayer, MlxModel, load_mlx_model};
 pub use quantized::{Quantization, QuantizationMode};
 pub use rope_config::{Rope, RopeScaling};
 pub use safetensors::TensorView;
+pub use token_bytes::TokenBytes;
 pub use tokenizer::{TokenStream, Tokenizer};

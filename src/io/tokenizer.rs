@@ -19,7 +19,7 @@ const TOKENIZER: &str = "tokenizer.json";
 /// Turns text into token ids and back. Cloning is cheap.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
+    pub(super) inner: Arc<tokenizers::Tokenizer>,
     eos_token_ids: Vec<u32>,
 }
 

@@ -3,14 +3,16 @@
 use super::answer::{Answer, Answers};
 use super::engine::{Card, Engine, Refusal};
 use super::error::ApiError;
+use super::grammar::Grammars;
 use super::metrics::Metrics;
 use super::options::Options;
 use super::params::Params;
+use crate::error::Result as Outcome;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
 
@@ -41,6 +43,7 @@ pub(super) struct App {
     /// KiB of large bodies.
     bodies: Semaphore,
     ids: AtomicU64,
+    grammars: OnceLock<Outcome<Grammars>>,
 }
 
 impl std::fmt::Debug for App {
@@ -60,11 +63,19 @@ impl App {
             preparing: Semaphore::new(PREPARING),
             bodies: Semaphore::new(BODIES),
             ids: AtomicU64::new(0),
+            grammars: OnceLock::new(),
         })
     }
 
     pub(super) fn card(&self) -> &Card {
         self.engine.card()
+    }
+
+    /// What turns a form into a matcher; made when it is first wanted.
+    pub(super) fn grammars(&self) -> Outcome<&Grammars> {
+        let card = self.card();
+        let made = self.grammars.get_or_init(|| Grammars::new(&card.tokenizer, card.vocab_size));
+        made.as_ref().map_err(Clone::clone)
     }
 
     /// A name for a request or an answer, different from all others of this process.
@@ -163,7 +174,7 @@ impl App {
     pub(super) fn submit(
         &self,
         prompts: &[Vec<u32>],
-        params: &Params,
+        params: &mut Params,
         label: String,
     ) -> Result<Answers, ApiError> {
         let mut all = Vec::new();

@@ -4,6 +4,7 @@ use super::answer::{Answers, Piece, Spoken};
 use super::app::{App, label, now};
 use super::error::ApiError;
 use super::fields::{Fields, kind};
+use super::grammar::Constraint;
 use super::params::{MOST_LOGPROBS, Params, model};
 use super::sse::{self, Emitter};
 use crate::io::Chat;
@@ -28,9 +29,9 @@ pub(super) struct Prepared {
 
 pub(super) async fn chat(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
     let label = label(&request);
-    let Prepared { params, tokens, model } = app.prepare(request, prepare).await?;
+    let Prepared { mut params, tokens, model } = app.prepare(request, prepare).await?;
     let prompt = tokens.len();
-    let answers = app.submit(&[tokens], &params, label)?;
+    let answers = app.submit(&[tokens], &mut params, label)?;
     let head = Head { id: app.id("chatcmpl-"), created: now(), model };
     if params.stream {
         return Ok(sse::stream(&app, |out| streamed(out, answers, head, params, prompt)));
@@ -52,7 +53,8 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
         return Err(ApiError::value("top_logprobs", "`top_logprobs` is only possible with `logprobs: true`"));
     }
     params.logprobs = logprobs.then_some(top.unwrap_or(0));
-    unconstrained(&mut fields)?;
+    let form = form(&mut fields)?;
+    without_tools(&mut fields)?;
     let messages = fields.array("messages")?;
     let messages = messages_of(fields.required("messages", messages)?)?;
     let kwargs = kwargs(&mut fields)?;
@@ -70,7 +72,14 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
         kwargs,
         ..Chat::default()
     };
-    Ok(Prepared { tokens: tokens(app, &chat, "messages")?, params, model })
+    let tokens = tokens(app, &chat, "messages")?;
+    if let Some(form) = form {
+        let wrong = |e| ApiError::value("response_format", e);
+        let grammars = app.grammars().map_err(wrong)?;
+        let matchers = (0..params.n).map(|_| grammars.matcher(&form));
+        params.matchers = matchers.collect::<crate::error::Result<_>>().map_err(wrong)?;
+    }
+    Ok(Prepared { tokens, params, model })
 }
 
 /// The prompt of a conversation.
@@ -83,9 +92,40 @@ pub(super) fn tokens(app: &App, chat: &Chat<'_>, param: &str) -> Result<Vec<u32>
     app.encode(&text, false, param)
 }
 
-/// What would constrain the answer or let it call tools; also what other media would need.
-fn unconstrained(fields: &mut Fields) -> Result<()> {
-    fields.neutral("response_format", &[json!({ "type": "text" })])?;
+/// The form that the answer must have. It has it from its first character, without reasoning before it.
+fn form(fields: &mut Fields) -> Result<Option<Constraint>> {
+    let Some(format) = fields.raw("response_format") else { return Ok(None) };
+    let mut format = Fields::new(format, "response_format")?;
+    let kind = format.string("type")?;
+    let form = match format.required("type", kind)?.as_str() {
+        "text" => None,
+        "json_object" => Some(Constraint::json_object()),
+        "json_schema" => {
+            let inner = format.raw("json_schema");
+            let inner = format.required("json_schema", inner)?;
+            let mut inner = Fields::new(inner, "response_format.json_schema")?;
+            let name = inner.string("name")?;
+            inner.required("name", name)?;
+            inner.string("description")?;
+            // Strict or not, the schema is kept.
+            inner.bool("strict")?;
+            let schema = inner.raw("schema");
+            let schema = inner.required("schema", schema)?;
+            let name = inner.name("schema");
+            inner.finish()?;
+            Some(Constraint::json_schema(&schema).map_err(|e| ApiError::value(name, e))?)
+        }
+        _ => {
+            let message = "`response_format.type` must be text, json_object or json_schema";
+            return Err(ApiError::unsupported(format.name("type"), message));
+        }
+    };
+    format.finish()?;
+    Ok(form)
+}
+
+/// What would let the answer call tools; also what other media would need.
+fn without_tools(fields: &mut Fields) -> Result<()> {
     fields.neutral("tools", &[json!([])])?;
     fields.neutral("tool_choice", &[json!("none"), json!("auto")])?;
     fields.neutral("parallel_tool_calls", &[json!(true), json!(false)])?;
@@ -275,4 +315,40 @@ fn logprob(token: &Spoken) -> Value {
 /// JSON has no infinity; OpenAI writes this for what is impossible.
 pub(super) fn finite(p: f32) -> f32 {
     if p.is_finite() { p } else { -9999.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::{MockEngine, Script, router};
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn an_answer_has_the_form_that_is_asked_for() {
+        let object = json!({ "type": "json_object" });
+        let schema = json!({ "type": "json_schema", "json_schema": { "name": "age", "strict": true, "schema": {
+        "type": "object", "properties": { "age": { "type": "integer" } }, "required": ["age"],
+        "additionalProperties": false } } });
+        for (answer, format, good) in [
+            ("{\"age\": 7}", &object, true),
+            ("{\"age\": 7}", &schema, true),
+            ("{\"age\": \"7\"}", &object, true),
+            ("{\"age\": \"7\"}", &schema, false),
+            ("seven", &object, false),
+        ] {
+            // What follows the object is cut off: the answer is complete.
+            let script = Script { answer: Some(format!("{answer} and more")), ..Script::default() };
+            let body = json!({ "model": "mock", "messages": [{ "role": "user", "content": "hi" }],
+            "n": 2, "response_format": format });
+            let request = Request::post("/v1/chat/completions").body(Body::from(body.to_string())).unwrap();
+            let response = router(MockEngine::new(script).unwrap()).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), if good { 200 } else { 400 }, "{answer} {format}");
+            let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let body: Value = serde_json::from_slice(&bytes).unwrap();
+            for choice in body["choices"].as_array().into_iter().flatten() {
+                let said = (&choice["message"]["content"], &choice["finish_reason"]);
+                assert_eq!(said, (&json!(answer), &json!("stop")));
+            }
+        }
+    }
 }

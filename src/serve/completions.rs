@@ -27,9 +27,9 @@ struct Prepared {
 
 pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
     let label = label(&request);
-    let Prepared { params, prompts, echo, model } = app.prepare(request, prepare).await?;
+    let Prepared { mut params, prompts, echo, model } = app.prepare(request, prepare).await?;
     let prompt = prompts.iter().map(Vec::len).sum();
-    let answers = app.submit(&prompts, &params, label)?;
+    let answers = app.submit(&prompts, &mut params, label)?;
     let head = Head { id: app.id("cmpl-"), created: now(), model };
     let begin = |i: usize| echo.as_ref().map_or(String::new(), |texts| texts[i / params.n].clone());
     let begin: Vec<String> = (0..answers.all.len()).map(begin).collect();

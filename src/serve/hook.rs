@@ -2,6 +2,7 @@
 //! grammar, biases, penalties, and the record of probabilities.
 
 use super::engine::{Logprobs, Request};
+use crate::error::Result;
 use crate::generate::LogitsHook;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,13 +60,13 @@ impl Adjust {
 }
 
 impl LogitsHook for Adjust {
-    fn adjust(&mut self, logits: &mut [f32]) {
+    fn adjust(&mut self, prompt: &[u32], answer: &[u32], logits: &mut [f32]) -> Result<()> {
         if self.logprobs.is_some() {
             self.raw.clear();
             self.raw.extend_from_slice(logits);
         }
         if let Some(inner) = &mut self.inner {
-            inner.adjust(logits);
+            inner.adjust(prompt, answer, logits)?;
         }
         for &(id, bias) in &self.bias {
             if let Some(logit) = logits.get_mut(id as usize) {
@@ -79,16 +80,15 @@ impl LogitsHook for Adjust {
                 }
             }
         }
+        Ok(())
     }
 
-    fn chosen(&mut self, token: u32) {
+    fn took(&mut self, token: u32) -> Result<bool> {
         *self.counts.entry(token).or_default() += 1;
         if let Some((n, record)) = &self.logprobs {
             record.push(probabilities(&self.raw, token, *n));
         }
-        if let Some(inner) = &mut self.inner {
-            inner.chosen(token);
-        }
+        self.inner.as_mut().map_or(Ok(false), |inner| inner.took(token))
     }
 }
 
@@ -135,10 +135,10 @@ mod tests {
         };
         let (hook, record) = Adjust::of(&mut request);
         let mut hook = hook.unwrap();
-        hook.chosen(1);
-        hook.chosen(1);
+        assert!(!hook.took(1).unwrap());
+        assert!(!hook.took(1).unwrap());
         let mut logits = [1.0, 1.0, 1.0];
-        hook.adjust(&mut logits);
+        hook.adjust(&[], &[1, 1], &mut logits).unwrap();
         assert_eq!(logits, [1.0, 0.0, -99.0]);
         assert!(record.unwrap().pop().is_none());
         assert!(Adjust::of(&mut Request::default()).0.is_none());

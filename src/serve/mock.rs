@@ -7,7 +7,7 @@ use super::engine::{
     Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
 };
 use crate::error::{Error, Result};
-use crate::generate::{FinishReason, GenerateOptions};
+use crate::generate::{FinishReason, GenerateOptions, LogitsHook};
 use crate::io::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -163,6 +163,7 @@ impl Inner {
     async fn answer(self: &Arc<Self>, request: Request, sender: &Sender) {
         let script = &self.script;
         let (used, options, wanted) = (request.tokens.len(), request.options, request.logprobs);
+        let (prompt, mut hook) = (request.tokens.clone(), request.hook);
         self.cache.fetch_add(used, Ordering::SeqCst);
         let mut cache = Counted::new(self.clone(), |i| &i.cache, used);
         let answer: Vec<u32> = match &script.answer {
@@ -175,17 +176,26 @@ impl Inner {
             return;
         }
         let begin = tokio::time::Instant::now();
-        let mut sent = 0;
+        let (mut sent, mut complete) = (0, false);
         let mut endless = answer.iter().cycle();
         while sent < most {
             let next = if options.ignore_eos { endless.next() } else { answer.get(sent) };
-            let Some(&id) = next.filter(|id| !options.stop_ids.contains(id)) else {
+            let Some(&id) = next.filter(|id| !complete && !options.stop_ids.contains(id)) else {
                 let _ = sender.send(Event::End(FinishReason::Stop));
                 return;
             };
             if script.fails_after == Some(sent) {
                 let _ = sender.send(Event::Failed(Error::device("the device was lost, says the script")));
                 return;
+            }
+            if let Some(hook) = &mut hook {
+                match allowed(hook.as_mut(), &prompt, &answer[..sent.min(answer.len())], id) {
+                    Ok(done) => complete = done,
+                    Err(e) => {
+                        let _ = sender.send(Event::Failed(e));
+                        return;
+                    }
+                }
             }
             if script.pace > Duration::ZERO {
                 let due = begin + script.pace * (sent as u32 + 1);
@@ -210,6 +220,16 @@ impl Inner {
         }
         let _ = sender.send(Event::End(FinishReason::Length));
     }
+}
+
+/// Asks a hook about the script's next token; whether the answer is complete with it.
+fn allowed(hook: &mut dyn LogitsHook, prompt: &[u32], answer: &[u32], id: u32) -> Result<bool> {
+    let mut logits = [0.0; END as usize + 1];
+    hook.adjust(prompt, answer, &mut logits)?;
+    if logits.get(id as usize).is_none_or(|&logit| logit == f32::NEG_INFINITY) {
+        return Err(Error::input("the script's answer does not have the form that is asked for"));
+    }
+    hook.took(id)
 }
 
 /// Takes from a counter when dropped, however a request ends.

@@ -15,18 +15,25 @@ mod embeddings;
 mod engine;
 mod error;
 mod fields;
+pub mod grammar;
 mod guard;
 mod hook;
+mod json;
 mod metrics;
 mod mock;
+mod numbers;
 mod options;
 mod params;
 mod plain;
+pub mod reasoning;
 mod responses;
 mod routes;
 mod scheduler;
+mod schema;
 mod server;
 mod sse;
+mod tool_stream;
+pub mod tools;
 
 pub use engine::{
     BACKLOG, Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,

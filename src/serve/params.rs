@@ -3,7 +3,8 @@
 use super::engine::{Card, Request};
 use super::error::ApiError;
 use super::fields::{Fields, kind};
-use crate::generate::GenerateOptions;
+use super::grammar::Matcher;
+use crate::generate::{GenerateOptions, LogitsHook};
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,7 @@ const MOST_BIASES: usize = 1024;
 pub(super) const MOST_LOGPROBS: u64 = 20;
 
 /// How to generate, as a request says it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Params {
     pub(super) options: GenerateOptions,
     pub(super) stop: Vec<String>,
@@ -31,6 +32,8 @@ pub(super) struct Params {
     pub(super) frequency_penalty: f32,
     /// `Some(k)`: probabilities of tokens and of the `k` likeliest.
     pub(super) logprobs: Option<usize>,
+    /// One for each answer that must have a form.
+    pub(super) matchers: Vec<Matcher>,
 }
 
 impl Params {
@@ -68,6 +71,7 @@ impl Params {
             presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             logprobs: None,
+            matchers: Vec::new(),
         };
         fields.harmless("user");
         fields.harmless("safety_identifier");
@@ -76,8 +80,8 @@ impl Params {
         Ok(params)
     }
 
-    /// The engine's request for the answer `index` to a prompt.
-    pub(super) fn request(&self, tokens: Vec<u32>, index: usize) -> Request {
+    /// The engine's request for the answer `index` to a prompt; it takes a matcher along.
+    pub(super) fn request(&mut self, tokens: Vec<u32>, index: usize) -> Request {
         let mut options = self.options.clone();
         options.seed = options.seed.wrapping_add(index as u64);
         Request {
@@ -87,7 +91,7 @@ impl Params {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             logprobs: self.logprobs,
-            hook: None,
+            hook: self.matchers.pop().map(|matcher| Box::new(matcher) as Box<dyn LogitsHook>),
         }
     }
 }

@@ -20,9 +20,9 @@ type Result<T> = std::result::Result<T, ApiError>;
 
 pub(super) async fn responses(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
     let label = label(&request);
-    let (params, tokens, mut object) = app.prepare(request, prepare).await?;
+    let (mut params, tokens, mut object) = app.prepare(request, prepare).await?;
     let prompt = tokens.len();
-    let answers = app.submit(&[tokens], &params, label)?;
+    let answers = app.submit(&[tokens], &mut params, label)?;
     object["id"] = app.id("resp_").into();
     let item = app.id("msg_");
     if params.stream {

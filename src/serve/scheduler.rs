@@ -333,7 +333,8 @@ impl Worker {
                     lane.sender.send(Event::Token { id, logprobs })
                 }
                 BatchItem::End(reason) => {
-                    let _ = lane.sender.send(Event::End(reason));
+                    let event = self.batch.failure(slot).cloned().map_or(Event::End(reason), Event::Failed);
+                    let _ = lane.sender.send(event);
                     false
                 }
             };

@@ -1,0 +1,431 @@
+//! JSON Schemas that come with a request: checked before a grammar is made of them.
+//!
+//! A keyword that the grammar cannot enforce is refused, and so is what would take long or much memory to
+//! compile. Every refusal names the place in the schema.
+
+use crate::error::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+
+/// Bytes of a schema as text.
+const MOST_BYTES: usize = 256 << 10;
+/// Schemas, names and constants in a schema.
+const MOST_NODES: usize = 4096;
+/// Schemas within one another.
+const MOST_DEPTH: usize = 64;
+/// Schemas after alternatives are multiplied out with what stands beside them.
+const MOST_EXPANDED: usize = 50_000;
+/// Items, properties.
+const MOST_COUNT: u64 = 4096;
+/// Characters of a string.
+const MOST_CHARS: u64 = 65_536;
+/// Bytes of a regular expression.
+pub(super) const MOST_PATTERN: usize = 4096;
+/// Whole numbers up to this are exact in an f64, and no other rounds to them.
+const MOST_NUMBER: f64 = 9_007_199_254_740_991.0;
+
+/// Keywords that say nothing about what is valid.
+const ANNOTATIONS: &[&str] = &[
+    "$anchor",
+    "$comment",
+    "$defs",
+    "contentEncoding",
+    "contentMediaType",
+    "default",
+    "definitions",
+    "deprecated",
+    "description",
+    "discriminator",
+    "example",
+    "examples",
+    "readOnly",
+    "title",
+    "writeOnly",
+];
+/// Formats of strings.
+const FORMATS: &[&str] =
+    &["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
+const TYPES: &[&str] = &["null", "boolean", "integer", "number", "string", "array", "object"];
+
+/// A schema that can be compiled.
+#[derive(Clone, Debug)]
+pub(super) struct Checked {
+    /// What the compiler gets.
+    pub(super) schema: Value,
+    /// Where schemas are, as JSON pointers, outermost first.
+    pub(super) places: Vec<String>,
+}
+
+/// Checks a schema.
+///
+/// # Errors
+/// Something is malformed, unsupported or too large; the message begins with its place.
+pub(super) fn check(schema: &Value) -> Result<Checked> {
+    let mut bytes = 0;
+    measure(schema, 0, &mut bytes).ok_or_else(|| too_large("#", "the schema", "bytes", MOST_BYTES))?;
+    let mut walk = Walk {
+        root: schema,
+        nodes: 0,
+        queue: vec![String::new()],
+        seen: HashSet::new(),
+        drop: Vec::new(),
+        exclusive: Vec::new(),
+        bounded: Vec::new(),
+        add: Vec::new(),
+    };
+    let mut places = Vec::new();
+    while let Some(place) = walk.queue.pop() {
+        if !walk.seen.insert(place.clone()) {
+            continue;
+        }
+        let Some(node) = schema.pointer(&place) else {
+            return Err(Error::input(format!("{}: no such place in the schema", shown(&place))));
+        };
+        places.push(place.clone());
+        walk.node(node, &place)?;
+    }
+    let mut budget = 2 * MOST_EXPANDED;
+    Weigh { root: schema, budget: &mut budget }.expanded(schema, "", 0)?;
+    let mut schema = schema.clone();
+    for (place, key) in walk.drop {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            fields.shift_remove(key);
+        }
+    }
+    for place in walk.exclusive {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            include(fields);
+        }
+    }
+    for place in walk.bounded {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            fields.entry("minimum").or_insert(json!(-MOST_NUMBER));
+            fields.entry("maximum").or_insert(json!(MOST_NUMBER));
+        }
+    }
+    for (place, pattern) in walk.add {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            let all = fields.entry("allOf").or_insert_with(|| Value::Array(Vec::new()));
+            all.as_array_mut().into_iter().for_each(|all| all.push(json!({"pattern": pattern})));
+        }
+    }
+    places.sort_by_key(|place| place.matches('/').count());
+    Ok(Checked { schema, places })
+}
+
+/// The compiler takes a whole number that bounds a range towards zero as part of it, even if it is not. The
+/// bound becomes the next number of 6 digits (3 if it is large) that is in the range: a part of what is valid.
+fn include(fields: &mut Map<String, Value>) {
+    for (exclusive, inclusive, up) in
+        [("exclusiveMinimum", "minimum", true), ("exclusiveMaximum", "maximum", false)]
+    {
+        let sign = if up { 1.0 } else { -1.0 };
+        let Some(bound) = fields.get(exclusive).and_then(Value::as_f64).map(|n| sign * n) else { continue };
+        if bound < 0.0 || bound.fract() != 0.0 {
+            continue;
+        }
+        let next = match bound {
+            n if n < 1e6 => n + 1e-6,
+            n if n < 1e12 => n + 1e-3,
+            n => n + 1.0,
+        };
+        let other = fields.get(inclusive).and_then(Value::as_f64).map_or(next, |n| next.max(sign * n));
+        fields.shift_remove(exclusive);
+        fields.insert(inclusive.to_owned(), json!(sign * other));
+    }
+}
+
+/// A place as people write it.
+pub(super) fn shown(place: &str) -> String {
+    format!("schema #{place}")
+}
+
+fn too_large(place: &str, what: &str, unit: &str, most: impl std::fmt::Display) -> Error {
+    let place = place.trim_start_matches('#');
+    Error::input(format!("{}: {what} is too large, {most} {unit} are the most", shown(place)))
+}
+
+/// Adds up bytes, without recursing deep; `None` is too many or too deep.
+fn measure(value: &Value, depth: usize, bytes: &mut usize) -> Option<()> {
+    *bytes += match value {
+        Value::String(text) => text.len() + 2,
+        _ => 4,
+    };
+    if *bytes > MOST_BYTES || depth > 4 * MOST_DEPTH {
+        return None;
+    }
+    match value {
+        Value::Array(list) => list.iter().try_for_each(|v| measure(v, depth + 1, bytes)),
+        Value::Object(map) => map.iter().try_for_each(|(key, v)| {
+            *bytes += key.len() + 4;
+            measure(v, depth + 1, bytes)
+        }),
+        _ => Some(()),
+    }
+}
+
+struct Walk<'a> {
+    root: &'a Value,
+    nodes: usize,
+    queue: Vec<String>,
+    seen: HashSet<String>,
+    /// Keywords without effect that the compiler does not know.
+    drop: Vec<(String, &'static str)>,
+    /// Where there are bounds that are not in their range.
+    exclusive: Vec<String>,
+    /// Where numbers must be exact.
+    bounded: Vec<String>,
+    /// Patterns that strings must match as well.
+    add: Vec<(String, String)>,
+}
+
+/// What a format must match besides the compiler's own idea of it, which lets days and seconds pass
+/// that do not exist, and names without end: a part of what is valid.
+fn narrow(format: &str) -> Option<String> {
+    const DATE: &str =
+        "[0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)";
+    const TIME: &str =
+        "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
+    const LABEL: &str = "[A-Za-z0-9]{1,20}(-[A-Za-z0-9]{1,20})?";
+    match format {
+        "date" => Some(format!("^({DATE})$")),
+        "time" => Some(format!("^({TIME})$")),
+        "date-time" => Some(format!("^({DATE})T({TIME})$")),
+        "hostname" => Some(format!("^{LABEL}(\\.{LABEL}){{0,2}}$")),
+        "email" => Some(format!("^{LABEL}([._+][A-Za-z0-9]{{1,20}})?@({LABEL}\\.){{1,2}}[A-Za-z]{{2,20}}$")),
+        _ => None,
+    }
+}
+
+fn below(place: &str, key: &str) -> String {
+    format!("{place}/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+impl Walk<'_> {
+    fn count(&mut self, n: usize, place: &str) -> Result<()> {
+        self.nodes += n;
+        if self.nodes > MOST_NODES {
+            return Err(too_large(place, "the schema", "schemas, names and constants", MOST_NODES));
+        }
+        if place.matches('/').count() > 2 * MOST_DEPTH {
+            return Err(too_large(place, "the nesting", "schemas within one another", MOST_DEPTH));
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &Value, place: &str) -> Result<()> {
+        self.count(1, place)?;
+        let fields = match node {
+            Value::Bool(_) => return Ok(()),
+            Value::Object(fields) => fields,
+            _ => return Err(Error::input(format!("{}: expected an object or a boolean", shown(place)))),
+        };
+        for (key, value) in fields {
+            self.keyword(key, value, fields, place)?;
+        }
+        Ok(())
+    }
+
+    fn keyword(&mut self, key: &str, value: &Value, all: &Map<String, Value>, place: &str) -> Result<()> {
+        let at = below(place, key);
+        let expected = |what: &str| Err(Error::input(format!("{}: expected {what}", shown(&at))));
+        let unsupported = |what: &str| Err(Error::unsupported(format!("{}: {what}", shown(&at))));
+        match key {
+            "type" => {
+                let known = |v: &Value| v.as_str().is_some_and(|t| TYPES.contains(&t));
+                let list = value.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(known));
+                if list || known(value) { Ok(()) } else { expected("names of JSON types") }
+            }
+            "enum" => match value.as_array() {
+                Some(list) if !list.is_empty() => list.iter().try_for_each(|v| self.constant(v, &at)),
+                _ => expected("a list of values"),
+            },
+            "const" => self.constant(value, &at),
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => match value.as_f64() {
+                Some(n) if n.abs() <= MOST_NUMBER => {
+                    self.exclusive.extend(key.starts_with('e').then(|| place.to_owned()));
+                    Ok(())
+                }
+                Some(_) => unsupported("a number beyond 2^53 cannot be enforced"),
+                None => expected("a number"),
+            },
+            "multipleOf" => match value.as_f64() {
+                Some(n) if n > 0.0 && n <= MOST_NUMBER => {
+                    self.bounded.push(place.to_owned());
+                    Ok(())
+                }
+                _ => expected("a number above 0, at most 2^53"),
+            },
+            "minLength" | "maxLength" => whole(value, MOST_CHARS, &at),
+            "minItems" | "maxItems" | "minProperties" | "maxProperties" => whole(value, MOST_COUNT, &at),
+            "pattern" => match value.as_str() {
+                Some(pattern) => short(pattern, &at),
+                None => expected("a regular expression"),
+            },
+            "format" => match value.as_str() {
+                Some(name) if FORMATS.contains(&name) => {
+                    self.add.extend(narrow(name).map(|pattern| (place.to_owned(), pattern)));
+                    Ok(())
+                }
+                Some(name) => unsupported(&format!("the format `{name}` cannot be enforced")),
+                None => expected("a name"),
+            },
+            "required" => match value.as_array() {
+                Some(list) if list.iter().all(Value::is_string) => self.count(list.len(), &at),
+                _ => expected("a list of names"),
+            },
+            "properties" | "patternProperties" => {
+                let Some(map) = value.as_object() else { return expected("an object of schemas") };
+                for (name, _) in map {
+                    if key == "patternProperties" {
+                        short(name, &below(&at, name))?;
+                    }
+                    self.queue.push(below(&at, name));
+                }
+                self.count(map.len(), &at)
+            }
+            "items" if value.is_array() => unsupported("a list of schemas here is `prefixItems` now"),
+            "items" | "additionalProperties" => {
+                self.queue.push(at);
+                Ok(())
+            }
+            "prefixItems" | "anyOf" | "oneOf" | "allOf" => match value.as_array() {
+                Some(list) if !list.is_empty() => {
+                    self.queue.extend((0..list.len()).map(|i| below(&at, &i.to_string())));
+                    self.count(list.len(), &at)
+                }
+                _ => expected("a list of schemas"),
+            },
+            "$ref" => match value.as_str() {
+                Some("#") => Ok(()),
+                Some(to) if to.starts_with("#/") && to.len() > 2 && !to.contains(['~', '%']) => {
+                    if self.root.pointer(&to[1..]).is_none() {
+                        return Err(Error::input(format!("{}: {to} is not there", shown(&at))));
+                    }
+                    self.queue.push(to[1..].to_owned());
+                    Ok(())
+                }
+                _ => unsupported("only references within the schema, as `#/$defs/name`"),
+            },
+            "uniqueItems" if value == &Value::Bool(false) => {
+                self.drop.push((place.to_owned(), "uniqueItems"));
+                Ok(())
+            }
+            "$schema" | "$id" | "id" if place.is_empty() => {
+                self.drop.push((String::new(), if key == "$schema" { "$schema" } else { "$id" }));
+                Ok(())
+            }
+            _ if ANNOTATIONS.contains(&key) || (key.starts_with("x-") && key != "x-guidance") => Ok(()),
+            _ => {
+                let beside = if all.len() == 1 { "" } else { " beside the others" };
+                unsupported(&format!("the keyword `{key}`{beside} cannot be enforced"))
+            }
+        }
+    }
+
+    /// Numbers that the grammar would round are refused.
+    fn constant(&mut self, value: &Value, place: &str) -> Result<()> {
+        self.count(1, place)?;
+        match value {
+            Value::Number(n) if n.as_f64().is_none_or(|n| n.abs() > MOST_NUMBER) => {
+                let place = shown(place);
+                Err(Error::unsupported(format!("{place}: a number beyond 2^53 cannot be enforced")))
+            }
+            Value::Array(list) => list.iter().try_for_each(|v| self.constant(v, place)),
+            Value::Object(map) => map.values().try_for_each(|v| self.constant(v, place)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn whole(value: &Value, most: u64, at: &str) -> Result<()> {
+    match value.as_u64() {
+        Some(n) if n <= most => Ok(()),
+        Some(_) => Err(too_large(at, "the number", "here", most)),
+        None => Err(Error::input(format!("{}: expected a whole number", shown(at)))),
+    }
+}
+
+fn short(pattern: &str, at: &str) -> Result<()> {
+    if pattern.len() > MOST_PATTERN {
+        return Err(too_large(at, "the regular expression", "bytes", MOST_PATTERN));
+    }
+    if ends_in_escape(pattern) {
+        return Err(Error::input(format!("{}: the regular expression ends in `\\`", shown(at))));
+    }
+    Ok(())
+}
+
+/// The compiler would drop a backslash with nothing after it.
+pub(super) fn ends_in_escape(pattern: &str) -> bool {
+    pattern.bytes().rev().take_while(|&b| b == b'\\').count() % 2 == 1
+}
+
+/// How large a schema becomes when its alternatives are multiplied out.
+struct Weigh<'a, 'b> {
+    root: &'a Value,
+    budget: &'b mut usize,
+}
+
+impl Weigh<'_, '_> {
+    fn expanded(&mut self, node: &Value, place: &str, depth: usize) -> Result<usize> {
+        let (alternatives, size) = self.weight(node, place, depth)?;
+        let expanded = alternatives.saturating_mul(size);
+        if expanded > MOST_EXPANDED {
+            return Err(too_large(place, "what the alternatives multiply out to", "schemas", MOST_EXPANDED));
+        }
+        Ok(expanded)
+    }
+
+    /// Alternatives, and the size of each.
+    fn weight(&mut self, node: &Value, place: &str, depth: usize) -> Result<(usize, usize)> {
+        if *self.budget == 0 || depth > 2 * MOST_DEPTH {
+            return Err(too_large(place, "what is combined here", "schemas", MOST_EXPANDED));
+        }
+        *self.budget -= 1;
+        let Value::Object(fields) = node else { return Ok((1, 1)) };
+        let beside = fields.keys().filter(|key| !ANNOTATIONS.contains(&key.as_str())).count();
+        let (mut alternatives, mut size) = (1usize, 1usize);
+        for (key, value) in fields {
+            let at = below(place, key);
+            match (key.as_str(), value) {
+                ("properties" | "patternProperties", Value::Object(map)) => {
+                    for (name, v) in map {
+                        size = size.saturating_add(self.expanded(v, &below(&at, name), depth + 1)?);
+                    }
+                }
+                ("items" | "additionalProperties", v) => {
+                    size = size.saturating_add(self.expanded(v, &at, depth + 1)?);
+                }
+                ("prefixItems", Value::Array(list)) => {
+                    for v in list {
+                        size = size.saturating_add(self.expanded(v, &at, depth + 1)?);
+                    }
+                }
+                ("allOf", Value::Array(list)) => {
+                    for v in list {
+                        let (a, s) = self.weight(v, &at, depth + 1)?;
+                        (alternatives, size) = (alternatives.saturating_mul(a), size.saturating_add(s));
+                    }
+                }
+                ("anyOf" | "oneOf", Value::Array(list)) => {
+                    let (mut sum, mut most) = (0usize, 0);
+                    for v in list {
+                        let (a, s) = self.weight(v, &at, depth + 1)?;
+                        (sum, most) = (sum.saturating_add(a), most.max(s));
+                    }
+                    (alternatives, size) = (alternatives.saturating_mul(sum), size.saturating_add(most));
+                }
+                ("enum", Value::Array(list)) => alternatives = alternatives.saturating_mul(list.len()),
+                ("$ref", Value::String(to)) if beside > 1 => {
+                    if let Some(target) = self.root.pointer(to.trim_start_matches('#')) {
+                        let (a, s) = self.weight(target, &at, depth + 1)?;
+                        (alternatives, size) = (alternatives.saturating_mul(a), size.saturating_add(s));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok((alternatives, size))
+    }
+}
