@@ -57,7 +57,7 @@ fn large() -> Vec<(&'static str, Case)> {
 fn fill(fill: &Fill) -> Vec<u32> {
     let (words, spec) = (fill.spec().bytes().div_ceil(4), fill.spec());
     match fill {
-        Fill::Normal(_) => match spec.dtype {
+        Fill::Normal(_) | Fill::Wide(_) => match spec.dtype {
             Dtype::F16 => vec![0x2e66_2e66; words],  // 0.1, twice
             Dtype::BF16 => vec![0x3dcd_3dcd; words], // 0.1, twice
             _ => vec![0.1f32.to_bits(); words],

@@ -93,7 +93,7 @@ pub use memory::MemoryPool;
 pub use models::{LoadOptions, Model, model_types};
 pub use nn::{Progress, Report};
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
-pub use plan::{eval, set_fusion, try_kernels};
+pub use plan::{TriedKernel, TunedShape, eval, set_fusion, try_kernels, tuned_shapes};
 pub use wgsl::File;
 
 /// What the crate's own integration tests need and users do not.

@@ -324,6 +324,12 @@ impl Case {
         let inputs: Vec<Spec> = self.inputs.iter().map(Fill::spec).collect();
         self.op.kernels(&Site { inputs: &inputs, output: &self.output(), caps })
     }
+
+    /// Other arrangements of the best of them.
+    pub fn variants(&self, caps: &Caps) -> Vec<Kernel> {
+        let inputs: Vec<Spec> = self.inputs.iter().map(Fill::spec).collect();
+        self.op.variants(&Site { inputs: &inputs, output: &self.output(), caps })
+    }
 }
 
 /// How a test fills an input.
@@ -331,6 +337,8 @@ impl Case {
 pub enum Fill {
     /// Normally distributed values, non-uniform over rows.
     Normal(Spec),
+    /// The same, every third row times 2^17: more than f16 holds.
+    Wide(Spec),
     /// Random bits (packed weights).
     Bits(Spec),
     /// Random integers below the bound.
@@ -345,7 +353,7 @@ impl Fill {
     /// The spec of the filled input.
     pub fn spec(&self) -> Spec {
         match self {
-            Self::Normal(s) | Self::Bits(s) | Self::Below(s, _) => s.clone(),
+            Self::Normal(s) | Self::Wide(s) | Self::Bits(s) | Self::Below(s, _) => s.clone(),
             Self::U32(dims, _) => Spec::new(dims, Dtype::U32),
             Self::F32(dims, _) => Spec::new(dims, Dtype::F32),
         }

@@ -141,7 +141,8 @@ impl Trial {
 
     fn compare(&self, spec: &Spec, expected: &[u8], actual: &[u8], rounding: f32) -> Result<()> {
         let (expected, actual) = (widen(expected, spec.dtype), widen(actual, spec.dtype));
-        let limit = self.tolerance(spec, &expected, rounding);
+        let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
+        let limit = tolerance(spec.dtype, self.case.reduction, rounding, largest);
         match expected.iter().zip(&actual).position(|(e, a)| (e - a).abs() > limit || a.is_nan()) {
             None => Ok(()),
             Some(i) => Err(Error::device(format!(
@@ -150,16 +151,14 @@ impl Trial {
             ))),
         }
     }
+}
 
-    /// A few roundings of the output's type and of the kernel, times the root of the number of terms, relative to the largest
-    /// result.
-    fn tolerance(&self, spec: &Spec, expected: &[f64], rounding: f32) -> f64 {
-        let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
-        let terms = (self.case.reduction as f64).sqrt();
-        let kernel = f64::from(spec.dtype.epsilon()) + f64::from(rounding);
-        let rounding = kernel + f64::from(f32::EPSILON) * 8.0 * terms;
-        if spec.dtype.is_float() { rounding * largest } else { 0.0 }
-    }
+/// How far a result may be from the definition: a few roundings of its type and of the kernel, times the root
+/// of the number of terms, relative to the largest result.
+pub(crate) fn tolerance(dtype: Dtype, terms: usize, rounding: f32, largest: f64) -> f64 {
+    let kernel = f64::from(dtype.epsilon()) + f64::from(rounding);
+    let rounding = kernel + f64::from(f32::EPSILON) * 8.0 * (terms as f64).sqrt();
+    if dtype.is_float() { rounding * largest } else { 0.0 }
 }
 
 impl std::fmt::Display for Trial {
@@ -194,9 +193,11 @@ fn fill(fill: &Fill, random: &mut Random) -> Vec<u8> {
         bytes
     };
     match fill {
-        Fill::Normal(spec) => {
+        Fill::Normal(spec) | Fill::Wide(spec) => {
             let row = spec.dims.last().copied().unwrap_or(1).max(1);
-            let uneven = |i: usize| 0.5 + 0.25 * ((i / row) % 5) as f32;
+            let large = if matches!(fill, Fill::Wide(_)) { 131_072.0 } else { 1.0 };
+            let factor = |i: usize| if (i / row) % 3 == 1 { large } else { 1.0 };
+            let uneven = |i: usize| (0.5 + 0.25 * ((i / row) % 5) as f32) * factor(i);
             floats((0..spec.size()).map(|i| random.normal() * uneven(i)).collect(), spec.dtype)
         }
         Fill::Bits(spec) => words(&mut (0..spec.bytes() / 4).map(|_| random.bits())),
@@ -206,7 +207,8 @@ fn fill(fill: &Fill, random: &mut Random) -> Vec<u8> {
     }
 }
 
-fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f64> {
+/// Packed elements as numbers.
+pub(crate) fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f64> {
     match Values::from_bytes(bytes, dtype) {
         Values::F(v) => v.into_iter().map(f64::from).collect(),
         Values::U(v) => v.into_iter().map(f64::from).collect(),

@@ -1,8 +1,9 @@
-//! On the CPU a token costs no allocation once everything is warm.
+//! A token costs no allocation on the CPU, and no new buffer or bind group on the GPU, once everything is warm.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use unimlx::{Device, GenerateOptions, Generator, LoadOptions, Model};
+use unimlx::{Device, GenerateOptions, Generator, Gpu, LoadOptions, Model};
 
 struct Counting;
 
@@ -25,8 +26,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// Allocations are counted for the whole process: tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_token_costs_no_allocation() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/storyteller");
     let model =
         Model::load(folder, LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() }).unwrap();
@@ -46,5 +51,33 @@ fn a_token_costs_no_allocation() {
         assert_eq!(generator.by_ref().take(60).count(), 60);
         let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert_eq!(count, 0, "60 tokens at temperature {temperature}");
+    }
+}
+
+#[test]
+fn a_token_makes_no_gpu_object() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let Ok(gpu) = Gpu::shared() else {
+        assert!(!std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1"), "a GPU was promised");
+        return;
+    };
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama/model");
+    let model =
+        Model::load(folder, LoadOptions { device: Some(Device::GPU), ..LoadOptions::default() }).unwrap();
+    for (temperature, repetition_penalty) in [(0.0, 1.0), (0.8, 1.2)] {
+        let options = GenerateOptions {
+            max_tokens: Some(100),
+            temperature,
+            top_k: 40,
+            repetition_penalty,
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        let mut generator = Generator::new(&model, None);
+        generator.prompt(&[5, 6, 7], options).unwrap();
+        assert_eq!(generator.by_ref().take(10).count(), 10);
+        let before = (gpu.objects_made(), gpu.staged_copies());
+        assert_eq!(generator.by_ref().take(60).count(), 60);
+        assert_eq!((gpu.objects_made(), gpu.staged_copies()), before, "temperature {temperature}");
     }
 }

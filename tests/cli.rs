@@ -310,6 +310,10 @@ fn bench_prints_one_object_per_kind_of_work() {
     fails(&["bench", "--device", "cpu", "-d", "0,5000", "-p", "1"], 2, &["5129", "2048"]);
     fails(&["bench", "--device", "cpu", "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
     fails(&["bench", "--device", "cpu", "-r", "0"], 2, &["0 repetitions"]);
+    fails(&["bench", "--device", "cpu", "-b", "9"], 2, &["a batch of 9", "1 to 8"]);
+    let together = succeeds(&[&cpu[..], &["-p", "0", "-b", "1,3"]].concat());
+    assert!(together.contains("tg2 x 3"), "{together}");
+    fails(&["bench", "--device", "cpu", "--tune"], 2, &["nothing to tune", "CPU"]);
 }
 
 #[test]

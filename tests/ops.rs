@@ -44,6 +44,8 @@ fn gpu_kernels_mean_what_the_definition_says() {
         for (adapter, mut caps) in adapters().into_iter().chain([("this adapter", gpu.caps().clone())]) {
             caps.subgroups = caps.subgroups.and(gpu.caps().subgroups);
             caps.f16 &= gpu.caps().f16;
+            caps.coop8 &= gpu.caps().coop8;
+            caps.coop16 &= gpu.caps().coop16;
             for (i, kernel) in trial.case.kernels(&caps).iter().enumerate() {
                 // Adapters often choose alike; once is enough.
                 if seen.insert(format!("{kernel:?}")) {

@@ -64,7 +64,13 @@ fn capabilities(caps: &Caps) -> Capabilities {
     let mut needs = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     needs.set(Capabilities::SHADER_FLOAT16, caps.f16);
     needs.set(Capabilities::SUBGROUP, caps.subgroups.is_some());
+    needs.set(Capabilities::COOPERATIVE_MATRIX, caps.coop8 || caps.coop16);
     needs
+}
+
+/// Whether a shader multiplies cooperative matrices: DirectX and browsers have none.
+fn cooperates(source: &Source) -> bool {
+    source.text().contains("enable wgpu_cooperative_matrix;")
 }
 
 #[test]
@@ -82,7 +88,7 @@ fn every_stage_is_valid_and_translates() {
         let (module, info) = back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
             .unwrap_or_else(|e| panic!("{what}: constants {:?}: {e:?}", stage.constants));
         check_limits(what, &module, caps);
-        translate(what, &module, &info);
+        translate(what, &module, &info, cooperates(&source));
     });
 }
 
@@ -159,7 +165,7 @@ fn check_limits(what: &str, module: &Module, caps: &Caps) {
     assert!(memory <= caps.workgroup_memory, "{what}: {memory} bytes of workgroup memory");
 }
 
-fn translate(what: &str, module: &Module, info: &naga::valid::ModuleInfo) {
+fn translate(what: &str, module: &Module, info: &naga::valid::ModuleInfo, cooperates: bool) {
     let fail = |language: &str, e: &dyn std::fmt::Display| -> ! { panic!("{what} as {language}: {e}") };
 
     let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
@@ -171,6 +177,9 @@ fn translate(what: &str, module: &Module, info: &naga::valid::ModuleInfo) {
     let options = back::msl::Options { lang_version: (2, 4), ..Default::default() };
     if let Err(e) = back::msl::write_string(module, info, &options, &Default::default()) {
         fail("MSL", &e);
+    }
+    if cooperates {
+        return;
     }
     let options = back::hlsl::Options { shader_model: back::hlsl::ShaderModel::V6_2, ..Default::default() };
     let mut text = String::new();
@@ -203,13 +212,14 @@ fn browsers_accept_every_shader() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut texts: HashMap<String, (String, Source)> = HashMap::new();
-    stages(|adapter, what, _, stage| {
+    stages(|_, what, caps, stage| {
         let source = stage.source();
-        if adapter == "integer" {
-            return; // browsers do not promise these
+        // Browsers promise neither of these.
+        if cooperates(&source) || caps.dot4 {
+            return;
         }
         // Browsers demand the line that naga refuses.
-        let enable = if adapter == "subgroup" { "enable subgroups; " } else { "" };
+        let enable = if caps.subgroups.is_some() { "enable subgroups; " } else { "" };
         texts.entry(format!("{enable}{}", source.text())).or_insert((what.to_string(), source));
     });
     for (i, (text, (what, source))) in texts.iter().enumerate() {

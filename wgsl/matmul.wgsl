@@ -7,7 +7,6 @@
 // by the op: they differ with the weight's format.
 // Best: 23 TFLOP/s over all products of a Llama-3.2-1B shape, prompt of 512, on an H200.
 
-override BIAS: u32 = 9u;
 override GATED: bool = false;
 const PITCH: u32 = 5u;
 

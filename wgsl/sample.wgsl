@@ -10,8 +10,8 @@ fn four(i: u32) -> vec4<f32> {
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) lane: u32) {
     let best = likeliest(lane, params.n, params.top_k > 0u);
-    let f = Filter(params.n, params.scale, best.value, params.top_k, params.top_p, params.min_p, 0u);
-    let index = draw(lane, best, f, u[0]);
+    let f = Filter(params.n, params.scale, best.value, params.min_p, 0u);
+    let index = draw(lane, best, f, params.top_k, params.top_p, u[0]);
     if lane == 0u {
         token[0] = index;
     }

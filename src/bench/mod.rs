@@ -5,6 +5,7 @@
 //! without any timestamp; a further run with two timestamps per submission says how long the GPU itself
 //! was busy. [`profile`] looks at single kernels, [`configs`] knows shapes of published models.
 
+mod batch;
 mod configs;
 mod profile;
 mod roof;
@@ -30,6 +31,8 @@ pub struct BenchOptions {
     pub generations: Vec<usize>,
     /// Tokens in the cache before either begins.
     pub depths: Vec<usize>,
+    /// Sequences that are generated together, each on its own prompt: 1 to 8.
+    pub batches: Vec<usize>,
     /// Timed runs.
     pub repetitions: usize,
     /// How keys and values are kept; by default what suits the device.
@@ -38,7 +41,14 @@ pub struct BenchOptions {
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { prompts: vec![512], generations: vec![128], depths: vec![0], repetitions: 3, kv: None }
+        Self {
+            prompts: vec![512],
+            generations: vec![128],
+            depths: vec![0],
+            batches: vec![1],
+            repetitions: 3,
+            kv: None,
+        }
     }
 }
 
@@ -61,6 +71,9 @@ impl BenchOptions {
         if self.repetitions == 0 {
             return Err(Error::input("0 repetitions measure nothing"));
         }
+        if let Some(batch) = self.batches.iter().find(|batch| !(1..=8).contains(*batch)) {
+            return Err(Error::input(format!("a batch of {batch} sequences, expected 1 to 8")));
+        }
         Ok(())
     }
 }
@@ -75,6 +88,8 @@ pub struct BenchRow {
     pub generated: usize,
     /// Tokens in the cache before.
     pub depth: usize,
+    /// Sequences at a time.
+    pub batch: usize,
     /// Wall time of each run, in seconds.
     pub seconds: Vec<f64>,
     /// How long the GPU was busy with one more run, in seconds by its own timestamps, if it has them. What
@@ -83,9 +98,12 @@ pub struct BenchRow {
 }
 
 impl BenchRow {
-    /// `pp512`, `tg128`, `tg128 @ d16384`.
+    /// `pp512`, `tg128`, `tg128 @ d16384`, `tg128 x 8`.
     pub fn test(&self) -> String {
-        let suffix = if self.depth > 0 { format!(" @ d{}", self.depth) } else { String::new() };
+        let mut suffix = if self.batch > 1 { format!(" x {}", self.batch) } else { String::new() };
+        if self.depth > 0 {
+            suffix += &format!(" @ d{}", self.depth);
+        }
         match self.generated {
             0 => format!("pp{}{suffix}", self.prompt),
             n => format!("tg{n}{suffix}"),
@@ -97,9 +115,9 @@ impl BenchRow {
         self.generated.max(1)
     }
 
-    /// Tokens per second of each run.
+    /// Tokens per second of each run, of all sequences together.
     pub fn rates(&self) -> Vec<f64> {
-        let tokens = (self.prompt + self.generated) as f64;
+        let tokens = ((self.prompt + self.generated) * self.batch) as f64;
         self.seconds.iter().map(|seconds| tokens / seconds.max(1e-9)).collect()
     }
 
@@ -157,7 +175,12 @@ pub fn bench(
             report(bench.row(depth, prompt, 0, options.repetitions)?)?;
         }
         for &generated in options.generations.iter().filter(|n| **n > 0) {
-            report(bench.row(depth, 0, generated, options.repetitions)?)?;
+            for &batch in &options.batches {
+                report(match batch {
+                    1 => bench.row(depth, 0, generated, options.repetitions)?,
+                    _ => batch::row(model, options.kv, (depth, generated, batch), options.repetitions)?,
+                })?;
+            }
         }
     }
     Ok(())
@@ -188,7 +211,7 @@ impl Bench {
             let busy = self.run(depth, prompt, generated, Some(Detail::Submissions))?;
             gpu_seconds = Some(busy).filter(|busy| *busy > 0.0);
         }
-        Ok(BenchRow { prompt, generated, depth, seconds, gpu_seconds })
+        Ok(BenchRow { prompt, generated, depth, batch: 1, seconds, gpu_seconds })
     }
 
     /// One prompt, or as many tokens, after `depth` others: seconds by the wall, or under a watch by the GPU.
@@ -196,7 +219,11 @@ impl Bench {
         let mut busy = 0.0;
         let seconds = self.timed(depth, prompt, generated, |gpu, work| match (gpu, under) {
             (Some(gpu), Some(detail)) => {
-                busy = watch(gpu, detail, work)?.seconds;
+                let seen = watch(gpu, detail, work)?;
+                // A step that ran ahead was submitted before: the others speak for it.
+                let missed =
+                    if generated > seen.runs { generated as f64 / seen.runs.max(1) as f64 } else { 1.0 };
+                busy = seen.seconds * missed;
                 Ok(())
             }
             _ => work(),
@@ -250,6 +277,7 @@ mod tests {
             prompt,
             generated,
             depth: 0,
+            batch: 1,
             seconds: seconds.to_vec(),
             gpu_seconds: Some(0.5),
         };
@@ -259,7 +287,9 @@ mod tests {
         assert_eq!((tg.step_seconds(), tg.step_gpu_seconds()), (0.25, Some(0.0625)));
         let pp = row(&[1.0, 2.0], 16, 0);
         assert_eq!((pp.test(), pp.median(), pp.step_seconds()), ("pp16".to_string(), 12.0, 1.5));
-        assert_eq!(BenchRow { depth: 9, ..tg }.test(), "tg8 @ d9");
+        assert_eq!(BenchRow { depth: 9, ..tg.clone() }.test(), "tg8 @ d9");
+        let eight = BenchRow { batch: 8, ..tg };
+        assert_eq!((eight.test().as_str(), eight.median()), ("tg8 x 8", 32.0));
     }
 
     /// A shape as deep as real ones, otherwise small.

@@ -215,9 +215,15 @@ pub(crate) struct BenchArgs {
     /// Tokens in the cache before either begins
     #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
     pub(crate) depth: Vec<usize>,
+    /// Sequences to generate at a time, 1 to 8; the rate is of all together
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "1")]
+    pub(crate) batch: Vec<usize>,
     /// Timed runs, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 3)]
     pub(crate) repetitions: usize,
+    /// First measure how kernels are best arranged on this GPU, and keep that for later runs of any command
+    #[arg(long)]
+    pub(crate) tune: bool,
     /// Then time each kernel of a prompt and of a token (needs a GPU with timestamps)
     #[arg(long)]
     pub(crate) profile: bool,

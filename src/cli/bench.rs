@@ -18,6 +18,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         prompts: args.prompt.clone(),
         generations: args.generate.clone(),
         depths: args.depth.clone(),
+        batches: args.batch.clone(),
         repetitions: args.repetitions,
         kv: args.kv.map(Into::into),
     };
@@ -29,6 +30,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         Some(gpu) => gpu.name().to_string(),
         None => format!("CPU, {} threads, {}", unimlx::threads(), unimlx::simd_name()),
     };
+    if args.tune {
+        tune(&model, args.output)?;
+    }
     let about = About { name, bytes: model.bytes() as u64, place, fused: !args.model.no_fuse };
     let mut sheet = Sheet::new(args.output, &ROW_COLUMNS);
     measure(&model, &options, &mut |row| sheet.row(&about.cells(&row), &about.object(&row)))?;
@@ -43,6 +47,41 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Every arrangement that was tried, the one in use from now on marked.
+fn tune(model: &Model, output: Output) -> Result<()> {
+    let columns = [("tuned", 6), ("us", 9), ("GB/s", 8), ("kernel", 46), ("calls", 6), ("shape", 0)];
+    let mut sheet = Sheet::new(output, &columns);
+    for shape in model.tune()? {
+        for (i, tried) in shape.tried.iter().enumerate() {
+            let seconds = tried.outcome.as_ref().ok().copied();
+            let rate = seconds.filter(|s| *s > 0.0).map(|s| shape.bytes as f64 / s / 1e9);
+            let mark = match (i == 0, i == shape.best) {
+                (true, true) => "own",
+                (true, false) => "was",
+                (false, true) => "best",
+                (false, false) => "",
+            };
+            let why = tried.outcome.as_ref().err().map_or(String::new(), |why| format!(": {why}"));
+            let number = |x: Option<f64>, digits| x.map_or("-".to_string(), |x| format!("{x:.digits$}"));
+            let cells = vec![
+                mark.to_string(),
+                number(seconds.map(|s| s * 1e6), 2),
+                number(rate, 0),
+                format!("{}{why}", tried.name),
+                shape.calls.to_string(),
+                shape.shape.clone(),
+            ];
+            let object = json!({
+                "tuned": shape.shape, "calls": shape.calls, "kernel": tried.name, "own": i == 0,
+                "best": i == shape.best, "us": seconds.map(|s| s * 1e6), "gb_s": rate,
+                "refused": tried.outcome.as_ref().err(),
+            });
+            sheet.row(&cells, &object)?;
+        }
+    }
+    if output == Output::Json { Ok(()) } else { say("\n") }
 }
 
 /// A folder, the shipped model, or a shape; and what it is called.
@@ -101,7 +140,7 @@ impl About {
     fn object(&self, row: &BenchRow) -> Value {
         json!({
             "model": self.name, "bytes": self.bytes, "device": self.place, "fused": self.fused,
-            "test": row.test(), "prompt": row.prompt, "generated": row.generated, "depth": row.depth,
+            "test": row.test(), "prompt": row.prompt, "generated": row.generated, "depth": row.depth, "batch": row.batch,
             "mean": row.mean(), "deviation": row.deviation(), "median": row.median(),
             "ms_per_step": row.step_seconds() * 1e3,
             "gpu_ms_per_step": row.step_gpu_seconds().map(|seconds| seconds * 1e3),

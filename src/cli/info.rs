@@ -37,6 +37,7 @@ fn describe(gpu: &std::sync::Arc<Gpu>, measure: bool) -> Result<Value> {
             "offset_alignment": caps.offset_alignment,
         },
         "switched_off": gpu.switched_off(),
+        "tuned_shapes": unimlx::tuned_shapes(gpu),
     });
     if measure {
         all["upload_gb_s"] = json!((gpu.measure_upload()? * 10.0).round() / 10.0);
@@ -80,6 +81,13 @@ fn table(all: &Value) -> String {
             format!("{} invocations, {} of memory", limits["workgroup_size"], size("workgroup_memory")),
         );
         row("switched off", list(&gpu["switched_off"]));
+        row(
+            "tuned",
+            match gpu["tuned_shapes"].as_u64() {
+                Some(n) if n > 0 => format!("{n} shapes, see `unimlx bench --tune`"),
+                _ => "nothing: kernels are arranged by their tables".to_string(),
+            },
+        );
     }
     row("cpu", format!("{}, {} threads", word(&all["cpu"]["simd"]), all["cpu"]["threads"]));
     text

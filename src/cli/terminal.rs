@@ -14,8 +14,11 @@ pub(crate) fn log() {
     env_logger::Builder::from_env(filter).format(line).init();
 }
 
-/// Says what went wrong and turns it into an exit code.
+/// Keeps what was compiled, says what went wrong and turns it into an exit code.
 pub(crate) fn exit(outcome: Result<()>) -> ExitCode {
+    if let Some(gpu) = unimlx::Gpu::opened() {
+        gpu.save_pipelines();
+    }
     let Err(e) = outcome else { return ExitCode::SUCCESS };
     if e.is_cancelled() {
         return ExitCode::from(130);

@@ -38,6 +38,8 @@ pub struct Gpu {
     pub(super) staging: Mutex<Staging>,
     pub(super) staged_bytes: AtomicU64,
     pub(super) staged_copies: AtomicU64,
+    /// Buffers and bind groups that were made.
+    pub(super) objects: AtomicU64,
     pub(super) pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
     pub(super) kept: Kept,
     pub(super) readbacks: Mutex<Vec<Slot>>,
@@ -95,6 +97,11 @@ impl Gpu {
         shared.insert(Gpu::open(&Options::from_env())).clone()
     }
 
+    /// The device of this process, if one was opened already.
+    pub fn opened() -> Option<Arc<Gpu>> {
+        lock(&SHARED).as_ref()?.as_ref().ok().cloned()
+    }
+
     /// Makes this the device of the process, for an application that already has one.
     ///
     /// # Errors
@@ -127,6 +134,7 @@ impl Gpu {
             cache: Mutex::default(),
             staged_bytes: AtomicU64::new(0),
             staged_copies: AtomicU64::new(0),
+            objects: AtomicU64::new(0),
             pipelines: Mutex::default(),
             kept: Kept::default(),
             readbacks: Mutex::default(),

@@ -10,8 +10,8 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::device::lock;
@@ -29,7 +29,8 @@ const MAGIC: &[u8; 8] = b"unimlxpc";
 pub(super) struct Kept {
     compiled: AtomicU64,
     loaded: AtomicU64,
-    file: std::sync::OnceLock<File>,
+    folder: OnceLock<PathBuf>,
+    file: OnceLock<File>,
 }
 
 struct File {
@@ -77,8 +78,15 @@ impl Gpu {
         self.kept.loaded.load(Relaxed)
     }
 
+    /// The folder for what the next process need not find out again; none if nothing is kept.
+    pub(crate) fn kept_in(&self) -> Option<&Path> {
+        self.kept.folder.get().map(PathBuf::as_path)
+    }
+
     /// Begins to keep pipelines in `folder`, where the backend can.
     pub(super) fn keep_pipelines(&self, folder: &Path) {
+        // Only the first call counts, and there is one.
+        let _ = self.kept.folder.set(folder.to_path_buf());
         if !self.device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return;
         }
@@ -106,7 +114,6 @@ impl Gpu {
         match raw {
             Ok(raw) => {
                 let content = Mutex::new(Content { keys, changed: false, next_save: Instant::now() });
-                // Only the first call counts, and there is one.
                 let _ = self.kept.file.set(File { path, raw, content });
             }
             Err(e) => log::warn!("{e}"),
@@ -182,19 +189,24 @@ fn word(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 fn write(path: &Path, keys: &BTreeSet<u64>, data: &[u8]) -> Result<()> {
-    static TURN: AtomicU64 = AtomicU64::new(0);
     let mut rest = Vec::with_capacity(8 + 8 * keys.len() + data.len());
     rest.extend_from_slice(&(keys.len() as u64).to_le_bytes());
     keys.iter().for_each(|key| rest.extend_from_slice(&key.to_le_bytes()));
     rest.extend_from_slice(data);
     let head = [&MAGIC[..], &checksum(&rest).to_le_bytes()].concat();
+    write_whole(path, &[head, rest].concat())
+}
+
+/// Writes a file and the folders it is in, so that nobody ever sees half of it.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    static TURN: AtomicU64 = AtomicU64::new(0);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(Error::io)?;
     }
     // Several processes and devices may save at once; each has its own file until it moves it.
     let (process, turn) = (std::process::id(), TURN.fetch_add(1, Relaxed));
     let part = path.with_extension(format!("{process}.{turn}.part"));
-    let outcome = std::fs::write(&part, [head, rest].concat()).and_then(|()| std::fs::rename(&part, path));
+    let outcome = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
     outcome.map_err(|e| {
         // What is left of it is of no use.
         let _ = std::fs::remove_file(&part);

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::pipeline::{Pipeline, params_size};
 use super::readback::{Slot, Words};
@@ -300,6 +301,7 @@ impl Gpu {
                 }),
             })
             .collect();
+        self.objects.fetch_add(1, Relaxed);
         let bindings = self.guarded("binding", || {
             self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,

@@ -230,6 +230,7 @@ impl Gpu {
     }
 
     pub(super) fn create_buffer(&self, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.objects.fetch_add(1, Relaxed);
         let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
         self.guarded("allocating", || self.device.create_buffer(&descriptor))
             .with_context(|| format!("a buffer of {size} bytes"))

@@ -41,6 +41,8 @@ pub(crate) enum Detail {
 pub(crate) struct Seen {
     /// Seconds that the GPU was busy.
     pub(crate) seconds: f64,
+    /// Recordings that ran.
+    pub(crate) runs: usize,
     /// With [`Detail::Dispatches`], each of them in order.
     pub(crate) dispatches: Vec<Timed>,
 }
@@ -90,6 +92,7 @@ pub(crate) fn watch(gpu: &Arc<Gpu>, detail: Detail, work: impl FnOnce() -> Resul
 /// Runs a recording under this thread's watch, if there is one; the serial number of the last submission.
 pub(super) fn watched(prepared: &Prepared, tail: Tail<'_>) -> Option<Result<u64>> {
     let detail = WATCH.with_borrow(|watch| watch.as_ref().map(|watch| watch.detail))?;
+    note(|watch| watch.seen.runs += 1);
     Some(match detail {
         Detail::Submissions => span(prepared, tail),
         Detail::Dispatches => prepared.gpu.run_each(prepared, tail).map(|(timed, serial)| {
@@ -270,5 +273,47 @@ impl Gpu {
     /// Seconds per unit of a timestamp.
     fn tick(&self) -> f64 {
         f64::from(self.queue.get_timestamp_period()) * 1e-9
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::tests::{open, scale, upload};
+    use crate::gpu::{Recording, Step};
+
+    #[test]
+    fn dispatches_are_timed() {
+        let Some(gpu) = open(&[]) else { return };
+        let n = 1 << 16;
+        let buffers = [upload(&gpu, &vec![1; n]), gpu.alloc(4 * n as u64).unwrap()];
+        let step = || Step::Dispatch(scale(n as u32, 1, 1, 0, 1));
+        let copy = Step::Copy { src: 1, src_offset: 0, dst: 0, dst_offset: 0, bytes: 4 };
+        let recording =
+            Recording { buffers: vec![4 * n as u64; 2], steps: vec![step(), step(), copy, step()] };
+        let prepared = gpu.prepare(&recording, &buffers).unwrap();
+        if !gpu.caps().timestamps {
+            assert!(gpu.run_timed(&prepared).unwrap_err().is_unsupported());
+            return;
+        }
+        let times = gpu.run_timed(&prepared).unwrap();
+        assert_eq!(times.len(), 3);
+        assert!(
+            times.iter().all(|(name, seconds)| name == "scale" && (0.0..1.0).contains(seconds)),
+            "{times:?}"
+        );
+        assert!(times.iter().any(|(_, seconds)| *seconds > 0.0), "{times:?}");
+
+        let twice = || gpu.run(&prepared).and_then(|()| gpu.run(&prepared));
+        let seen = watch(&gpu, Detail::Submissions, twice).unwrap();
+        assert!(seen.seconds > 0.0 && seen.dispatches.is_empty());
+        let seen = watch(&gpu, Detail::Dispatches, twice).unwrap();
+        assert_eq!(seen.dispatches.len(), 6);
+        assert!(seen.dispatches[1].buffers[1].is_same(&buffers[1]));
+        let failed = watch(&gpu, Detail::Submissions, || Err(crate::Error::input("stopped")));
+        assert!(failed.is_err_and(|e| e.is_input()));
+
+        let all = gpu.run_elapsed(&prepared).unwrap();
+        assert!(all > 0.0 && all < 1.0, "{all}");
     }
 }

@@ -110,6 +110,11 @@ impl Gpu {
         self.staged_copies.load(Relaxed)
     }
 
+    /// Buffers and bind groups made so far: none for a token once everything is warm.
+    pub fn objects_made(&self) -> u64 {
+        self.objects.load(Relaxed)
+    }
+
     /// `"unified"` or `"discrete"`.
     pub fn memory_kind(&self) -> &'static str {
         if self.caps().unified { "unified" } else { "discrete" }

@@ -4,10 +4,13 @@ use super::loader;
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
+use crate::gpu::Caps;
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
 use crate::ops;
+use crate::plan::recording_for;
+use crate::plan::{TunedShape, tune};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -186,6 +189,20 @@ impl Model {
         self.0.architecture.logits(&hidden)
     }
 
+    /// Measures, for a few seconds, the arrangements that kernels of a step of one token may have, and uses
+    /// the fastest in plans made from now on; so do later processes on this adapter, with the same driver and
+    /// the same version of this crate, unless `UNIMLX_CACHE` is empty. Generators that are at work already
+    /// stay with theirs. Never happens by itself.
+    ///
+    /// # Errors
+    /// `is_input`: the model is on the CPU; the device failed.
+    pub fn tune(&self) -> Result<Vec<TunedShape>> {
+        if self.0.device != Device::GPU {
+            return Err(Error::input("there is nothing to tune on the CPU"));
+        }
+        tune(&[self.step(1, 1)?]).context("tuning")
+    }
+
     /// The graph of the same pass up to and with the final norm: `[t, hidden]`.
     pub(crate) fn hidden(&self, ids: &MLXArray, places: &MLXArray, cache: &KvCache) -> MLXArray {
         let architecture = &self.0.architecture;
@@ -220,11 +237,25 @@ impl Model {
     /// No memory, a kernel that the driver refuses.
     #[doc(hidden)]
     pub fn step_recording(&self, t: usize) -> Result<String> {
+        self.step(t, 4096)?.recording()
+    }
+
+    /// [`Model::step_recording`] as it would be on another adapter, with or without fusion.
+    ///
+    /// # Errors
+    /// No memory.
+    #[doc(hidden)]
+    pub fn step_recording_for(&self, t: usize, caps: &Caps, fuse: bool) -> Result<String> {
+        recording_for(&[self.step(t, 4096)?], caps, fuse)
+    }
+
+    /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.
+    fn step(&self, t: usize, rows: usize) -> Result<MLXArray> {
         let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.device());
         let mut cache = self.cache(1, KvKind::default_for(self.device()));
-        cache.reserve(4096, 4096)?;
+        cache.reserve(rows, rows)?;
         let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
-        MLXArray::apply(ops::Argmax, &[&logits]).recording()
+        Ok(MLXArray::apply(ops::Argmax, &[&logits]))
     }
 
     /// Refuses ids beyond the vocabulary.

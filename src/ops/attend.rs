@@ -1,4 +1,4 @@
-//! A few tokens' attention with all that stands before it: norms of heads, rotation, writing the cache.
+//! Attention with all that stands before it: norms of heads, rotation, writing the cache.
 
 use super::kernel::{FLOATS, PACK, declare, fits, kind};
 use super::rope::ANGLE;
@@ -10,13 +10,16 @@ use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
 
 static ATTEND: File = wgsl!("attend.wgsl");
+static READY: File = wgsl!("attend_ready.wgsl");
 static COMBINE: File = wgsl!("attend_combine.wgsl");
 static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
 static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
 static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
-static TURN8: File = wgsl!("parts/turn8.wgsl");
+static FOUR_KEYS: File = wgsl!("parts/four_keys.wgsl");
+static MEET: File = wgsl!("parts/meet.wgsl");
+static HEADS8: File = wgsl!("parts/heads8.wgsl");
 static HEAD_GAINS: File = wgsl!("parts/head_gains.wgsl");
 static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
 
@@ -47,6 +50,9 @@ const HEADS: usize = 4;
 /// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere.
 const GROUPS: usize = 512;
 const UNIFIED_GROUPS: usize = 128;
+/// Keys that one workgroup takes sooner than several and a second dispatch: on an NVIDIA H200 one takes 6.5 us for
+/// 128 keys and 13.3 us for 600, several and the second 8.4 and 8.7 us.
+const FEW_KEYS: usize = 256;
 /// Splits that are added up by one workgroup at most.
 const MAX_SPLITS: usize = 128;
 
@@ -112,36 +118,30 @@ impl Attend {
         (y, keys, values)
     }
 
-    /// The dispatches with keys divided into so many splits; `lanes_file` exchanges values between lanes.
-    fn kernel(&self, site: &Site<'_>, splits: usize, lanes_file: &'static File) -> Kernel {
-        let Attention { heads, kv_heads, scale, window, .. } = self.attention;
+    /// What kernels that begin with raw heads share: parts, bindings, parameters. `own` are their own files and
+    /// constants, `out` is what they write beside the cache, `more` parameters of their own.
+    fn stage(
+        &self,
+        site: &Site<'_>,
+        (own, constants): (&[&'static File], &[(&'static str, f64)]),
+        out: Arg,
+        more: Vec<(&'static str, Word)>,
+    ) -> Stage {
+        let Attention { heads, kv_heads, .. } = self.attention;
         let at = self.inputs();
-        let Shape { t, d, rows, q_width, kv_width } = self.shape(site.inputs);
-        let group = heads / kv_heads;
-        let chunks = group.div_ceil(HEADS);
-        let lanes = lanes(d);
-        let half = site.inputs[at.inv_freq].size();
+        let Shape { d, q_width, kv_width, .. } = self.shape(site.inputs);
         let cache = site.inputs[at.keys].dtype;
-        let window = window.map_or(Word::U32(0), Word::from);
-        let (meeting, round) = meeting(t, lanes, site.caps.workgroup_memory as usize);
-        let least = ("LEAST", (4 * WG / lanes) as f64);
 
-        let mut stage = Stage { name: "attend", ..Stage::default() };
-        stage.files = vec![&ATTEND, &KEY_RANGE, lanes_file, &TURN8, &ANGLE];
+        let mut stage = Stage { files: own.to_vec(), constants: constants.to_vec(), ..Stage::default() };
+        stage.files.extend([&HEADS8, &ANGLE]);
         stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
         stage.files.push(if cache == Dtype::F16 { &CACHE8_F16 } else { &CACHE8_F32 });
         stage.files.extend([&FLOATS, &PACK]);
-        stage.constants = vec![
-            ("LANES", lanes as f64),
-            ("HEADS", group.div_ceil(chunks) as f64),
-            ("TOKENS", t as f64),
-            ("ANGLES", (t * lanes * VALUES / 2) as f64),
-            ("ROUND", round as f64),
-            ("MEETING", meeting as f64),
+        stage.constants.extend([
+            ("LANES", lanes(d) as f64),
             ("NORM", f64::from(u8::from(self.norm.is_some()))),
             ("INTERLEAVED", f64::from(u8::from(self.rope.interleaved))),
-            least,
-        ];
+        ]);
         let (q_pitch, kv_pitch, k_first, v_first) = match self.joined {
             true => (q_width + 2 * kv_width, q_width + 2 * kv_width, q_width, q_width + kv_width),
             false => (q_width, kv_width, 0, 0),
@@ -153,16 +153,12 @@ impl Attend {
             ("v_first", (v_first / 4).into()),
             ("heads", heads.into()),
             ("kv_heads", kv_heads.into()),
-            ("chunks", chunks.into()),
             ("eights", (d / VALUES).into()),
-            ("half", half.into()),
-            ("rows", rows.into()),
-            ("window", window),
-            ("splits", splits.into()),
-            ("scale", scale.into()),
+            ("half", site.inputs[at.inv_freq].size().into()),
             ("rope_scale", self.rope.scale.into()),
             ("eps", self.norm.unwrap_or(0.0).into()),
         ];
+        stage.params.extend(more);
         let names: &[&str] = if self.joined { &["qkv"] } else { &["q", "k", "v"] };
         let mut reads: Vec<(&str, &str)> = names.iter().map(|name| (*name, "array<vec4<f32>>")).collect();
         reads.extend([("places", "array<vec2<u32>>"), ("inv_freq", "array<f32>")]);
@@ -176,7 +172,6 @@ impl Attend {
             }
         }
         let words = if cache == Dtype::F16 { "array<vec4<u32>>" } else { "array<vec4<f32>>" };
-        let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
         stage.writes = vec![Arg::Input(at.keys), Arg::Input(at.values), out];
         stage.generated =
             declare(&stage, &reads, &[("keys", words), ("values", words), ("out", "array<vec4<f32>>")]);
@@ -184,6 +179,71 @@ impl Attend {
             let array = if self.joined { "qkv" } else { separate };
             stage.generated += &format!("fn {function}(at: u32) -> vec4<f32> {{ return {array}[at]; }}\n");
         }
+        stage
+    }
+
+    /// Many tokens: one dispatch makes their heads ready and fills the cache, then the attention is as without.
+    fn many(&self, site: &Site<'_>, lanes_file: &'static File) -> Vec<Kernel> {
+        let Attention { heads, kv_heads, .. } = self.attention;
+        let at = self.inputs();
+        let Shape { t, d, .. } = self.shape(site.inputs);
+        let constants = [("ANGLES", (lanes(d) * VALUES / 2) as f64)];
+        let ready = Stage {
+            name: "attend_ready",
+            grid: [(heads + 2 * kv_heads).div_ceil(WG / lanes(d)) as u32, t as u32, 1],
+            ..self.stage(site, (&[&READY, lanes_file], &constants), Arg::Scratch(0), Vec::new())
+        };
+        let queries = Spec::new(&[t, heads, d], Dtype::F32);
+        let inputs = [at.keys, at.values, at.places].map(|input| site.inputs[input].clone());
+        let inputs = [&[queries.clone()][..], &inputs].concat();
+        let of_ready = |arg: &mut Arg| {
+            *arg = match *arg {
+                Arg::Input(0) => Arg::Scratch(0),
+                Arg::Input(i) => Arg::Input(at.keys + i - 1),
+                Arg::Scratch(i) => Arg::Scratch(i + 1),
+                other => other,
+            };
+        };
+        let with_ready = |mut kernel: Kernel| {
+            kernel.scratch.insert(0, queries.bytes() as u64);
+            for stage in &mut kernel.stages {
+                stage.reads.iter_mut().chain(&mut stage.writes).for_each(of_ready);
+            }
+            kernel.stages.insert(0, ready.clone());
+            kernel
+        };
+        let site = Site { inputs: &inputs, ..*site };
+        self.attention.kernels(&site).into_iter().map(with_ready).collect()
+    }
+
+    /// The dispatches with keys divided into so many splits; `lanes_file` exchanges values between lanes.
+    fn kernel(&self, site: &Site<'_>, splits: usize, lanes_file: &'static File) -> Kernel {
+        let Attention { heads, kv_heads, scale, window, .. } = self.attention;
+        let at = self.inputs();
+        let Shape { t, d, rows, .. } = self.shape(site.inputs);
+        let group = heads / kv_heads;
+        let chunks = group.div_ceil(HEADS);
+        let lanes = lanes(d);
+        let window = window.map_or(Word::U32(0), Word::from);
+        let least = ("LEAST", least(d) as f64);
+        let constants = [
+            ("HEADS", group.div_ceil(chunks) as f64),
+            ("TOKENS", t as f64),
+            ("ANGLES", (t * lanes * VALUES / 2) as f64),
+            ("MEETING", meeting(lanes) as f64),
+            least,
+        ];
+        let more = vec![
+            ("chunks", chunks.into()),
+            ("rows", rows.into()),
+            ("window", window),
+            ("splits", splits.into()),
+            ("scale", scale.into()),
+        ];
+        let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
+        let files = [&ATTEND, &KEY_RANGE, lanes_file, &FOUR_KEYS, &MEET];
+        let mut stage = self.stage(site, (&files, &constants), out, more);
+        stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
         if splits == 1 {
             return stage.into();
@@ -218,24 +278,29 @@ impl Attend {
         let Shape { t, d, rows, .. } = self.shape(site.inputs);
         let Attention { heads, kv_heads, window, slots, .. } = self.attention;
         let capacity = rows / slots.max(1);
-        let useful = window.unwrap_or(capacity).min(capacity).div_ceil(4 * WG / lanes(d));
+        let visible = window.unwrap_or(capacity).min(capacity);
+        if visible <= FEW_KEYS {
+            return 1;
+        }
         let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-        wanted.clamp(1, MAX_SPLITS).min(useful.max(1))
+        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(least(d)))
     }
 }
 
-/// Vectors of 4 values where parts meet, and how many heads' sums meet there at once, within so many bytes of
-/// workgroup memory.
-fn meeting(t: usize, lanes: usize, bytes: usize) -> (usize, usize) {
-    let least = (2 * WG).max(2 * lanes * (HEADS + 2));
-    let roomy = 2 * WG * HEADS;
-    if memory(t, lanes, roomy) <= bytes { (roomy, HEADS) } else { (least, 1) }
+/// Vectors of 4 values through which parts meet: 8 values of each invocation, or the rows that are made ready.
+fn meeting(lanes: usize) -> usize {
+    (2 * WG).max(2 * lanes * (HEADS + 2))
 }
 
-/// Bytes of workgroup memory: angles, vectors that meet, maxima and sums, exchange between lanes.
-fn memory(t: usize, lanes: usize, meeting: usize) -> usize {
-    8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 16 + 16 * WG
+/// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
+fn memory(t: usize, lanes: usize) -> usize {
+    8 * t * lanes * VALUES / 2 + 16 * meeting(lanes) + 2 * 16 * 16 + 16 * WG
+}
+
+/// Keys that a split has at least: the four that each part takes at once, twice.
+fn least(d: usize) -> usize {
+    8 * WG / lanes(d)
 }
 
 /// Invocations that cover a head.
@@ -269,22 +334,24 @@ impl Op for Attend {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let cache = site.inputs[self.inputs().keys].dtype;
         let groups = self.attention.heads;
-        let suits = t <= FEW
-            && (VALUES..=MAX_HEAD).contains(&d)
+        let suits = (VALUES..=MAX_HEAD).contains(&d)
             && d.is_multiple_of(VALUES)
             && self.rope.rotated.is_multiple_of(2 * VALUES)
             && matches!(cache, Dtype::F16 | Dtype::F32)
             && fits([groups, t, 1]);
         // The output takes the place of a scratch buffer where there is one.
         let bindings = site.inputs.len() + 1;
-        let available = site.caps.workgroup_memory as usize;
-        let suits = suits && memory(t, lanes(d), meeting(t, lanes(d), available).0) <= available;
+        let tokens = if t <= FEW { t } else { 1 };
+        let suits = suits && memory(tokens, lanes(d)) <= site.caps.workgroup_memory as usize;
         if !suits || bindings > site.caps.storage_buffers as usize {
             return Vec::new();
         }
-        let splits = self.splits(site);
         let subgroups = site.caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes(d));
         let files = subgroups.then_some(&LANES_SUBGROUP).into_iter().chain([&LANES_SHARED]);
+        if t > FEW {
+            return files.flat_map(|file| self.many(site, file)).collect();
+        }
+        let splits = self.splits(site);
         files.map(|file| self.kernel(site, splits, file)).collect()
     }
 }
@@ -319,6 +386,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case { op: Arc::new(op), inputs, reduction: rows + d }
     };
     let plain = |_: &mut Attend| ();
+    let run = |from: u32, len: u32, start| (from..from + len).map(|at| [at, start]).collect::<Vec<_>>();
     vec![
         case(Shape(4, 2, 64, 40), &[[21, 0]], Dtype::F16, &plain),
         case(Shape(8, 2, 128, 70), &[[0, 0]], Dtype::F16, &plain),
@@ -346,5 +414,14 @@ pub(super) fn cases() -> Vec<Case> {
                 (op.attention.slots, op.rope.interleaved, op.joined) = (2, true, false);
             },
         ),
+        // Many tokens.
+        case(Shape(4, 2, 64, 60), &run(0, 33, 0), Dtype::F16, &plain),
+        case(Shape(6, 2, 80, 90), &run(7, 19, 2), Dtype::F32, &|op| {
+            (op.joined, op.attention.window) = (false, Some(9));
+        }),
+        case(Shape(3, 1, 128, 40), &run(20, 9, 0), Dtype::F16, &|op| op.norm = Some(1e-5)),
+        case(Shape(2, 2, 32, 50), &[run(3, 8, 0), run(0, 5, 25)].concat(), Dtype::F16, &|op| {
+            (op.rope.interleaved, op.attention.slots) = (true, 2);
+        }),
     ]
 }

@@ -39,6 +39,11 @@ pub(super) fn places<'a>(x: &HostRef<'a>) -> &'a [Place] {
     bytemuck::cast_slice(x.as_slice::<u32>())
 }
 
+/// The fastest way of summing over a workgroup.
+pub(super) fn sums(caps: &Caps) -> &'static File {
+    if caps.subgroups.is_some() { &SUM_SUBGROUP } else { &SUM_SHARED }
+}
+
 /// One kernel per way of summing over a workgroup, the fastest first.
 pub(super) fn with_sums(caps: &Caps, kernel: impl Fn(&'static File) -> Kernel) -> Vec<Kernel> {
     let subgroup = caps.subgroups.is_some().then_some(&SUM_SUBGROUP);

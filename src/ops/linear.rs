@@ -1,14 +1,24 @@
 //! `y = x W^T + b` with the weight as the file stores it, and what often stands around it.
 
 use super::gate::{Gate, GateKind};
+use super::kernel::{ACT, ERF, FLOATS, PACK, kind};
+use super::matmul::{Epilogue, Matmul};
+use super::matmul_tile::sizes;
+use super::matvec;
 use super::rms_norm::RmsNorm;
 use super::weight::{Format, floats};
-use super::{matmul, matvec};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
-use crate::op::{Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Word};
+use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
+
+static BIAS: File = wgsl!("parts/bias.wgsl");
+static NO_BIAS: File = wgsl!("parts/no_bias.wgsl");
+static RESIDUAL: File = wgsl!("parts/residual.wgsl");
+static NO_RESIDUAL: File = wgsl!("parts/no_residual.wgsl");
+static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
@@ -60,6 +70,33 @@ impl Linear {
         Places { gain, weight, bias, residual, count }
     }
 
+    /// What becomes of each sum.
+    pub(super) fn epilogue(&self, site: &Site<'_>) -> Epilogue {
+        let Places { bias, residual, .. } = self.places();
+        let mut epilogue = Epilogue {
+            files: vec![
+                &EMIT,
+                if bias.is_some() { &BIAS } else { &NO_BIAS },
+                if residual.is_some() { &RESIDUAL } else { &NO_RESIDUAL },
+                &ACT,
+                &ERF,
+                &FLOATS,
+                &PACK,
+            ],
+            constants: vec![("ACT", self.gate.map_or(0.0, |kind| f64::from(kind as u32)))],
+            reads: Vec::new(),
+            gated: self.gate.is_some(),
+        };
+        if let Some(bias) = bias {
+            epilogue.constants.push(("BIAS", kind(site.inputs[bias].dtype)));
+            epilogue.reads.push(("bias", "array<u32>", Arg::Input(bias)));
+        }
+        if let Some(residual) = residual {
+            epilogue.reads.push(("residual", "array<f32>", Arg::Input(residual)));
+        }
+        epilogue
+    }
+
     /// The specs of the weight among those of the inputs.
     pub(super) fn weight<'a>(&self, inputs: &'a [Spec]) -> &'a [Spec] {
         &inputs[self.places().weight..][..self.format.inputs()]
@@ -105,7 +142,15 @@ impl Op for Linear {
         if self.format.k(weight) == 0 || self.gate.is_some() && weight[0].dims[0] % 2 == 1 {
             return Vec::new();
         }
-        if site.inputs[0].axis(2) <= FEW { matvec::kernels(self, site) } else { matmul::kernels(self, site) }
+        if site.inputs[0].axis(2) <= FEW {
+            return matvec::kernels(self, site);
+        }
+        // Norms of many rows are kernels of their own.
+        if self.norm.is_some() {
+            return Vec::new();
+        }
+        let (first, epilogue) = (self.places().weight, &self.epilogue(site));
+        Matmul { site, format: self.format, first, epilogue, exact: false }.kernels()
     }
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -151,6 +196,17 @@ pub(super) fn cases() -> Vec<Case> {
         for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064), (7, 2048), (1, 8200)] {
             cases.push(plain(Format::Dense, dtype, [m, 6, k], m == 1));
         }
+        if dtype != Dtype::F32 {
+            sizes(8).into_iter().for_each(|size| cases.push(plain(Format::Dense, dtype, size, true)));
+        }
+        cases.push(plain(Format::Dense, dtype, [20, 33, 1027], true));
+        cases.push(plain(Format::Dense, dtype, [66, 130, 131], false));
+    }
+    // What f16 cannot hold, on either side.
+    for [m, n, k] in [[20, 37, 72], [66, 100, 136], [12, 70, 1032]] {
+        let wide = |rows: usize, dtype| Fill::Wide(Spec::new(&[rows, k], dtype));
+        let op = Arc::new(Linear::new(Format::Dense, false));
+        cases.push(Case { op, inputs: vec![wide(m, Dtype::F32), wide(n, Dtype::BF16)], reduction: k });
     }
     for bits in [2, 3, 4, 5, 6, 8] {
         for (group, dtype) in [(32, Dtype::F32), (64, Dtype::F16), (128, Dtype::BF16)] {
@@ -160,6 +216,9 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(plain(format, dtype, [8, 5, 3 * group], false));
             cases.push(plain(format, dtype, [1, 6, 2048 + group], false));
             cases.push(plain(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
+            if matches!((bits, group), (4 | 8, _) | (6, 64)) {
+                sizes(group).into_iter().for_each(|size| cases.push(plain(format, dtype, size, false)));
+            }
         }
     }
     // More rows than the arrangement for few takes.
@@ -170,6 +229,14 @@ pub(super) fn cases() -> Vec<Case> {
     let formats =
         [(Format::Dense, Dtype::BF16), (Format::Dense, Dtype::F16), (Format::Dense, Dtype::F32)].into_iter();
     let packed = [2, 3, 4, 5, 6, 8].map(|bits| (Format::Affine { bits, group: 64 }, Dtype::BF16));
+    let other = [(32, Dtype::BF16), (64, Dtype::F16), (128, Dtype::BF16)];
+    for (group, dtype) in other {
+        let linear = Linear::new(Format::Affine { bits: 4, group }, false);
+        let normed = Linear { norm: Some(1e-6), ..linear.clone() };
+        cases.push(case(normed.clone(), dtype, [1, 21, 128]));
+        cases.push(case(Linear { gate: Some(GateKind::Silu), ..normed }, dtype, [1, 22, 128]));
+        cases.push(case(Linear { residual: true, ..linear }, dtype, [1, 19, 128]));
+    }
     for (format, dtype) in formats.chain(packed) {
         let linear = Linear::new(format, false);
         let normed = Linear { norm: Some(1e-5), ..linear.clone() };
@@ -179,6 +246,7 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(case(Linear { gate, ..normed.clone() }, dtype, [m, 46, k]));
             cases.push(case(Linear { residual: true, ..linear.clone() }, dtype, [m, 19, k]));
         }
+        cases.push(case(Linear { bias: true, ..normed }, dtype, [1, 23, 128]));
         cases.push(case(Linear { residual: true, bias: true, ..linear.clone() }, dtype, [30, 70, 128]));
         let gelu = Linear { gate: Some(GateKind::Gelu), bias: true, ..linear };
         cases.push(case(gelu.clone(), dtype, [2, 10, 64]));

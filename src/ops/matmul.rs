@@ -1,34 +1,348 @@
-//! Kernels of a linear layer for many rows of `x`: what a prompt costs.
+//! Kernels of `x W^T` for many rows of `x`: tiles by cooperative matrices where the adapter has them, by
+//! plain arithmetic everywhere.
+//!
+//! The cooperative kernel multiplies halves and sums in f32. `halves` first writes the rows of `x` as f16,
+//! each scaled by a power of two, so nothing overflows; weights become f16 on their way into workgroup
+//! memory. Where tiles are too few to keep a large GPU busy, k is split and a last stage adds the parts.
 
-use super::kernel::fits;
-use super::linear::Linear;
-use super::matvec;
-use crate::op::{Kernel, Site, Stage};
+use super::kernel::{FLOATS, PACK, declare, fits, kind, spread};
+use super::matmul_tile::{Matrices, Tile, unrolled};
+use super::weight::{Chunk, Format, UNIT};
+use crate::dtype::Dtype;
+use crate::op::{Arg, Kernel, Site, Stage};
 use crate::wgsl::{File, wgsl};
 
 static MATMUL: File = wgsl!("matmul.wgsl");
+static COOP: File = wgsl!("matmul_coop.wgsl");
+static COMBINE: File = wgsl!("matmul_combine.wgsl");
+static HALVES: File = wgsl!("halves.wgsl");
+static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
+static X_ODD: File = wgsl!("parts/x_odd.wgsl");
+static TILES_VECTOR: File = wgsl!("parts/tiles_vector.wgsl");
+static TILES_SCALAR: File = wgsl!("parts/tiles_scalar.wgsl");
+static HALF_F16: File = wgsl!("parts/half_f16.wgsl");
+static HALF_BF16: File = wgsl!("parts/half_bf16.wgsl");
+static HALF_Q4: File = wgsl!("parts/half_q4.wgsl");
+static HALF_Q8: File = wgsl!("parts/half_q8.wgsl");
+static X_HALVES: File = wgsl!("parts/x_halves.wgsl");
+static HALF_ANY: File = wgsl!("parts/half_any.wgsl");
 
-/// Rows of `x` and of the weight that make a tile.
+/// Rows of `x` and of the weight that make a tile of the plain kernel.
 const TILE: usize = 64;
 
-/// The kernels for this site, best first.
-pub(super) fn kernels(op: &Linear, site: &Site<'_>) -> Vec<Kernel> {
-    let weight = op.weight(site.inputs);
-    let Some(reader) = op.format.reader(weight).filter(|_| op.norm.is_none()) else {
-        return Vec::new();
-    };
-    let chunks = op.format.chunks(weight, op.places().weight, site.caps);
-    let rows = site.inputs[0].axis(2).div_ceil(TILE);
-    // The partner of a gate's row would be in another chunk.
-    if op.gate.is_some() && chunks.len() > 1 || !fits([chunks[0].rows.div_ceil(TILE), rows, 1]) {
-        return Vec::new();
+/// What becomes of each sum: parts that supply `emit(m, n, value)`, or `emit_gated(m, n, gate, up)` if gated.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Epilogue {
+    /// WGSL files with these and what they call.
+    pub(super) files: Vec<&'static File>,
+    /// Their constants.
+    pub(super) constants: Vec<(&'static str, f64)>,
+    /// Their bindings: name, type, what is bound.
+    pub(super) reads: Vec<(&'static str, &'static str, Arg)>,
+    /// The weight is two of `n` rows each, one above the other, and `emit_gated` takes row `r` of both.
+    pub(super) gated: bool,
+}
+
+/// How the cooperative kernel brings a weight into workgroup memory.
+#[derive(Default)]
+struct Loader {
+    files: Vec<&'static File>,
+    constants: Vec<(&'static str, f64)>,
+    bindings: Vec<(&'static str, &'static str)>,
+    /// Values of one load.
+    load: usize,
+    /// Whether conversions are what a larger tile should spare.
+    spare: bool,
+}
+
+/// The multiplication at a site; `x` is input 0.
+pub(super) struct Matmul<'a> {
+    pub(super) site: &'a Site<'a>,
+    pub(super) format: Format,
+    /// The first of the weight's inputs.
+    pub(super) first: usize,
+    pub(super) epilogue: &'a Epilogue,
+    /// Cooperative kernels take `x` as two halves each, which costs twice the time and loses nothing of it.
+    pub(super) exact: bool,
+}
+
+impl Matmul<'_> {
+    /// The kernels, best first; none if the grid would be too large.
+    pub(super) fn kernels(&self) -> Vec<Kernel> {
+        // The partner of a gate's row would be in another chunk.
+        if self.epilogue.gated && self.chunks().len() > 1 {
+            return Vec::new();
+        }
+        self.cooperative().into_iter().chain(self.plain()).collect()
     }
-    let stages = chunks.iter().map(|chunk| {
-        let grid = [chunk.rows.div_ceil(TILE) as u32, rows as u32, 1];
-        let mut stage =
-            Stage { name: "matmul", grid, ..matvec::stage(op, site, &reader, chunk, &[&MATMUL], false) };
-        stage.constants.push(("GATED", f64::from(u8::from(op.gate.is_some()))));
+
+    fn weight(&self) -> &[crate::op::Spec] {
+        &self.site.inputs[self.first..][..self.format.inputs()]
+    }
+
+    fn chunks(&self) -> Vec<Chunk> {
+        self.format.chunks(self.weight(), self.first, self.site.caps)
+    }
+
+    /// Rows and columns of `x`.
+    fn x(&self) -> [usize; 2] {
+        [self.site.inputs[0].axis(2), self.site.inputs[0].axis(1)]
+    }
+
+    fn x_part(&self) -> (&'static File, (&'static str, &'static str)) {
+        match self.x()[1].is_multiple_of(UNIT) {
+            true => (&X_ALIGNED, ("x", "array<vec4<f32>>")),
+            false => (&X_ODD, ("x", "array<f32>")),
+        }
+    }
+
+    fn params(&self, chunk: &Chunk) -> Vec<(&'static str, crate::op::Word)> {
+        let [m, k] = self.x();
+        vec![
+            ("m", m.into()),
+            ("n", self.site.output.axis(1).into()),
+            ("rows", chunk.rows.into()),
+            ("first_row", chunk.first_row.into()),
+            ("k", k.into()),
+            ("units", k.div_ceil(UNIT).into()),
+            ("groups", self.format.groups(self.weight()).into()),
+        ]
+    }
+
+    /// Adds the epilogue to a stage whose own bindings are `reads` and declares all of them.
+    fn finish(&self, mut stage: Stage, mut reads: Vec<(&'static str, &'static str)>) -> Stage {
+        stage.files.extend(&self.epilogue.files);
+        stage.constants.extend(&self.epilogue.constants);
+        for &(name, of, arg) in &self.epilogue.reads {
+            stage.reads.push(arg);
+            reads.push((name, of));
+        }
+        stage.writes = vec![Arg::Output];
+        stage.generated.push_str(&declare(&stage, &reads, &[("y", "array<f32>")]));
         stage
-    });
-    vec![Kernel { stages: stages.collect(), ..Kernel::default() }]
+    }
+
+    fn plain(&self) -> Option<Kernel> {
+        let reader = self.format.reader(self.weight())?;
+        let chunks = self.chunks();
+        let m = self.x()[0];
+        let grid = |chunk: &Chunk| [chunk.rows.div_ceil(TILE), m.div_ceil(TILE), 1];
+        if !fits(grid(&chunks[0])) {
+            return None;
+        }
+        let (x_file, x) = self.x_part();
+        let stage = |chunk: &Chunk| {
+            let mut reads = vec![x];
+            reads.extend(&reader.bindings);
+            let stage = Stage {
+                name: "matmul",
+                files: [vec![&MATMUL, x_file], reader.files.clone()].concat(),
+                constants: [
+                    reader.constants.clone(),
+                    vec![("GATED", f64::from(u8::from(self.epilogue.gated)))],
+                ]
+                .concat(),
+                reads: [vec![Arg::Input(0)], chunk.args.clone()].concat(),
+                params: self.params(chunk),
+                grid: grid(chunk).map(|groups| groups as u32),
+                ..Stage::default()
+            };
+            self.finish(stage, reads)
+        };
+        Some(Kernel { stages: chunks.iter().map(stage).collect(), ..Kernel::default() })
+    }
+
+    /// Parts that bring the weight into workgroup memory, their constants and bindings.
+    fn loader(&self) -> Option<Loader> {
+        let parts = self.weight();
+        let aligned = self.x()[1].is_multiple_of(UNIT);
+        match (self.format, parts[0].dtype) {
+            (Format::Dense, dtype @ (Dtype::F16 | Dtype::BF16)) if aligned => {
+                let file = if dtype == Dtype::F16 { &HALF_F16 } else { &HALF_BF16 };
+                Some(Loader {
+                    files: vec![file],
+                    bindings: vec![("weight", "array<vec4<u32>>")],
+                    load: 8,
+                    spare: dtype == Dtype::BF16,
+                    ..Loader::default()
+                })
+            }
+            (Format::Affine { bits: bits @ (4 | 8), group }, _) => {
+                let file = if bits == 4 { &HALF_Q4 } else { &HALF_Q8 };
+                let constants = vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))];
+                let bindings =
+                    vec![("weight", "array<vec4<u32>>"), ("scales", "array<u32>"), ("biases", "array<u32>")];
+                Some(Loader {
+                    files: vec![file, &FLOATS, &PACK],
+                    constants,
+                    bindings,
+                    load: 128 / bits as usize,
+                    spare: false,
+                })
+            }
+            // Whoever keeps f32 weights wants f32 products.
+            (Format::Dense, Dtype::F32) => None,
+            _ => {
+                let reader = self.format.reader(parts)?;
+                let files = [vec![&HALF_ANY], reader.files].concat();
+                Some(Loader {
+                    files,
+                    constants: reader.constants,
+                    bindings: reader.bindings,
+                    load: 8,
+                    spare: false,
+                })
+            }
+        }
+    }
+
+    fn cooperative(&self) -> Option<Kernel> {
+        let matrices = Matrices::of(self.site.caps)?;
+        let loader = self.loader()?;
+        let chunks = self.chunks();
+        let [m, k] = self.x();
+        let (tile, split) = Tile::choose([m, chunks[0].rows, k], loader.spare, &matrices, self.site.caps);
+        let [bm, bn] = tile.size(&matrices);
+        let rows = m.div_ceil(bm) * bm;
+        let width = k.div_ceil(tile.bk) * tile.bk / UNIT;
+        let planes = if self.exact { 2 } else { 1 };
+        let all_steps = planes * width * UNIT / tile.bk;
+        let tiles = |chunk: &Chunk| [m.div_ceil(bm), chunk.rows.div_ceil(bn)];
+        let split = if self.epilogue.gated { 1 } else { split.min(all_steps) };
+        let steps = all_steps.div_ceil(split);
+        let split = all_steps.div_ceil(steps);
+        let n = self.site.output.axis(1);
+        if !fits([rows, tiles(&chunks[0]).iter().product(), split]) {
+            return None;
+        }
+        let mut kernel = Kernel {
+            scratch: vec![(rows * planes * width * UNIT * 2) as u64, (m * 4) as u64],
+            stages: vec![self.halves(&tile, rows, planes, all_steps, bm)],
+            rounding: Dtype::F16.epsilon(),
+        };
+        if split > 1 {
+            kernel.scratch.push((split * m * n * 4) as u64);
+        }
+        let tiles_file = if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR };
+        for chunk in &chunks {
+            let mut stage = Stage {
+                name: "matmul_coop",
+                files: [vec![&COOP, &X_HALVES, tiles_file], loader.files.clone()].concat(),
+                generated: unrolled(&tile, &matrices, self.epilogue.gated, split > 1, loader.load),
+                constants: loader.constants.clone(),
+                reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
+                params: self.params(chunk),
+                grid: [tiles(chunk).iter().product::<usize>() as u32, 1, split as u32],
+                ..Stage::default()
+            };
+            let [tiles_m, tiles_n] = tiles(chunk);
+            stage.params.extend([
+                ("steps_of_k", (all_steps / planes).into()),
+                ("steps", steps.into()),
+                ("all_steps", all_steps.into()),
+                ("tiles_m", tiles_m.into()),
+                ("tiles_n", tiles_n.into()),
+            ]);
+            let mut reads = vec![("x", "array<vec4<u32>>"), ("row_scale", "array<f32>")];
+            reads.extend(&loader.bindings);
+            if split == 1 {
+                kernel.stages.push(self.finish(stage, reads));
+            } else {
+                stage.writes = vec![Arg::Scratch(2)];
+                let declared = declare(&stage, &reads, &[("partial_sums", "array<f32>")]);
+                stage.generated.push_str(&declared);
+                kernel.stages.push(stage);
+            }
+        }
+        if split > 1 {
+            let (grid, stride) = spread((m * n).div_ceil(256));
+            let combine = Stage {
+                name: "matmul_combine",
+                files: vec![&COMBINE],
+                reads: vec![Arg::Scratch(2)],
+                params: vec![
+                    ("n", n.into()),
+                    ("size", (m * n).into()),
+                    ("parts", split.into()),
+                    ("stride", stride),
+                ],
+                grid,
+                ..Stage::default()
+            };
+            kernel.stages.push(self.finish(combine, vec![("partial_sums", "array<f32>")]));
+        }
+        Some(kernel)
+    }
+
+    /// The stage that rewrites `x` as halves.
+    fn halves(&self, tile: &Tile, rows: usize, planes: usize, all_steps: usize, bm: usize) -> Stage {
+        let [m, k] = self.x();
+        let (x_file, x) = self.x_part();
+        let mut stage = Stage {
+            name: "halves",
+            files: vec![&HALVES, x_file, super::kernel::sums(self.site.caps)],
+            constants: vec![("PLANES", planes as f64), ("BM", bm as f64), ("BK", tile.bk as f64)],
+            reads: vec![Arg::Input(0)],
+            writes: vec![Arg::Scratch(0), Arg::Scratch(1)],
+            params: vec![
+                ("m", m.into()),
+                ("k", k.into()),
+                ("units", k.div_ceil(UNIT).into()),
+                ("all_steps", all_steps.into()),
+            ],
+            grid: [rows as u32, 1, 1],
+            ..Stage::default()
+        };
+        stage.generated =
+            declare(&stage, &[x], &[("halves", "array<vec4<f16>>"), ("row_scale", "array<f32>")]);
+        stage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Spec;
+    use crate::wgsl::link;
+
+    static PAIR: File = File {
+        name: "pair",
+        text: "fn emit_gated(m: u32, n: u32, gate: f32, up: f32) { y[m * params.n + n] = max(gate, 0.0) * up; }",
+    };
+
+    #[test]
+    fn gated_and_exact_kernels_are_valid() {
+        let caps = crate::gpu::Caps {
+            f16: true,
+            coop16: true,
+            subgroups: Some((32, 32)),
+            workgroup_memory: 48 << 10,
+            workgroup_size: 1024,
+            ..crate::gpu::Caps::BASELINE
+        };
+        let epilogue = Epilogue { files: vec![&PAIR], gated: true, ..Epilogue::default() };
+        for (m, dtype) in [(9, Dtype::F16), (30, Dtype::BF16), (70, Dtype::BF16), (600, Dtype::F16)] {
+            let inputs = [Spec::new(&[m, 256], Dtype::F32), Spec::new(&[2048, 256], dtype)];
+            let output = Spec::new(&[m, 1024], Dtype::F32);
+            let site = Site { inputs: &inputs, output: &output, caps: &caps };
+            let matmul =
+                Matmul { site: &site, format: Format::Dense, first: 1, epilogue: &epilogue, exact: true };
+            let kernels = matmul.kernels();
+            assert_eq!(kernels.len(), 2);
+            assert_eq!(kernels[0].scratch[0] as usize, m.next_multiple_of(kernel_rows(m)) * 2 * 256 * 2);
+            for stage in &kernels[0].stages {
+                let source = link(&stage.files, &stage.generated);
+                let module = source.parse().unwrap();
+                source.validate(&module, naga::valid::Capabilities::all()).unwrap();
+            }
+        }
+    }
+
+    fn kernel_rows(m: usize) -> usize {
+        match m {
+            0..=16 => 16,
+            17..=32 => 32,
+            _ => 128,
+        }
+    }
 }

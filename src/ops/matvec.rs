@@ -1,7 +1,7 @@
 //! Kernels of a linear layer for few rows of `x`: what a token costs.
 
-use super::kernel::{ACT, ERF, declare, kind, spread, with_sums};
-use super::linear::{Linear, Places};
+use super::kernel::{declare, kind, spread, with_sums};
+use super::linear::Linear;
 use super::weight::{Chunk, Format, Reader, UNIT};
 use crate::gpu::Caps;
 use crate::op::{Arg, Kernel, Site, Stage};
@@ -12,13 +12,8 @@ static MATVEC_DOT4: File = wgsl!("matvec_dot4.wgsl");
 static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
 static X_ODD: File = wgsl!("parts/x_odd.wgsl");
 static DOT8: File = wgsl!("parts/dot8.wgsl");
-static BIAS: File = wgsl!("parts/bias.wgsl");
-static NO_BIAS: File = wgsl!("parts/no_bias.wgsl");
-static RESIDUAL: File = wgsl!("parts/residual.wgsl");
-static NO_RESIDUAL: File = wgsl!("parts/no_residual.wgsl");
 static GAIN: File = wgsl!("parts/gain.wgsl");
 static NO_GAIN: File = wgsl!("parts/no_gain.wgsl");
-static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// The kernels for this site, best first.
 pub(super) fn kernels(op: &Linear, site: &Site<'_>) -> Vec<Kernel> {
@@ -61,33 +56,20 @@ fn chunks(op: &Linear, site: &Site<'_>) -> Option<Vec<Chunk>> {
     (op.gate.is_none() || chunks.len() == 1).then_some(chunks)
 }
 
-/// What kernels of a linear layer share: parts, bindings, parameters. Grid and own constants are added by the
+/// What the kernels share: parts, bindings, parameters. Grid and own constants are added by the
 /// callers.
-pub(super) fn stage(
-    op: &Linear,
-    site: &Site<'_>,
-    reader: &Reader,
-    chunk: &Chunk,
-    own: &[&'static File],
-    baked: bool,
-) -> Stage {
-    let Places { gain, bias, residual, .. } = op.places();
+fn stage(op: &Linear, site: &Site<'_>, reader: &Reader, chunk: &Chunk, own: &[&'static File]) -> Stage {
+    let gain = op.places().gain;
     let k = site.inputs[0].axis(1);
     let aligned = k.is_multiple_of(UNIT);
+    let epilogue = op.epilogue(site);
 
-    let mut stage = Stage { name: "linear", files: own.to_vec(), baked, ..Stage::default() };
-    stage.files.extend([
-        if aligned { &X_ALIGNED } else { &X_ODD },
-        if gain.is_some() { &GAIN } else { &NO_GAIN },
-        if bias.is_some() { &BIAS } else { &NO_BIAS },
-        if residual.is_some() { &RESIDUAL } else { &NO_RESIDUAL },
-        &EMIT,
-        &ACT,
-        &ERF,
-    ]);
-    stage.files.extend(&reader.files);
-    stage.constants = reader.constants.clone();
-    stage.constants.push(("ACT", op.gate.map_or(0.0, |kind| f64::from(kind as u32))));
+    let mut stage = Stage { name: "linear", files: own.to_vec(), baked: true, ..Stage::default() };
+    stage
+        .files
+        .extend([if aligned { &X_ALIGNED } else { &X_ODD }, if gain.is_some() { &GAIN } else { &NO_GAIN }]);
+    stage.files.extend(reader.files.iter().chain(&epilogue.files));
+    stage.constants = [&reader.constants[..], &epilogue.constants].concat();
     stage.reads = [vec![Arg::Input(0)], chunk.args.clone()].concat();
     stage.writes = vec![Arg::Output];
     stage.params = vec![
@@ -103,14 +85,13 @@ pub(super) fn stage(
     ];
     let mut reads = vec![("x", if aligned { "array<vec4<f32>>" } else { "array<f32>" })];
     reads.extend(&reader.bindings);
-    for (input, constant, name, words) in [
-        (gain, Some("GAIN"), "gain", "array<u32>"),
-        (bias, Some("BIAS"), "bias", "array<u32>"),
-        (residual, None, "residual", "array<f32>"),
-    ] {
-        let Some(input) = input else { continue };
-        stage.reads.push(Arg::Input(input));
-        stage.constants.extend(constant.map(|constant| (constant, kind(site.inputs[input].dtype))));
+    if let Some(gain) = gain {
+        stage.reads.push(Arg::Input(gain));
+        stage.constants.push(("GAIN", kind(site.inputs[gain].dtype)));
+        reads.push(("gain", "array<u32>"));
+    }
+    for (name, words, arg) in epilogue.reads {
+        stage.reads.push(arg);
         reads.push((name, words));
     }
     stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
@@ -149,7 +130,7 @@ impl Shape {
         sums: &'static File,
     ) -> Kernel {
         let stage = |chunk: &Chunk| {
-            let mut stage = stage(op, site, reader, chunk, &[&MATVEC, &DOT8, sums], true);
+            let mut stage = stage(op, site, reader, chunk, &[&MATVEC, &DOT8, sums]);
             let (grid, stride) = spread(chunk.rows.div_ceil(self.rows));
             stage.name = "matvec";
             stage.constants.extend([
@@ -204,7 +185,7 @@ impl Dot4 {
         let (least, _) = site.caps.subgroups.unwrap_or((1, 1));
         let per_group = self.rows * self.lanes / least as usize;
         let stage = |chunk: &Chunk| {
-            let mut stage = stage(op, site, &self.reader, chunk, &[&MATVEC_DOT4, &DOT8], true);
+            let mut stage = stage(op, site, &self.reader, chunk, &[&MATVEC_DOT4, &DOT8]);
             stage.name = "matvec_dot4";
             stage.constants.extend([
                 ("R", self.rows as f64),
@@ -215,6 +196,8 @@ impl Dot4 {
             let groups = chunk.rows.div_ceil(per_group).min(self.groups);
             Stage { grid: [groups as u32, 1, 1], ..stage }
         };
-        Kernel { stages: chunks.iter().map(stage).collect(), rounding: PLANES, ..Kernel::default() }
+        // A gate multiplies two such results, and is off by what either is.
+        let rounding = if op.gate.is_some() { 2.0 * PLANES } else { PLANES };
+        Kernel { stages: chunks.iter().map(stage).collect(), rounding, ..Kernel::default() }
     }
 }

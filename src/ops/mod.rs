@@ -12,6 +12,7 @@ mod kernel;
 mod kv_write;
 mod linear;
 mod matmul;
+mod matmul_tile;
 mod matvec;
 mod next;
 mod philox;

@@ -4,6 +4,7 @@
 //! meaning. The list holds no elements, so two graphs with equal lists share one plan.
 
 use super::check::trusted;
+use super::tuned::instead;
 use crate::array::{Device, Expr, MLXArray, State};
 use crate::gpu::{Caps, Gpu};
 use crate::op::{CpuKernel, Kernel, Op, Site, Spec};
@@ -190,7 +191,10 @@ pub(super) fn choose(op: &Arc<dyn Op>, inputs: &[Spec], output: &Spec, target: T
         Some(caps) => {
             let site = Site { inputs, output, caps };
             let trusted = |k: &Kernel| target.gpu.is_none_or(|gpu| trusted(op.as_ref(), k, gpu));
-            op.kernels(&site).into_iter().find(trusted).map(Chosen::Gpu)
+            let best = op.kernels(&site).into_iter().find(trusted);
+            let tuned =
+                best.as_ref().zip(target.gpu).and_then(|(k, gpu)| instead(op.as_ref(), &site, k, gpu));
+            tuned.or(best).map(Chosen::Gpu)
         }
     };
     if chosen.is_none() {

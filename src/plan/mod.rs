@@ -5,6 +5,7 @@
 //! the list into steps over buffers ([`slots`]) for native kernels or a [`Recording`](crate::gpu::Recording);
 //! [`expr`] and [`generated`] print the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
 //! binds them to buffers; [`eval`] is everything that looks at elements.
+//! Where an op has several arrangements of a kernel, [`tune`](mod@tune) can measure them, and [`tuned`] keeps what it found.
 
 mod check;
 mod eval;
@@ -20,8 +21,15 @@ mod program;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod tune;
+#[cfg(test)]
+mod tune_tests;
+mod tuned;
 
 pub(crate) use check::has_kernel;
 pub use check::try_kernels;
-pub(crate) use program::Program;
+pub(crate) use program::{Program, recording_for};
 pub use program::{eval, set_fusion};
+pub(crate) use tune::tune;
+pub use tune::{TriedKernel, TunedShape};
+pub use tuned::tuned_shapes;

@@ -10,7 +10,7 @@ use super::slots::{Operand, Slot};
 use super::{gpu, host};
 use crate::array::{Device, MLXArray};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pending, Prepared, Recording};
+use crate::gpu::{Caps, Gpu, Pending, Prepared, Recording};
 use crate::memory::Buffer;
 use crate::op::{HostMut, HostRef, Spec};
 use std::collections::HashMap;
@@ -37,6 +37,16 @@ pub fn set_fusion(on: bool) {
     FUSE.store(on, Ordering::Relaxed);
 }
 
+/// Whether plans made now are fused.
+pub(super) fn fuses() -> bool {
+    FUSE.load(Ordering::Relaxed)
+}
+
+/// Drops every plan that is kept: kernels would be chosen otherwise now.
+pub(super) fn forget() {
+    cache().lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
 /// Plans that are kept; when there are more, all are dropped and made again as needed.
 const KEPT_PLANS: usize = 512;
 
@@ -47,7 +57,7 @@ fn cache() -> &'static Mutex<HashMap<String, Arc<Plan>>> {
 
 /// The plan for these outputs, and the arrays that its leaves stand for.
 fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray>)> {
-    let fuse = FUSE.load(Ordering::Relaxed);
+    let fuse = fuses();
     let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
     let caps = gpu.as_ref().map(|g| g.caps());
     let target = Target { caps, gpu: gpu.as_ref() };
@@ -78,6 +88,19 @@ fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray
     }
     plans.insert(key, plan.clone());
     Ok((plan, leaves))
+}
+
+/// The GPU work that computes some arrays, a line per dispatch, planned for an adapter that need not be there.
+///
+/// # Errors
+/// A value too large for the adapter.
+pub(crate) fn recording_for(outputs: &[MLXArray], caps: &Caps, fuse: bool) -> Result<String> {
+    let target = Target { caps: Some(caps), gpu: None };
+    let mut graph = Graph::of(outputs, target);
+    if fuse {
+        rewrite(&mut graph, target);
+    }
+    Ok(gpu::lower(&graph, caps, fuse)?.recording.to_string())
 }
 
 /// A planned graph with its buffers.

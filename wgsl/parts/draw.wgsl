@@ -14,7 +14,7 @@ var<workgroup> passed: atomic<u32>;
 var<workgroup> last: atomic<u32>;
 var<workgroup> drawn: u32;
 
-struct Filter { n: u32, scale: f32, greatest: f32, top_k: u32, top_p: f32, min_p: f32, least: u32 }
+struct Filter { n: u32, scale: f32, greatest: f32, min_p: f32, least: u32 }
 
 // Greater floats have greater keys; zeros are equal.
 fn key(x: f32) -> u32 {
@@ -32,8 +32,7 @@ fn kept(f: Filter, x: f32) -> f32 {
     return select(0.0, p, key(x) >= f.least && p >= f.min_p);
 }
 
-fn kept4(f: Filter, i: u32) -> vec4<f32> {
-    let x = four(i);
+fn kept4(f: Filter, x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(kept(f, x.x), kept(f, x.y), kept(f, x.z), kept(f, x.w));
 }
 
@@ -55,8 +54,10 @@ fn weigh(lane: u32, f: Filter) -> f32 {
     let run = (fours + WG / TEAM - 1u) / (WG / TEAM);
     let first = (lane / TEAM) * run;
     var sum = vec4<f32>(0.0);
-    for (var i = first + lane % TEAM; i < min(first + run, fours); i += TEAM) {
-        sum += kept4(f, i);
+    let end = min(first + run, fours);
+    for (var i = first + lane % TEAM; i < end; i += 4u * TEAM) {
+        let x = sixteen(i, TEAM, end);
+        sum += (kept4(f, x.a) + kept4(f, x.b)) + (kept4(f, x.c) + kept4(f, x.d));
     }
     values[lane] = (sum.x + sum.y) + (sum.z + sum.w);
     workgroupBarrier();
@@ -75,20 +76,21 @@ fn weigh(lane: u32, f: Filter) -> f32 {
     return all;
 }
 
-fn draw(lane: u32, best: Likeliest, filters: Filter, u: f32) -> u32 {
+// `top_k` and `top_p` must be the same for all invocations, and known to be.
+fn draw(lane: u32, best: Likeliest, filters: Filter, top_k: u32, top_p: f32, u: f32) -> u32 {
     var f = filters;
     let fours = (f.n + 3u) / 4u;
-    if f.top_k > 0u && f.top_k < f.n {
-        f.least = threshold(lane, f, select(NOTHING, best.floor, f.top_k <= WG), 0.0, f.top_k);
+    if top_k > 0u && top_k < params.n {
+        f.least = threshold(lane, f, select(NOTHING, best.floor, top_k <= WG), 0.0, top_k);
     }
-    if f.top_p < 1.0 {
+    if top_p < 1.0 {
         f.min_p = 0.0;
         let all = weigh(lane, f);
         f.min_p = filters.min_p;
         // Values of less than this weigh less than 1 - top_p of all even together.
-        let floor = f.greatest + log((1.0 - f.top_p) * all / f32(f.n)) / f.scale;
+        let floor = f.greatest + log((1.0 - top_p) * all / f32(f.n)) / f.scale;
         let unit = 2147483648.0 / all;
-        f.least = threshold(lane, f, max(floor, NOTHING), unit, max(u32(f.top_p * 2147483648.0), 1u));
+        f.least = threshold(lane, f, max(floor, NOTHING), unit, max(u32(top_p * 2147483648.0), 1u));
     }
     let goal = u * weigh(lane, f);
 
@@ -109,7 +111,7 @@ fn draw(lane: u32, best: Likeliest, filters: Filter, u: f32) -> u32 {
     let end = min(min(first + own_run, (team + 1u) * run), fours);
     var own = 0.0;
     for (var i = first; i < end; i++) {
-        let p = kept4(f, i);
+        let p = kept4(f, four(i));
         own += (p.x + p.y) + (p.z + p.w);
     }
     if lane == 0u {

@@ -15,26 +15,36 @@ struct Likeliest {
     floor: f32,
 }
 
+struct Sixteen { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
+
+// four(i), four(i + step), .. and two more, for i < end; "nothing" from `end` on.
+fn sixteen(i: u32, step: u32, end: u32) -> Sixteen {
+    let nothing = vec4<f32>(NOTHING);
+    let k = vec4<u32>(i, i + step, i + 2u * step, i + 3u * step);
+    let j = min(k, vec4<u32>(end - 1u));
+    let x = Sixteen(four(j.x), four(j.y), four(j.z), four(j.w));
+    return Sixteen(
+        x.a,
+        select(nothing, x.b, k.y < end),
+        select(nothing, x.c, k.z < end),
+        select(nothing, x.d, k.w < end),
+    );
+}
+
 fn likeliest(lane: u32, n: u32, with_floor: bool) -> Likeliest {
     let fours = (n + 3u) / 4u;
     var best = vec4<f32>(NOTHING);
     var at = vec4<u32>(min(lane, fours - 1u));
     for (var i = lane; i < fours; i += 4u * WG) {
-        // Past the end the last four are loaded and not looked at.
-        let k = vec4<u32>(i, i + WG, i + 2u * WG, i + 3u * WG);
-        let j = min(k, vec4<u32>(fours - 1u));
-        let a = four(j.x);
-        let b = select(vec4<f32>(NOTHING), four(j.y), k.y < fours);
-        let c = select(vec4<f32>(NOTHING), four(j.z), k.z < fours);
-        let d = select(vec4<f32>(NOTHING), four(j.w), k.w < fours);
-        at = select(at, vec4<u32>(j.x), a > best);
-        best = max(best, a);
-        at = select(at, vec4<u32>(j.y), b > best);
-        best = max(best, b);
-        at = select(at, vec4<u32>(j.z), c > best);
-        best = max(best, c);
-        at = select(at, vec4<u32>(j.w), d > best);
-        best = max(best, d);
+        let x = sixteen(i, WG, fours);
+        at = select(at, vec4<u32>(i), x.a > best);
+        best = max(best, x.a);
+        at = select(at, vec4<u32>(i + WG), x.b > best);
+        best = max(best, x.b);
+        at = select(at, vec4<u32>(i + 2u * WG), x.c > best);
+        best = max(best, x.c);
+        at = select(at, vec4<u32>(i + 3u * WG), x.d > best);
+        best = max(best, x.d);
     }
     let value = max(max(best.x, best.y), max(best.z, best.w));
     let index = select(vec4<u32>(0xffffffffu), 4u * at + vec4<u32>(0u, 1u, 2u, 3u), best == vec4<f32>(value));

@@ -49,11 +49,19 @@ fn bin(f: Filter, s: Search, x: f32) -> u32 {
     return select(255u - ((k >> (32u - 8u * s.level)) & 255u), NONE, coarse != s.bin || other);
 }
 
+// "Nothing" may be counted, last of all; it weighs nothing.
 fn tally(f: Filter, s: Search, x: f32) {
     let at = bin(f, s, x);
     if at != NONE {
         atomicAdd(&bins[at], amount(f, s, x));
     }
+}
+
+fn tally4(f: Filter, s: Search, x: vec4<f32>) {
+    tally(f, s, x.x);
+    tally(f, s, x.y);
+    tally(f, s, x.z);
+    tally(f, s, x.w);
 }
 
 // The bin that takes the sum from `above` to `wanted`, and the sum of all before it.
@@ -62,12 +70,13 @@ fn search(lane: u32, f: Filter, s: Search, above: u32, wanted: u32) -> vec2<u32>
         atomicStore(&bins[i], 0u);
     }
     workgroupBarrier();
-    for (var i = lane; i < (f.n + 3u) / 4u; i += WG) {
-        let x = four(i);
-        tally(f, s, x.x);
-        tally(f, s, x.y);
-        tally(f, s, x.z);
-        tally(f, s, x.w);
+    let fours = (f.n + 3u) / 4u;
+    for (var i = lane; i < fours; i += 4u * WG) {
+        let x = sixteen(i, WG, fours);
+        tally4(f, s, x.a);
+        tally4(f, s, x.b);
+        tally4(f, s, x.c);
+        tally4(f, s, x.d);
     }
     workgroupBarrier();
     let run = BINS / WG;
@@ -116,6 +125,13 @@ fn note(f: Filter, s: Search, x: f32) {
     }
 }
 
+fn note4(f: Filter, s: Search, x: vec4<f32>) {
+    note(f, s, x.x);
+    note(f, s, x.y);
+    note(f, s, x.z);
+    note(f, s, x.w);
+}
+
 // The least key that a filter keeps: what is strictly greater comes to less than `wanted`.
 fn threshold(lane: u32, f: Filter, floor: f32, unit: f32, wanted: u32) -> u32 {
     var s = Search(floor, unit, 0u, 0u, 0u);
@@ -126,12 +142,13 @@ fn threshold(lane: u32, f: Filter, floor: f32, unit: f32, wanted: u32) -> u32 {
         atomicStore(&lowest, NONE);
     }
     workgroupBarrier();
-    for (var i = lane; i < (f.n + 3u) / 4u; i += WG) {
-        let x = four(i);
-        note(f, s, x.x);
-        note(f, s, x.y);
-        note(f, s, x.z);
-        note(f, s, x.w);
+    let fours = (f.n + 3u) / 4u;
+    for (var i = lane; i < fours; i += 4u * WG) {
+        let x = sixteen(i, WG, fours);
+        note4(f, s, x.a);
+        note4(f, s, x.b);
+        note4(f, s, x.c);
+        note4(f, s, x.d);
     }
     workgroupBarrier();
     if lane == 0u {

@@ -1,6 +1,8 @@
-// Heads that turn, 8 values at a time: pairs (a, b) become (a cos - b sin, b cos + a sin). Cosine and sine of each
-// token's angles are in `angles`, params.half of them per token.
+// Heads as a linear layer gives them, 8 values at a time, and what is done to them: a norm, and a turn, by which
+// pairs (a, b) become (a cos - b sin, b cos + a sin). Cosine and sine of each token's angles are in `angles`,
+// params.half of them per token. Needs across4 (lanes_*) and q4, k4, v4.
 
+override NORM: u32 = 0u;
 override INTERLEAVED: u32 = 0u;
 // Angles of all tokens, and room.
 override ANGLES: u32 = 64u;
@@ -59,4 +61,48 @@ fn times(a: mat2x4<f32>, b: mat2x4<f32>) -> mat2x4<f32> {
 
 fn turned(x: Pairs, gain: Pairs, turn: Turn) -> mat2x4<f32> {
     return times(times(x.own, gain.own), turn.cosine) + times(times(x.other, gain.other), turn.sine);
+}
+
+// A token's query head, if row < HEADS, or its key, or its value.
+fn row_of(row: u32, t: u32, h: u32, head: u32, c: u32) -> Pairs {
+    var result = Pairs();
+    if c >= params.eights {
+        return result;
+    }
+    let other = 2u * other_of(c);
+    if row < HEADS {
+        let at = t * params.q_pitch + head * 2u * params.eights;
+        result.own = mat2x4<f32>(q4(at + 2u * c), q4(at + 2u * c + 1u));
+        result.other = others(result.own, mat2x4<f32>(q4(at + other), q4(at + other + 1u)));
+    } else if row == HEADS {
+        let at = t * params.kv_pitch + params.k_first + h * 2u * params.eights;
+        result.own = mat2x4<f32>(k4(at + 2u * c), k4(at + 2u * c + 1u));
+        result.other = others(result.own, mat2x4<f32>(k4(at + other), k4(at + other + 1u)));
+    } else {
+        let at = t * params.kv_pitch + params.v_first + h * 2u * params.eights;
+        result.own = mat2x4<f32>(v4(at + 2u * c), v4(at + 2u * c + 1u));
+    }
+    return result;
+}
+
+fn gains(own: mat2x4<f32>, from_other: mat2x4<f32>) -> Pairs {
+    return Pairs(own, others(own, from_other));
+}
+
+// 1 / root mean square of a head, or 1 if heads are not normed.
+fn inverse_rms(lane: u32, own: mat2x4<f32>) -> f32 {
+    if NORM == 0u {
+        return 1.0;
+    }
+    let sum = over_lanes(lane, vec4<f32>(dot(own[0], own[0]) + dot(own[1], own[1])));
+    return inverseSqrt(sum.x / f32(8u * params.eights) + params.eps);
+}
+
+// Sums over the LANES neighbours that cover a head.
+fn over_lanes(lane: u32, own: vec4<f32>) -> vec4<f32> {
+    var sum = own;
+    for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
+        sum += across4(lane, sum, distance);
+    }
+    return sum;
 }

@@ -1,0 +1,38 @@
+// A weight of 8-bit codes on its way into workgroup memory as f16: four words, 16 codes of one group, are
+// fetched at a time. A code becomes a float by its bits, as the lowest of 2^23's.
+
+const LOAD: u32 = 16u;
+
+struct Raw { words: vec4<u32>, scale: u32, offset: u32, group: u32 }
+
+override SCALES: u32 = 0u;
+override GROUP: u32 = 8u;
+
+fn fetch(row: u32, k: u32) -> Raw {
+    let group = row * params.groups + k / (8u * GROUP);
+    let at = place(SCALES, group);
+    return Raw(weight[(row * params.units + k / 8u) / 2u], scales[at], biases[at], group);
+}
+
+fn decode(word: u32, scale: f32, offset: f32) -> vec4<f32> {
+    let bits = ((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) | vec4<u32>(0x4b000000u);
+    return scale * (bitcast<vec4<f32>>(bits) - vec4<f32>(8388608.0)) + vec4<f32>(offset);
+}
+
+fn keep(at: u32, raw: Raw) {
+    let scale = widen(SCALES, raw.scale, raw.group);
+    let offset = widen(SCALES, raw.offset, raw.group);
+    peak = max(peak, max(abs(offset), abs(offset + 255.0 * scale)));
+    put_w(at, vec4<f16>(decode(raw.words.x, scale, offset)));
+    put_w(at + 4u, vec4<f16>(decode(raw.words.y, scale, offset)));
+    put_w(at + 8u, vec4<f16>(decode(raw.words.z, scale, offset)));
+    put_w(at + 12u, vec4<f16>(decode(raw.words.w, scale, offset)));
+}
+
+fn wide8(row: u32, i: u32) -> mat2x4<f32> {
+    let raw = fetch(row, i / 2u * 16u);
+    let scale = widen(SCALES, raw.scale, raw.group);
+    let offset = widen(SCALES, raw.offset, raw.group);
+    let first = i % 2u * 2u;
+    return mat2x4<f32>(decode(raw.words[first], scale, offset), decode(raw.words[first + 1u], scale, offset));
+}
