@@ -129,7 +129,7 @@ fn the_cache_of_mlx_lm_gives_its_numbers() {
                     got.iter().zip(expected).map(|(g, e)| (f64::from(g - most) - sum - f64::from(*e)).abs());
                 worst = off.fold(worst, f64::max);
             }
-            // A value on the edge between two codes may fall to either side, and then a token is a step off.
+            // A value on the edge between two codes may fall to either side: a run is exact or off by such a step.
             let step = if bits == 8 { 0.01 } else { 0.1 };
             assert!(worst < step, "{} {name}: off by {worst:.2e}", folder.display());
             runs += 1;

@@ -16,17 +16,27 @@ fn unimlx(args: &[&str]) -> Command {
     command
 }
 
-/// A server, where it listens, and what it says.
-fn start(args: &[&str]) -> (Child, String, BufReader<std::process::ChildStderr>) {
-    let mut child = unimlx(args).spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("http://") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+/// A process that does not outlive its test.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
-    let (_, at) = line.split_once("http://").unwrap();
-    (child, at.trim().to_owned(), stderr)
+}
+
+/// A server, where it listens, and what it says.
+fn start(args: &[&str]) -> (Served, String, BufReader<std::process::ChildStderr>) {
+    let mut child = Served(unimlx(args).spawn().unwrap());
+    let mut stderr = BufReader::new(child.0.stderr.take().unwrap());
+    loop {
+        let mut line = String::new();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+        if let Some((_, at)) = line.split_once("http://") {
+            return (child, at.trim().to_owned(), stderr);
+        }
+    }
 }
 
 fn ask(at: &str, head: &str, body: &str) -> String {
@@ -39,20 +49,17 @@ fn ask(at: &str, head: &str, body: &str) -> String {
     all
 }
 
-fn signal(child: &Child) {
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+fn signal(child: &Served) {
+    assert!(Command::new("kill").args(["-TERM", &child.0.id().to_string()]).status().unwrap().success());
 }
 
-fn wait(mut child: Child, within: Duration) -> i32 {
+fn wait(mut child: Served, within: Duration) -> i32 {
     let begin = Instant::now();
     loop {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = child.0.try_wait().unwrap() {
             return status.code().unwrap();
         }
-        if begin.elapsed() > within {
-            child.kill().unwrap();
-            panic!("it runs on after {within:?}");
-        }
+        assert!(begin.elapsed() < within, "it runs on after {within:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -74,6 +81,7 @@ fn a_story_with_a_key_and_a_quiet_end() {
     let mut log = String::new();
     stderr.read_to_string(&mut log).unwrap();
     assert!(log.contains("id=my-id.7 method=POST route=/v1/chat/completions status=200"), "{log}");
+    assert!(log.contains("answer id=my-id.7 reason=length answers=1"), "{log}");
     assert!(!log.contains("PRIVATE") && !log.contains("sesame"), "{log}");
 }
 

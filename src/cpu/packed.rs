@@ -342,6 +342,44 @@ mod tests {
         assert_eq!(Packing::rotated(4).quantize(&[0.0; 64], &mut [0; 64]).0, 0.0);
     }
 
+    /// A few channels of the keys are 40 to 80 times the others, always alike: taken off, they cost nothing;
+    /// rotated alone, they cost every channel some of its precision.
+    #[test]
+    fn centres_take_off_what_stands_out() {
+        let (n, d) = (64, 128);
+        let noise = |i: usize| {
+            let unit = |i: usize| ((i as u32).wrapping_mul(0x9e37_79b1) >> 8) as f32 / (1 << 24) as f32 - 0.5;
+            (0..12).map(|k| unit(i * 12 + k + 1)).sum::<f32>()
+        };
+        let offset =
+            |c: usize| [(3, 40.0), (70, -80.0), (101, 60.0)].iter().find(|o| o.0 == c).map_or(0.0, |o| o.1);
+        let query: Vec<f32> = (0..d).map(|c| noise(1_000_000 + c)).collect();
+        let places: Vec<Place> = (0..n as u32).map(|i| [i, 0]).collect();
+        // The error of scores, less what is the same for all keys, which no softmax sees.
+        let error = |outliers: f32, centred: bool| {
+            let packing = Packing::rotated(4);
+            let centre: Vec<f32> = (0..d).map(|c| outliers * offset(c)).collect();
+            let keys: Vec<f32> = (0..n * d).map(|i| noise(i) + centre[i % d]).collect();
+            let mut cache = vec![0; n * packing.row_words(1, d)];
+            kv_pack(packing, &mut cache, &keys, &places, centred.then_some(&centre[..]), d);
+            let mut turned = query.clone();
+            rotate_head(&mut turned, false);
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let errors: Vec<f64> = (0..n)
+                .map(|j| {
+                    let mut key = vec![0.0; d];
+                    packing.read_head(&cache[j * packing.row_words(1, d)..], 1, 0, d, &mut key);
+                    dot(&turned, &key) - dot(&query, &keys[j * d..][..d])
+                })
+                .collect();
+            let mean = errors.iter().sum::<f64>() / n as f64;
+            (errors.iter().map(|e| (e - mean) * (e - mean)).sum::<f64>() / n as f64).sqrt()
+        };
+        let (plain, centred, rotated) = (error(0.0, false), error(1.0, true), error(1.0, false));
+        assert!(centred < 1.1 * plain, "{centred} of {plain}");
+        assert!(rotated > 3.0 * plain, "{rotated} of {plain}");
+    }
+
     #[test]
     fn rows_are_as_long_as_promised() {
         // Bits of a value, all included, at heads of 128.
