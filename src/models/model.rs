@@ -189,13 +189,7 @@ impl Model {
         // The first token is often a case of its own.
         let tokens = 1.min(n - 1)..n;
         let ids: Vec<u32> = (0..n as u32).map(|i| (i + 1).wrapping_mul(0x9e37_79b1) % vocab).collect();
-        let mut cache = self.cache(1, KvKind::F32);
-        cache.reserve(n, n)?;
-        let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
-        let leaf = |data: &[u32], dims: &[usize]| {
-            MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
-        };
-        let logits = self.forward(&leaf(&ids, &[n])?, &leaf(&places, &[n, 2])?, &cache, true);
+        let (cache, logits) = self.pass(&ids, true)?;
         Program::new(&[logits])?.run()?;
         let centres: Arc<[Vec<f32>]> = cache.key_means(tokens)?.into();
         Ok(self.0.centres.get_or_init(|| centres).clone())
@@ -244,6 +238,16 @@ impl Model {
     #[doc(hidden)]
     pub fn reference_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.check(tokens)?;
+        let (_, logits) = self.pass(tokens, false)?;
+        let values = crate::reference::eval(&logits)?;
+        let mut bytes = vec![0; logits.nbytes()];
+        values.to_bytes(Dtype::F32, &mut bytes);
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// The graph of a pass over tokens that stand alone, and the f32 cache that it fills; logits as for
+    /// [`Model::forward`].
+    fn pass(&self, tokens: &[u32], last_only: bool) -> Result<(KvCache, MLXArray)> {
         let n = tokens.len();
         let leaf = |data: &[u32], dims: &[usize]| {
             MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
@@ -251,11 +255,8 @@ impl Model {
         let mut cache = self.cache(1, KvKind::F32);
         cache.reserve(n, n)?;
         let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
-        let logits = self.forward(&leaf(tokens, &[n])?, &leaf(&places, &[n, 2])?, &cache, false);
-        let values = crate::reference::eval(&logits)?;
-        let mut bytes = vec![0; logits.nbytes()];
-        values.to_bytes(Dtype::F32, &mut bytes);
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
+        let logits = self.forward(&leaf(tokens, &[n])?, &leaf(&places, &[n, 2])?, &cache, last_only);
+        Ok((cache, logits))
     }
 
     /// The GPU work of a step of `t` tokens up to the likeliest next one, a line per dispatch; nothing on the CPU.

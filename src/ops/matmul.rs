@@ -24,6 +24,7 @@ static HALF_F16: File = wgsl!("parts/half_f16.wgsl");
 static HALF_BF16: File = wgsl!("parts/half_bf16.wgsl");
 static HALF_Q4: File = wgsl!("parts/half_q4.wgsl");
 static HALF_Q8: File = wgsl!("parts/half_q8.wgsl");
+static HALF_PACKED: File = wgsl!("parts/half_packed.wgsl");
 static X_HALVES: File = wgsl!("parts/x_halves.wgsl");
 static HALF_ANY: File = wgsl!("parts/half_any.wgsl");
 
@@ -173,7 +174,7 @@ impl Matmul<'_> {
                 let bindings =
                     vec![("weight", "array<vec4<u32>>"), ("scales", "array<u32>"), ("biases", "array<u32>")];
                 Some(Loader {
-                    files: vec![file, &FLOATS, &PACK],
+                    files: vec![file, &HALF_PACKED, &FLOATS, &PACK],
                     constants,
                     bindings,
                     load: 128 / bits as usize,

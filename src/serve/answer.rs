@@ -226,6 +226,18 @@ impl Answers {
         Self { all, open, turn: 0, label, begun: Instant::now() }
     }
 
+    /// Every answer, whole.
+    pub(super) async fn collect(&mut self) -> Result<Vec<Piece>, ApiError> {
+        let mut all: Vec<Piece> = self.all.iter().map(|_| Piece::default()).collect();
+        while let Some((i, piece)) = self.next().await? {
+            if let Some(piece) = piece {
+                all[i].text += &piece.text;
+                all[i].tokens.extend(piece.tokens);
+            }
+        }
+        Ok(all)
+    }
+
     /// The next piece of any answer, or `None` for one that has ended; `None` when all have.
     pub(super) async fn next(&mut self) -> Result<Option<(usize, Option<Piece>)>, ApiError> {
         if self.open.is_empty() {

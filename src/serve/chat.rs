@@ -240,16 +240,10 @@ impl Head {
 }
 
 async fn whole(mut answers: Answers, head: Head, params: Params, prompt: usize) -> Result<Value> {
-    let mut all: Vec<(String, Vec<Value>)> = vec![Default::default(); answers.all.len()];
-    while let Some((i, piece)) = answers.next().await? {
-        if let Some(piece) = piece {
-            all[i].0 += &piece.text;
-            all[i].1.extend(piece.tokens.iter().map(logprob));
-        }
-    }
-    let choices = all.into_iter().enumerate().map(|(i, (text, logprobs))| {
+    let all = answers.collect().await?;
+    let choices = all.into_iter().enumerate().map(|(i, Piece { text, tokens })| {
         let logprobs = if params.logprobs.is_some() {
-            json!({ "content": logprobs, "refusal": null })
+            json!({ "content": tokens.iter().map(logprob).collect::<Value>(), "refusal": null })
         } else {
             Value::Null
         };

@@ -100,16 +100,10 @@ async fn whole(
     begin: Vec<String>,
     prompt: usize,
 ) -> Result<Value> {
-    let mut all: Vec<(String, Vec<Spoken>)> = begin.into_iter().map(|text| (text, Vec::new())).collect();
-    while let Some((i, piece)) = answers.next().await? {
-        if let Some(piece) = piece {
-            all[i].0 += &piece.text;
-            all[i].1.extend(piece.tokens);
-        }
-    }
-    let choices = all.into_iter().enumerate().map(|(i, (text, tokens))| {
+    let all = begin.into_iter().zip(answers.collect().await?);
+    let choices = all.enumerate().map(|(i, (begin, piece))| {
         let reason = answers.all[i].reason();
-        choice(i, &text, logprobs(&tokens, params.logprobs), Some(reason))[0].take()
+        choice(i, &(begin + &piece.text), logprobs(&piece.tokens, params.logprobs), Some(reason))[0].take()
     });
     let mut object = head.object("text_completion", choices.collect());
     object["usage"] = answers.usage(prompt);

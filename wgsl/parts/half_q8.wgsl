@@ -1,18 +1,7 @@
 // A weight of 8-bit codes on its way into workgroup memory as f16: four words, 16 codes of one group, are
-// fetched at a time. A code becomes a float by its bits, as the lowest of 2^23's.
+// fetched at a time (half_packed). A code becomes a float by its bits, as the lowest of 2^23's.
 
 const LOAD: u32 = 16u;
-
-struct Raw { words: vec4<u32>, scale: u32, offset: u32, group: u32 }
-
-override SCALES: u32 = 0u;
-override GROUP: u32 = 8u;
-
-fn fetch(row: u32, k: u32) -> Raw {
-    let group = row * params.groups + k / (8u * GROUP);
-    let at = place(SCALES, group);
-    return Raw(weight[(row * params.units + k / 8u) / 2u], scales[at], biases[at], group);
-}
 
 fn decode(word: u32, scale: f32, offset: f32) -> vec4<f32> {
     let bits = ((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) | vec4<u32>(0x4b000000u);
