@@ -15,6 +15,7 @@ mod linear;
 mod matmul;
 mod matmul_tile;
 mod matvec;
+mod matvec_one;
 mod next;
 mod packing;
 mod philox;
