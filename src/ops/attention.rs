@@ -1,6 +1,8 @@
 //! Causal attention with grouped queries over a key-value cache, optionally within a sliding window.
 
+use super::attention_coop::{Tile, unrolled};
 use super::kernel::{FLOATS, PACK, declare, fits, kind, places, spread, with_sums};
+use super::matmul_tile::Matrices;
 use super::packing::unpack;
 use super::weight::floats;
 use crate::array::MLXArray;
@@ -13,6 +15,12 @@ use std::sync::Arc;
 static SPLIT: File = wgsl!("attention_split.wgsl");
 static COMBINE: File = wgsl!("attention_combine.wgsl");
 static BLOCK: File = wgsl!("attention_block.wgsl");
+static COOP: File = wgsl!("attention_coop.wgsl");
+static ROWS: File = wgsl!("parts/attention_rows.wgsl");
+static TILES_VECTOR: File = wgsl!("parts/attention_tiles_vector.wgsl");
+static TILES_SCALAR: File = wgsl!("parts/attention_tiles_scalar.wgsl");
+static ROWS_F16: File = wgsl!("parts/rows_f16.wgsl");
+static ROWS_PACKED: File = wgsl!("parts/rows_packed.wgsl");
 static CACHE_F32: File = wgsl!("parts/cache_f32.wgsl");
 static CACHE_F16: File = wgsl!("parts/cache_f16.wgsl");
 static CACHE_ANY: File = wgsl!("parts/cache_any.wgsl");
@@ -122,7 +130,10 @@ impl Op for Attention {
             return Vec::new();
         }
         let split = || with_sums(site.caps, |sums| self.split(site, sums));
-        let block = || vec![self.block(site).into()];
+        let block = || {
+            let plain = Kernel::from(self.block(site));
+            self.cooperative(site).into_iter().chain([plain]).collect()
+        };
         if t <= FEW { [split(), block()].concat() } else { [block(), split()].concat() }
     }
 
@@ -155,10 +166,16 @@ impl Attention {
     }
 
     /// What the kernels that read the cache share.
-    fn stage(&self, site: &Site<'_>, own: &[&'static File]) -> Stage {
+    fn stage(&self, site: &Site<'_>, own: &[&'static File], cooperates: bool) -> Stage {
         let (cache, d) = (&site.inputs[1], site.output.axis(1));
         let mut stage = Stage { files: own.to_vec(), ..Stage::default() };
-        stage.files.push(if self.packed.is_some() { &CACHE_PACKED } else { &UNSCALED });
+        let heads = if cooperates { "array<vec4<f32>>" } else { "array<f32>" };
+        stage.files.extend(match self.packed {
+            Some(_) if cooperates => vec![&ROWS_PACKED, &CACHE_PACKED],
+            Some(_) => vec![&CACHE_PACKED],
+            None if cooperates => vec![&ROWS_F16],
+            None => vec![&UNSCALED],
+        });
         let (mut extra, mut group) = (Vec::new(), None);
         let kind_of_words = match cache.dtype {
             Dtype::U32 => {
@@ -172,6 +189,7 @@ impl Attention {
                 stage.constants.extend(group);
                 "array<u32>"
             }
+            Dtype::F16 if cooperates => "array<vec4<u32>>",
             Dtype::F32 if d % 4 == 0 => {
                 stage.files.push(&CACHE_F32);
                 "array<vec4<u32>>"
@@ -199,13 +217,32 @@ impl Attention {
         ];
         stage.params.extend(extra);
         let reads = [
-            ("q", "array<f32>"),
+            ("q", heads),
             ("keys", kind_of_words),
             ("values", kind_of_words),
             ("places", "array<vec2<u32>>"),
         ];
-        stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
+        stage.generated = declare(&stage, &reads, &[("y", heads)]);
         stage
+    }
+
+    /// Blocks of rows by cooperative matrices, of keys and values that f16 holds.
+    fn cooperative(&self, site: &Site<'_>) -> Option<Kernel> {
+        let [t, heads, d] = site.output.dims[..] else { return None };
+        let cache = site.inputs[1].dtype;
+        let matrices = Matrices::of(site.caps)?;
+        let tile = Tile::choose(d, &matrices, site.caps)?;
+        let blocks = (t * heads / self.kv_heads).div_ceil(tile.height(&matrices));
+        if !(cache == Dtype::F16 || self.packed.is_some()) || !fits([self.kv_heads, blocks, 1]) {
+            return None;
+        }
+        let tiles = if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR };
+        let mut stage = self.stage(site, &[&COOP, &ROWS, tiles], true);
+        stage.name = "attention_coop";
+        stage.generated += &unrolled(&tile, d, &matrices);
+        stage.writes = vec![Arg::Output];
+        stage.grid = [self.kv_heads as u32, blocks as u32, 1];
+        Some(Kernel { stages: vec![stage], rounding: Dtype::F16.epsilon(), ..Kernel::default() })
     }
 
     fn block(&self, site: &Site<'_>) -> Stage {
@@ -214,14 +251,14 @@ impl Attention {
             name: "attention_block",
             writes: vec![Arg::Output],
             grid: [self.heads as u32, rows as u32, 1],
-            ..self.stage(site, &[&BLOCK])
+            ..self.stage(site, &[&BLOCK], false)
         }
     }
 
     fn split(&self, site: &Site<'_>, sums: &'static File) -> Kernel {
         let [t, heads, d] = site.output.dims[..] else { return Kernel::default() };
         let splits = self.splits(t, site.inputs[1].axis(2));
-        let mut stage = self.stage(site, &[&SPLIT, sums]);
+        let mut stage = self.stage(site, &[&SPLIT, sums], false);
         let lanes = d.div_ceil(4).next_power_of_two();
         stage.constants.extend([("LANES", lanes as f64), ("SPLITS", splits as f64)]);
         stage.name = "attention_split";
@@ -313,6 +350,20 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(1, 1, 6, 40), &block(2, 9), None, Dtype::BF16),
         placed(Shape(2, 1, 64, 90), &(0..21).map(|p| [p, 60]).collect::<Vec<_>>(), 3, Some(6), Dtype::F16),
     ];
+    // Blocks of every head size and of groups of up to 8 heads; several sequences far apart in one block.
+    let runs = |runs: &[[u32; 3]]| -> Vec<[u32; 2]> {
+        runs.iter().flat_map(|&[at, len, start]| (at..at + len).map(move |p| [p, start])).collect()
+    };
+    cases.extend([
+        case(Shape(7, 1, 64, 150), &block(61, 83), None, Dtype::F16),
+        case(Shape(5, 1, 80, 90), &block(31, 50), None, Dtype::F16),
+        case(Shape(6, 2, 96, 70), &block(0, 61), Some(40), Dtype::F16),
+        case(Shape(8, 1, 128, 130), &block(50, 71), Some(33), Dtype::F16),
+        case(Shape(3, 1, 256, 60), &block(3, 53), None, Dtype::F16),
+        case(Shape(2, 2, 48, 60), &block(3, 53), None, Dtype::F16),
+        placed(Shape(2, 1, 64, 400), &runs(&[[0, 9, 0], [30, 11, 200], [3, 10, 300]]), 4, None, Dtype::F16),
+        placed(Shape(4, 1, 128, 300), &runs(&[[90, 9, 200], [60, 12, 0]]), 3, Some(20), Dtype::F16),
+    ]);
     // Packed.
     cases.extend([
         packed(Shape(8, 2, 128, 700), &[[688, 0]], 1, None, [b8, b8]),
