@@ -1,6 +1,6 @@
 // Attention of many queries, softmax(scale q k^T) v, by cooperative matrices: f16 factors, f32 sums.
 //
-// Work split: workgroup (key head, block). A block's rows are queries of the heads that share the key head,
+// Work split: workgroup (key head, block, part of the keys). A block's rows are queries of the heads that share the key head,
 // token by token; each of its SUBGROUPS has ROWS of them and keeps their sums in registers. All walk over the
 // keys together, in tiles of KEYS keys and values that pass through workgroup memory; those of the next tile are
 // on their way from memory meanwhile. A tile that no row sees is not visited.
@@ -11,8 +11,9 @@
 // Queries are f16 after a power of two has brought a row's largest value to between 2^13 and 2^14.
 // A softcap would stand in `taken`; a sink is one more weight in `total`.
 // Generated (ops/attention_coop.rs): bindings, sizes, matrix types, one line per fragment or load.
-// Parts: rows of the block and what they see (attention_rows); tiles of keys, values, weights and
-// scores (attention_tiles_*); Raw, fetch_key, fetch_value, low, high (rows_*).
+// Parts: rows of the block and what they see (attention_rows); a lane's row in f16 (attention_queries); tiles of
+// keys, values, weights and scores (attention_tiles_*); Raw, fetch_key, fetch_value, low, high (rows_*); deliver,
+// deliver_weight (attention_whole, attention_part).
 // Best, on an H100 without robust buffer access, 32 heads over 8 key heads of 128, causal: 2048 queries at 16384
 // keys 164 TFLOP/s, 512 158; 2048 of 2048 141. Heads of 64 120, of 96 123, of 256 82.
 enable f16;
@@ -48,7 +49,8 @@ var<private> fresh: bool;
 var<private> key_head: u32;
 var<private> first_row: u32;
 var<private> end: u32;
-var<private> sparse: bool;
+// Which of how many that share the keys.
+var<private> part: vec2<u32>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -67,7 +69,8 @@ fn main(
     total = 0.0;
     fresh = true;
 
-    range = range_of(token_of(row()));
+    let tokens = vec2<u32>(token_of(row_of(first_row)), token_of(row_of(first_row + SUBGROUPS * ROWS - 1u)));
+    range = range_of(token_of(own_row()));
     let own = vec4<u32>(subgroupMin(range.x), subgroupMax(range.x), subgroupMin(range.y), subgroupMax(range.y));
     edges[subgroup] = own;
     workgroupBarrier();
@@ -77,19 +80,25 @@ fn main(
         least = min(least, edges[i]);
         most = max(most, edges[i]);
     }
-    end = most.w + 1u;
+    // Of several workgroups that share the keys, each takes as many whole tiles.
+    let all = most.w + 1u;
+    let share = (all - least.x + groups.z * KEYS - 1u) / (groups.z * KEYS) * KEYS;
+    let begin = least.x + group.z * share;
+    end = min(all, begin + share);
+    range.y = min(range.y, end - 1u);
+    part = vec2<u32>(group.z, groups.z);
     // Some rows see nothing of what others see: several sequences, or a window shorter than the block.
-    sparse = most.y > least.z;
+    let sparse = most.y > least.z;
 
     scale_row();
     load_queries();
-    var tile = least.x;
+    var tile = following(begin, tokens, end, sparse);
     fetch_keys(tile, index);
     keep_keys(index);
     fetch_values(tile, index);
     workgroupBarrier();
     loop {
-        let next = following(tile + KEYS);
+        let next = following(tile + KEYS, tokens, end, sparse);
         fetch_keys(next, index);
         score();
         keep_values(tile, index);
@@ -107,6 +116,7 @@ fn main(
         total += subgroupShuffleXor(total, distance);
     }
     finish();
+    deliver_weight();
 }
 
 fn own_weights() -> u32 {
@@ -202,11 +212,9 @@ fn decay_staged() {
 // Columns first .. first + COLUMNS of the sums, which are staged, become the result.
 fn hand_on(first: u32) {
     subgroupBarrier();
-    let own = first_row + subgroup * ROWS + lane / SHARE;
-    let to = place_of(row());
     for (var i = lane % SHARE; i < COLUMNS / 4u; i += SHARE) {
-        if own == row() && first / 4u + i < D / 4u {
-            y[to + first / 4u + i] = scores_at(own_scores() + 4u * i) / total;
+        if is_row() && first + 4u * i < D {
+            deliver(first + 4u * i, scores_at(own_scores() + 4u * i));
         }
     }
     subgroupBarrier();
