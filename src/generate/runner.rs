@@ -8,10 +8,11 @@
 //! behind ([`State`]): steps are launched without waiting for what the last one chose.
 
 use super::decode::{MOST, Row, State};
+use super::pace::submissions;
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
-use crate::gpu::Pending;
+use crate::gpu::{Gpu, Pending};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
 use crate::nn::{Progress, Report, proceed};
@@ -200,7 +201,12 @@ impl Runner {
                 self.state(logits.dims()[0])?.next(&logits, &seen) // [1] or [t] u32
             }
         };
-        Ok(Bound { program: Program::new(&[output])?, ids, places })
+        let mut program = Program::new(&[output])?;
+        if device == Device::GPU {
+            let gpu = Gpu::shared()?;
+            program.cut(submissions(self.model.config(), gpu.caps(), t, self.cache.capacity()));
+        }
+        Ok(Bound { program, ids, places })
     }
 
     fn state(&mut self, rows: usize) -> Result<&State> {
