@@ -37,7 +37,8 @@ impl Tile {
     /// Measured on an NVIDIA H100, 512 queries at 16384 keys, TFLOP/s. What a workgroup does between two barriers
     /// decides: for heads of 128, 8 subgroups and 32 keys reach 158, 16 keys 113; 4 subgroups with 32 keys 84 and
     /// with 64 keys 102, for they read all keys twice as often. Two fragments of rows for each subgroup leave too
-    /// few registers (86). Heads of 64 gain by 64 keys (116; 32 keys: 98), those of 256 hold no more than 16 (82).
+    /// few registers (86). Heads of 64 gain by 64 keys (116; 32 keys: 98). Those of 256 have room for 16 keys (150);
+    /// other shapes were only tried on a GPU that had not warmed up, which tells nothing.
     /// Smaller memories take what fits; on Apple's GPUs 4 subgroups are the shape that MLX uses.
     pub(super) fn choose(d: usize, matrices: &Matrices, caps: &Caps) -> Option<Self> {
         if !d.is_multiple_of(matrices.edge.max(8)) {
