@@ -8,6 +8,7 @@
 //! behind ([`State`]): steps are launched without waiting for what the last one chose.
 
 use super::decode::{MOST, Row, State};
+use super::pace::submissions;
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
@@ -212,7 +213,12 @@ impl Runner {
                 self.state(logits.dims()[0])?.next(&logits, &seen) // [1] or [t] u32
             }
         };
-        Ok(Bound { program: Program::new(&[output])?, ids, places })
+        let mut program = Program::new(&[output])?;
+        if device == Device::GPU {
+            let gpu = Gpu::shared()?;
+            program.cut(submissions(self.model.config(), gpu.caps(), t, self.cache.capacity()));
+        }
+        Ok(Bound { program, ids, places })
     }
 
     fn state(&mut self, rows: usize) -> Result<&State> {

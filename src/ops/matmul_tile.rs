@@ -20,8 +20,8 @@ pub(super) struct Tile {
 
 /// A kind of cooperative matrices.
 pub(super) struct Matrices {
-    edge: usize,
-    lanes: usize,
+    pub(super) edge: usize,
+    pub(super) lanes: usize,
     /// Tiles hold vectors rather than scalars.
     pub(super) vectors: bool,
 }

@@ -6,6 +6,7 @@
 mod argmax;
 mod attend;
 mod attention;
+mod attention_coop;
 mod embedding;
 mod gate;
 mod kernel;
