@@ -174,7 +174,7 @@ async fn every_parameter_is_honoured_or_refused_by_name() {
         (json!({ "top_logprobs": 2 }), "top_logprobs", "invalid_value"),
         (json!({ "logprobs": true, "top_logprobs": 21 }), "top_logprobs", "invalid_type"),
         (json!({ "stream_options": {} }), "stream_options", "invalid_value"),
-        (json!({ "tools": [{ "type": "function" }] }), "tools", "unsupported_parameter"),
+        (json!({ "tools": [{ "type": "function" }] }), "tools[0].function", "invalid_value"),
         (json!({ "response_format": "json" }), "response_format", "invalid_type"),
         (json!({ "response_format": { "type": "xml" } }), "response_format.type", "unsupported_parameter"),
         (

@@ -67,7 +67,7 @@ impl Answer {
         Self {
             events,
             tokenizer: card.tokenizer.clone(),
-            decoder: card.tokenizer.stream(true),
+            decoder: card.tokenizer.stream(!params.show_special),
             stops: params.stop.clone(),
             held: String::new(),
             shown: 0,

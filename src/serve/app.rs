@@ -3,10 +3,12 @@
 use super::answer::{Answer, Answers};
 use super::engine::{Card, Engine, Refusal};
 use super::error::ApiError;
-use super::grammar::Grammars;
+use super::grammar::{Constraint, Grammars};
 use super::metrics::Metrics;
 use super::options::Options;
 use super::params::Params;
+use super::reasoning::has_reasoning;
+use super::tools::ToolFormat;
 use crate::error::Result as Outcome;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
@@ -24,6 +26,14 @@ pub(super) enum Phase {
     Draining,
     /// What still runs is cut.
     Ending,
+}
+
+/// What a model's chat template knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Style {
+    /// How it writes calls of tools, if it has a form for them that is known here.
+    pub(super) tools: Option<ToolFormat>,
+    pub(super) reasoning: bool,
 }
 
 /// Threads that parse, render and tokenize.
@@ -44,6 +54,7 @@ pub(super) struct App {
     bodies: Semaphore,
     ids: AtomicU64,
     grammars: OnceLock<Outcome<Grammars>>,
+    style: OnceLock<Style>,
 }
 
 impl std::fmt::Debug for App {
@@ -64,6 +75,7 @@ impl App {
             bodies: Semaphore::new(BODIES),
             ids: AtomicU64::new(0),
             grammars: OnceLock::new(),
+            style: OnceLock::new(),
         })
     }
 
@@ -71,8 +83,38 @@ impl App {
         self.engine.card()
     }
 
+    /// What the chat template knows; found out when it is first asked.
+    pub(super) fn style(&self) -> Style {
+        *self.style.get_or_init(|| match &self.card().template {
+            Some(template) => Style { tools: ToolFormat::of(template), reasoning: has_reasoning(template) },
+            None => Style::default(),
+        })
+    }
+
+    /// Whether a text is a special token, which decoders leave out.
+    pub(super) fn hides(&self, text: &str) -> bool {
+        let tokenizer = &self.card().tokenizer;
+        let ids = tokenizer.encode(text, false).unwrap_or_default();
+        ids.len() == 1 && tokenizer.decode(&ids, true).is_ok_and(|shown| shown.is_empty())
+    }
+
+    /// Holds so many answers to a form.
+    pub(super) fn constrain(
+        &self,
+        params: &mut Params,
+        form: &Constraint,
+        answers: usize,
+        param: &str,
+    ) -> Result<(), ApiError> {
+        let wrong = |e| ApiError::value(param, e);
+        let grammars = self.grammars().map_err(wrong)?;
+        let matchers = (0..answers).map(|_| grammars.matcher(form));
+        params.matchers = matchers.collect::<Outcome<_>>().map_err(wrong)?;
+        Ok(())
+    }
+
     /// What turns a form into a matcher; made when it is first wanted.
-    pub(super) fn grammars(&self) -> Outcome<&Grammars> {
+    fn grammars(&self) -> Outcome<&Grammars> {
         let card = self.card();
         let made = self.grammars.get_or_init(|| Grammars::new(&card.tokenizer, card.vocab_size));
         made.as_ref().map_err(Clone::clone)

@@ -5,6 +5,7 @@ use super::app::{App, label, now};
 use super::chat::{Head, finite};
 use super::error::ApiError;
 use super::fields::Fields;
+use super::form::response_format;
 use super::params::{MOST_ANSWERS, MOST_LOGPROBS, Params, model, token_id};
 use super::sse::{self, Emitter};
 use axum::Json;
@@ -53,13 +54,17 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     }
     fields.neutral("best_of", &[json!(1), json!(params.n)])?;
     fields.neutral("suffix", &[json!("")])?;
-    fields.neutral("response_format", &[json!({ "type": "text" })])?;
+    let form = response_format(&mut fields)?;
     let prompt = fields.raw("prompt");
     let prompt = fields.required("prompt", prompt)?;
     fields.finish()?;
     let prompts = prompts_of(app, prompt, "prompt", MOST_ANSWERS as usize / params.n)?;
     for prompt in &prompts {
         app.fits(prompt, "prompt")?;
+    }
+    if let Some(form) = form {
+        let answers = params.n * prompts.len();
+        app.constrain(&mut params, &form, answers, "response_format")?;
     }
     let echo = echo.then(|| prompts.iter().map(|p| card.tokenizer.decode(p, true)).collect());
     Ok(Prepared { params, prompts, echo: echo.transpose()?, model })

@@ -3,6 +3,7 @@
 
 use super::app::App;
 use super::error::ApiError;
+use super::plain;
 use axum::body::Body;
 use axum::extract::{MatchedPath, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -31,7 +32,12 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
     let origin = allowed_origin(&app, request.headers());
     let preflight =
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let browser = route.as_deref() == Some("/") && method == Method::GET && wants_html(request.headers());
     let mut response = match permitted(&app, &request) {
+        // The page asks for the key that it is denied for: there is nowhere else to enter it.
+        Err(error) if error.status == StatusCode::UNAUTHORIZED && browser => {
+            (error.status, plain::page().await).into_response()
+        }
         Err(error) => error.into_response(),
         Ok(()) if preflight && origin.is_some() => StatusCode::NO_CONTENT.into_response(),
         Ok(()) => caught(next.run(request)).await,
@@ -85,6 +91,11 @@ fn permitted(app: &App, request: &Request<Body>) -> Result<(), ApiError> {
     }
     let message = "No or wrong API key: send Authorization: Bearer KEY.";
     Err(ApiError::new(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message))
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// Compares with every key in time that depends on none.

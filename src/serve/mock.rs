@@ -32,12 +32,15 @@ pub struct Script {
     pub context_length: usize,
     /// Fail after so many tokens.
     pub fails_after: Option<usize>,
+    /// The chat template; without one, lines of `role: content`.
+    pub template: Option<String>,
 }
 
 impl Default for Script {
     fn default() -> Self {
         let pace = Duration::ZERO;
-        Self { answer: None, pace, slots: 8, queue: 128, context_length: 4096, fails_after: None }
+        let (answer, fails_after, template) = (None, None, None);
+        Self { answer, pace, slots: 8, queue: 128, context_length: 4096, fails_after, template }
     }
 }
 
@@ -62,11 +65,14 @@ impl MockEngine {
     /// # Errors
     /// None in practice: its tokenizer is fixed.
     pub fn new(script: Script) -> Result<Self> {
-        let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+        let lines = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+        let template = script.template.as_deref().unwrap_or(lines);
+        let special = [("bos_token".to_owned(), "".into()), ("eos_token".to_owned(), "<|end|>".into())];
+        let special = special.into_iter().collect();
         let card = Card {
             names: vec!["mock".to_owned()],
             tokenizer: Tokenizer::from_bytes(tokenizer().to_string().as_bytes())?,
-            template: Some(ChatTemplate::new(template)?),
+            template: Some(ChatTemplate::with_special_tokens(template, special)?),
             context_length: script.context_length,
             vocab_size: END as usize + 1,
             defaults: GenerateOptions::default(),
