@@ -53,6 +53,8 @@ pub(super) struct Runner {
     programs: HashMap<(usize, Want), Bound>,
     generation: u64,
     latest: (usize, Want),
+    /// Tokens that a slot may have.
+    limit: usize,
     /// By the number of rows, made on first use.
     states: [Option<State>; MOST + 1],
     /// Tokens seen, `[slots, vocab / 32]` u32: of device states.
@@ -75,6 +77,7 @@ impl Runner {
             programs: HashMap::new(),
             generation,
             latest,
+            limit: usize::MAX,
             states: Default::default(),
             seen: None,
             rows: Vec::with_capacity(MOST),
@@ -90,6 +93,19 @@ impl Runner {
     /// Forgets all but the first `len` tokens of a slot.
     pub(super) fn truncate(&mut self, slot: usize, len: usize) {
         self.cache.truncate(slot, len);
+    }
+
+    /// Lets a slot begin as another does.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
+        self.cache.copy_prefix(from, to, tokens)
+    }
+
+    /// Allows so many tokens in each slot.
+    pub(super) fn limit(&mut self, tokens: usize) {
+        self.limit = tokens;
     }
 
     /// Whether the device chooses tokens: a GPU on which the kernel for it does what it should.
@@ -114,6 +130,11 @@ impl Runner {
         if tokens > most {
             return Err(Error::input(format!("{tokens} tokens are more than the model's context of {most}")));
         }
+        if tokens > self.limit {
+            let most = self.limit;
+            return Err(Error::memory(format!("{tokens} tokens of one text, the cache may have {most}")));
+        }
+        let most = most.min(self.limit);
         self.cache.kind().check(self.model.config().head_dim)?;
         if self.cache.wants_centres() {
             self.cache.set_centres(&self.model.key_centres()?)?;

@@ -13,6 +13,8 @@ use crate::error::Result as Outcome;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -212,17 +214,17 @@ impl App {
     }
 
     /// Submits `n` answers to each of some prompts.
-    /// `label` is what the log calls the request.
     pub(super) fn submit(
         &self,
         prompts: &[Vec<u32>],
         params: &mut Params,
-        label: String,
+        caller: Caller,
     ) -> Result<Answers, ApiError> {
         let mut all = Vec::new();
         for prompt in prompts {
             for i in 0..params.n {
                 let mut request = params.request(prompt.clone(), i);
+                request.client = caller.client;
                 // An answer ends where the context does.
                 let room = self.card().context_length.saturating_sub(prompt.len());
                 let most = request.options.max_tokens.map_or(room, |most| most.min(room));
@@ -236,7 +238,7 @@ impl App {
                 all.push(Answer::new(events, self.card(), params, prompt.len(), &self.metrics));
             }
         }
-        Ok(Answers::new(all, label))
+        Ok(Answers::new(all, caller.label))
     }
 
     /// Waits for work that is not streamed, unless the server ends first.
@@ -252,10 +254,24 @@ impl App {
     }
 }
 
-/// The id that every request has here.
-pub(super) fn label(request: &Request<Body>) -> String {
-    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-    id.unwrap_or("-").to_owned()
+/// Who asks, and what the log calls the request.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    label: String,
+    client: u64,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// By its key, and its address as far as that is known.
+pub(super) fn caller(request: &Request<Body>) -> Caller {
+    let header = |name: &str| request.headers().get(name);
+    let id = header("x-request-id").and_then(|id| id.to_str().ok());
+    let mut hasher = DefaultHasher::new();
+    (header("authorization"), header("x-api-key"), request.extensions().get::<Peer>()).hash(&mut hasher);
+    Caller { label: id.unwrap_or("-").to_owned(), client: hasher.finish() }
 }
 
 /// Seconds since 1970.

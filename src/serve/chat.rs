@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::answer::{Answers, Piece, Spoken};
-use super::app::{App, label, now};
+use super::app::{App, caller, now};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::form::response_format;
@@ -38,11 +38,11 @@ struct Prepared {
 }
 
 pub(super) async fn chat(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let label = label(&request);
+    let caller = caller(&request);
     let Prepared { mut params, conversation, model } = app.prepare(request, prepare).await?;
     let Conversation { tokens, reading } = conversation;
     let prompt = tokens.len();
-    let answers = app.submit(&[tokens], &mut params, label)?;
+    let answers = app.submit(&[tokens], &mut params, caller)?;
     let readings = vec![reading; answers.all.len()];
     let head = Head { id: app.id("chatcmpl-"), created: now(), model };
     if params.stream {

@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: prompts as text or tokens, continued.
 
 use super::answer::{Answers, Spoken};
-use super::app::{App, label, now};
+use super::app::{App, caller, now};
 use super::chat::{Head, finite};
 use super::error::ApiError;
 use super::fields::Fields;
@@ -27,10 +27,10 @@ struct Prepared {
 }
 
 pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let label = label(&request);
+    let caller = caller(&request);
     let Prepared { mut params, prompts, echo, model } = app.prepare(request, prepare).await?;
     let prompt = prompts.iter().map(Vec::len).sum();
-    let answers = app.submit(&prompts, &mut params, label)?;
+    let answers = app.submit(&prompts, &mut params, caller)?;
     let head = Head { id: app.id("cmpl-"), created: now(), model };
     let begin = |i: usize| echo.as_ref().map_or(String::new(), |texts| texts[i / params.n].clone());
     let begin: Vec<String> = (0..answers.all.len()).map(begin).collect();

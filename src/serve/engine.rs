@@ -90,6 +90,8 @@ pub struct Request {
     pub frequency_penalty: f32,
     /// Report the probability of each token and of so many of the likeliest.
     pub logprobs: Option<usize>,
+    /// Whose request it is: those who wait are served by clients in turn.
+    pub client: u64,
     /// Takes part in the choice of tokens, before all of the above: a grammar's masks.
     pub hook: Option<Box<dyn LogitsHook>>,
 }

@@ -94,6 +94,7 @@ impl Params {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             logprobs: self.logprobs,
+            client: 0,
             hook: self.matchers.pop().map(|matcher| Box::new(matcher) as Box<dyn LogitsHook>),
         }
     }

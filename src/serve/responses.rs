@@ -1,7 +1,7 @@
 //! `POST /v1/responses`: texts and results of functions in; text and calls out; nothing kept.
 
 use super::answer::Answers;
-use super::app::{App, label, now};
+use super::app::{App, caller, now};
 use super::chat::{Conversation, converse, tools_of};
 use super::error::ApiError;
 use super::fields::Fields;
@@ -23,11 +23,11 @@ use std::sync::Arc;
 type Result<T> = std::result::Result<T, ApiError>;
 
 pub(super) async fn responses(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let label = label(&request);
+    let caller = caller(&request);
     let (mut params, conversation, mut object) = app.prepare(request, prepare).await?;
     let Conversation { tokens, reading } = conversation;
     let prompt = tokens.len();
-    let answers = app.submit(&[tokens], &mut params, label)?;
+    let answers = app.submit(&[tokens], &mut params, caller)?;
     let id = app.id("");
     object["id"] = format!("resp_{id}").into();
     let output = Output::new(&id);
