@@ -62,7 +62,7 @@ def streams():
     with client.chat.completions.stream(model=MODEL, messages=HI, max_tokens=24, temperature=0) as stream:
         for _ in stream:
             pass
-        assert stream.get_final_completion().choices[0].message.content == text
+        assert stream.current_completion_snapshot.choices[0].message.content == text
     # Who goes away in the middle leaves nothing behind.
     for _ in range(3):
         stream = chat(stream=True, max_tokens=1000)
