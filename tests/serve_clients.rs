@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 const KEY: &str = "sesame";
 
@@ -45,8 +46,13 @@ fn left_out(why: &str) {
     eprintln!("left out: {why}");
 }
 
-/// A Python with the packages that the clients need, in `target/`.
+/// A Python with the packages that the clients need, in `target/`; made once.
 fn python() -> Result<PathBuf, String> {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(make_python).clone()
+}
+
+fn make_python() -> Result<PathBuf, String> {
     let wanted = root().join("tests/clients/requirements.txt");
     let folder = root().join("target/clients");
     let (python, stamp) = (folder.join("bin/python"), folder.join("requirements.txt"));
@@ -80,6 +86,19 @@ fn the_official_python_client() {
         client.env_remove(name);
     }
     assert!(client.status().unwrap().success());
+}
+
+#[test]
+fn the_manifests_are_what_kubernetes_takes() {
+    let python = match python() {
+        Ok(python) => python,
+        Err(why) => return left_out(&why),
+    };
+    let folder = root().join("examples/scale/kubernetes");
+    let files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    assert!(files.len() >= 3);
+    let validate = python.with_file_name("kubernetes-validate");
+    assert!(Command::new(validate).args(["--strict", "--quiet"]).args(files).status().unwrap().success());
 }
 
 #[test]

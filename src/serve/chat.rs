@@ -165,7 +165,7 @@ fn other_media(fields: &mut Fields) -> Result<()> {
     fields.neutral("function_call", &[json!("none"), json!("auto")])?;
     fields.neutral("modalities", &[json!(["text"])])?;
     fields.neutral("store", &[json!(false)])?;
-    fields.neutral("metadata", &[json!({})])?;
+    fields.object("metadata")?; // of no use without a store, and of no harm
     for field in ["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"] {
         fields.neutral(field, &[])?;
     }
@@ -193,7 +193,9 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn object(&self, kind: &str, choices: Value) -> Value {
-        json!({ "id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices })
+        const VERSION: &str = concat!("unimlx-", env!("CARGO_PKG_VERSION"));
+        json!({ "id": self.id, "object": kind, "created": self.created, "model": self.model,
+            "system_fingerprint": VERSION, "choices": choices })
     }
 
     /// The id of a call.

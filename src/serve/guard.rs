@@ -79,7 +79,15 @@ fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     ((1..=128).contains(&id.len()) && id.as_bytes().iter().all(plain)).then(|| id.clone())
 }
 
+/// Headers that mean something here only once.
+const SINGLE: [header::HeaderName; 4] =
+    [header::HOST, header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_LENGTH];
+
 fn permitted(app: &App, request: &Request<Body>) -> Result<(), ApiError> {
+    if let Some(name) = SINGLE.iter().find(|name| request.headers().get_all(*name).iter().count() > 1) {
+        let message = format!("The header `{name}` is there more than once.");
+        return Err(ApiError { code: Some("duplicate_header"), ..ApiError::bad(message) });
+    }
     if !host_allowed(app, request.uri(), request.headers()) {
         let message = "This server does not answer to that name. See --allowed-host.";
         return Err(ApiError::new(StatusCode::FORBIDDEN, Some("host_not_allowed"), message));
