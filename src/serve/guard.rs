@@ -32,7 +32,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
     let origin = allowed_origin(&app, request.headers());
     let preflight =
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let browser = route.as_deref() == Some("/") && method == Method::GET && wants_html(request.headers());
+    let browser = request.uri().path() == "/" && method == Method::GET && wants_html(request.headers());
     let mut response = match permitted(&app, &request) {
         // The page asks for the key that it is denied for: there is nowhere else to enter it.
         Err(error) if error.status == StatusCode::UNAUTHORIZED && browser => {
