@@ -36,9 +36,9 @@ assert not re.search(r"(src|href)=|https?:|//[a-z0-9]+\.[a-z]", page.replace('hr
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
+session = base = f"http://127.0.0.1:{port}"
 driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL)
 try:
-    base = f"http://127.0.0.1:{port}"
     for _ in range(100):
         try:
             if ask("GET", base + "/status")[0] == 200:
@@ -128,8 +128,8 @@ try:
     assert js("return document.querySelectorAll('.turn').length") == 0
     problems = [e for e in do("POST", "/se/log", {"type": "browser"}) if e["level"] == "SEVERE" and "401" not in e["message"]]
     assert not problems, problems
-    do("DELETE", "")
     print("ok the chat page")
 finally:
+    ask("DELETE", session)  # the browser ends with it
     driver.terminate()
     driver.wait()
