@@ -137,6 +137,26 @@ async fn completions_take_text_and_tokens() {
     let (_, got) = ask(&app, TEXT, &body).await;
     let logprobs = &got["choices"][0]["logprobs"];
     assert_eq!((&logprobs["tokens"], &logprobs["text_offset"]), (&json!(["a", "b", "c"]), &json!([0, 1, 2])));
+    // The prompt's own probabilities, before those of the answer.
+    let body = json!({ "model": "mock", "prompt": "hé", "logprobs": 1, "echo": true, "max_tokens": 1 });
+    for stream in [false, true] {
+        let mut body = body.clone();
+        body["stream"] = json!(stream);
+        let got = text(send(&app, TEXT, body.to_string()).await).await;
+        let parts = if stream { events(&got) } else { vec![serde_json::from_str(&got).unwrap()] };
+        let all = |key: &str| -> Vec<Value> {
+            parts
+                .iter()
+                .filter_map(|p| p["choices"][0]["logprobs"][key].as_array())
+                .flatten()
+                .cloned()
+                .collect()
+        };
+        assert_eq!(all("tokens"), ["h", "", "é", "a"], "{got}");
+        assert_eq!(all("text_offset"), [0, 1, 1, 3]);
+        assert_eq!(all("token_logprobs"), [json!(null), json!(-0.5), json!(-0.5), json!(-0.5)]);
+        assert!(all("top_logprobs")[0].is_null() && all("top_logprobs")[3].is_object());
+    }
     for bad in [json!([]), json!([1.5]), json!([9999]), json!(["a", 3]), json!({}), json!(""), json!([[]])] {
         let (status, body) = ask(&app, TEXT, &json!({ "model": "mock", "prompt": bad })).await;
         assert_eq!(status, 400, "{bad}");
@@ -333,6 +353,14 @@ async fn other_routes_answer() {
     let (_, float) = ask(&app, "/v1/embeddings", &json!({ "model": "mock", "input": "abc" })).await;
     assert_eq!(base64["data"].as_array().unwrap().len(), 2);
     let floats: Vec<f32> = serde_json::from_value(float["data"][0]["embedding"].clone()).unwrap();
+    let short = json!({ "model": "mock", "input": "abc", "dimensions": 2 });
+    let (_, short) = ask(&app, "/v1/embeddings", &short).await;
+    let short: Vec<f32> = serde_json::from_value(short["data"][0]["embedding"].clone()).unwrap();
+    assert!(short.len() == 2 && (short.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-6);
+    let long = json!({ "model": "mock", "input": "abc", "dimensions": 9 });
+    let (status, body) = ask(&app, "/v1/embeddings", &long).await;
+    assert_eq!(status, 400);
+    check_error(&body, Some("dimensions"), "invalid_value");
     let decoded = base64_bytes(base64["data"][0]["embedding"].as_str().unwrap());
     let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
     assert_eq!(decoded, bytes);

@@ -126,6 +126,11 @@ async fn probabilities_and_penalties_come_from_the_host() {
         assert!((got.chosen - want).abs() < 1e-3, "token {i}: {} for {want}", got.chosen);
         assert_eq!((got.top[0].0, got.top.len()), (ids[i], 3));
     }
+    let scores = engine.score(vec![whole.clone()], 2).unwrap().await.unwrap().remove(0);
+    assert_eq!(scores.len(), whole.len() - 1);
+    for (score, got) in scores[tokens.len() - 1..].iter().zip(&all) {
+        assert!((score.chosen - got.chosen).abs() < 1e-3 && score.top[0].0 == got.top[0].0);
+    }
     let banned = plain[0];
     let (ids, ..) = answer(request(&|r| r.logit_bias = vec![(banned, -100.0)])).await;
     assert!(!ids.contains(&banned));

@@ -381,17 +381,34 @@ impl Runner {
 /// # Errors
 /// No tokens, more than the model's context, an id beyond the vocabulary; the device failed.
 pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(tokens.len() * model.config().vocab_size);
+    each_logits(model, tokens, kind, &mut |_, row| out.extend_from_slice(row))?;
+    Ok(out)
+}
+
+/// [`logits`] one position after another, `[vocab]` each, in little memory.
+///
+/// # Errors
+/// As [`logits`].
+pub fn each_logits(
+    model: &Model,
+    tokens: &[u32],
+    kind: Option<KvKind>,
+    each: &mut dyn FnMut(usize, &[f32]),
+) -> Result<()> {
     model.check(tokens)?;
     let vocab = model.config().vocab_size;
     let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
     runner.reserve(tokens.len())?;
     let chunk = ((64 << 20) / (4 * vocab)).clamp(1, CHUNK); // at most 64 MiB of logits at once
-    let mut out = vec![0f32; tokens.len() * vocab];
-    for (tokens, rows) in tokens.chunks(chunk).zip(out.chunks_mut(chunk * vocab)) {
+    let mut rows = vec![0f32; chunk.min(tokens.len()) * vocab];
+    for (i, tokens) in tokens.chunks(chunk).enumerate() {
+        let rows = &mut rows[..tokens.len() * vocab];
         runner.step(0, tokens, Want::All)?;
         runner.read(rows)?;
+        rows.chunks_exact(vocab).zip(i * chunk..).for_each(|(row, at)| each(at, row));
     }
-    Ok(out)
+    Ok(())
 }
 
 /// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kind` as for

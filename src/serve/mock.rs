@@ -4,7 +4,7 @@
 //! tried with the hardest tokenizer there is.
 
 use super::engine::{
-    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores, Sender,
 };
 use crate::error::{Error, Result};
 use crate::generate::{FinishReason, GenerateOptions, LogitsHook};
@@ -163,6 +163,18 @@ impl Engine for MockEngine {
         let all = inputs.into_iter().map(one).collect();
         Some(Box::pin(std::future::ready(Ok(all))))
     }
+
+    fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
+        let one = |ids: Vec<u32>| ids.iter().skip(1).map(|&id| likely(id, top)).collect();
+        let all = inputs.into_iter().map(one).collect();
+        Some(Box::pin(std::future::ready(Ok(all))))
+    }
+}
+
+/// What the mock thinks of any token.
+fn likely(id: u32, n: usize) -> Logprobs {
+    let top = (0..n as u32).map(|i| ((id + i) % END, -0.5 - i as f32)).collect();
+    Logprobs { chosen: -0.5, top }
 }
 
 impl Inner {
@@ -212,10 +224,7 @@ impl Inner {
             } else if sent % 64 == 63 {
                 tokio::task::yield_now().await;
             }
-            let logprobs = wanted.map(|n| {
-                let top = (0..n as u32).map(|i| ((id + i) % END, -0.5 - i as f32)).collect();
-                Box::new(Logprobs { chosen: -0.5, top })
-            });
+            let logprobs = wanted.map(|n| Box::new(likely(id, n)));
             if !sender.send(Event::Token { id, logprobs }) {
                 return;
             }

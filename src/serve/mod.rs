@@ -41,7 +41,8 @@ mod tool_stream;
 pub mod tools;
 
 pub use engine::{
-    BACKLOG, Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+    BACKLOG, Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores,
+    Sender,
 };
 pub use mock::{MockEngine, Script};
 pub use options::Options;

@@ -11,16 +11,17 @@
 //! slot has of it: the keys and values of a common beginning are copied, not computed again.
 
 use super::engine::{
-    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores, Sender,
 };
-use super::hook::{Adjust, Record};
+use super::hook::{Adjust, Record, probabilities};
 use crate::error::{Error, Result};
-use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, hidden_states};
+use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, each_logits, hidden_states};
 use crate::kv_quantization::KvKind;
 use crate::models::Model;
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -57,8 +58,8 @@ pub struct ModelEngine {
     queue: usize,
     model: Model,
     kind: Option<KvKind>,
-    /// Whose turn it is to embed.
-    embedding: Arc<tokio::sync::Mutex<()>>,
+    /// Whose turn it is of those who want no answer.
+    aside: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Job {
@@ -111,7 +112,7 @@ impl ModelEngine {
             .spawn(move || worker.work())
             .map_err(|e| Error::io(format!("no thread for the engine: {e}")))?;
         let EngineOptions { slots, queue, kind, .. } = options;
-        Ok(Self { card, shared, slots, queue, model: model.clone(), kind, embedding: Arc::default() })
+        Ok(Self { card, shared, slots, queue, model: model.clone(), kind, aside: Arc::default() })
     }
 }
 
@@ -158,19 +159,40 @@ impl Engine for ModelEngine {
     }
 
     fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
-        let (model, kind, turn) = (self.model.clone(), self.kind, self.embedding.clone());
-        Some(Box::pin(async move {
-            // One at a time, and not in the way of answers' threads.
+        Some(self.aside(inputs, move |model, ids, kind| {
+            Ok(pool(&hidden_states(model, ids, kind)?, ids.len(), pooling))
+        }))
+    }
+
+    fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
+        Some(self.aside(inputs, move |model, ids, kind| {
+            let mut scores = Vec::with_capacity(ids.len());
+            each_logits(model, ids, kind, &mut |at, row| {
+                scores.extend(ids.get(at + 1).map(|&next| probabilities(row, next, top)));
+            })?;
+            Ok(scores)
+        }))
+    }
+}
+
+impl ModelEngine {
+    /// Work on whole texts: one after another, and not in the way of answers' threads.
+    fn aside<T: Send + 'static>(
+        &self,
+        inputs: Vec<Vec<u32>>,
+        one: impl Fn(&Model, &[u32], Option<KvKind>) -> Result<T> + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<T>, Refusal>> + Send>> {
+        let (model, kind, turn) = (self.model.clone(), self.kind, self.aside.clone());
+        let work = move || inputs.iter().map(|ids| one(&model, ids, kind)).collect::<Result<_>>();
+        Box::pin(async move {
             let turn = turn.lock_owned().await;
             let work = move || {
                 let _turn = turn;
-                let pooled =
-                    |ids: &Vec<u32>| Ok(pool(&hidden_states(&model, ids, kind)?, ids.len(), pooling));
-                inputs.iter().map(pooled).collect::<Result<_>>()
+                work()
             };
-            let failed = |_| Refusal::Failed(Error::device("the embedding ended early"));
+            let failed = |_| Refusal::Failed(Error::device("the work on a text ended early"));
             tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(Refusal::Failed)
-        }))
+        })
     }
 }
 

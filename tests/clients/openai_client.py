@@ -155,6 +155,10 @@ def completions():
     whole = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0, logprobs=2)
     assert whole.object == "text_completion" and len(whole.choices[0].logprobs.tokens) == 8
     assert "".join(whole.choices[0].logprobs.tokens) == whole.choices[0].text
+    echoed = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=0, echo=True, logprobs=1)
+    scores = echoed.choices[0].logprobs
+    assert echoed.choices[0].text == "Once upon a time" and scores.token_logprobs[0] is None
+    assert sum(scores.token_logprobs[1:]) < 0 and len(scores.tokens) == echoed.usage.prompt_tokens
     parts = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0, stream=True)
     assert "".join(p.choices[0].text for p in parts) == whole.choices[0].text
     several = client.completions.create(model=MODEL, prompt=["Once", [1, 2, 3]], n=2, max_tokens=2, echo=True)
