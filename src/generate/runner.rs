@@ -64,6 +64,8 @@ pub(super) struct Runner {
     programs: HashMap<(usize, Want), Bound>,
     generation: u64,
     latest: (usize, Want),
+    /// Tokens that a slot may have.
+    limit: usize,
     /// By the number of rows, made on first use.
     states: [Option<State>; MOST + 1],
     /// Tokens seen, `[slots, vocab / 32]` u32: of device states.
@@ -88,6 +90,7 @@ impl Runner {
             programs: HashMap::new(),
             generation,
             latest,
+            limit: usize::MAX,
             states: Default::default(),
             seen: None,
             rows: Vec::with_capacity(MOST),
@@ -103,6 +106,19 @@ impl Runner {
     /// Forgets all but the first `len` tokens of a slot.
     pub(super) fn truncate(&mut self, slot: usize, len: usize) {
         self.cache.truncate(slot, len);
+    }
+
+    /// Lets a slot begin as another does.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
+        self.cache.copy_prefix(from, to, tokens)
+    }
+
+    /// Allows so many tokens in each slot.
+    pub(super) fn limit(&mut self, tokens: usize) {
+        self.limit = tokens;
     }
 
     /// Whether the device chooses tokens: a GPU on which the kernel for it does what it should.
@@ -127,6 +143,11 @@ impl Runner {
         if tokens > most {
             return Err(Error::input(format!("{tokens} tokens are more than the model's context of {most}")));
         }
+        if tokens > self.limit {
+            let most = self.limit;
+            return Err(Error::memory(format!("{tokens} tokens of one text, the cache may have {most}")));
+        }
+        let most = most.min(self.limit);
         self.cache.kind().check(self.model.config().head_dim)?;
         if self.cache.wants_centres() {
             self.cache.set_centres(&self.model.key_centres()?)?;
@@ -378,17 +399,34 @@ impl Runner {
 /// # Errors
 /// No tokens, more than the model's context, an id beyond the vocabulary; the device failed.
 pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(tokens.len() * model.config().vocab_size);
+    each_logits(model, tokens, kind, &mut |_, row| out.extend_from_slice(row))?;
+    Ok(out)
+}
+
+/// [`logits`] one position after another, `[vocab]` each, in little memory.
+///
+/// # Errors
+/// As [`logits`].
+pub fn each_logits(
+    model: &Model,
+    tokens: &[u32],
+    kind: Option<KvKind>,
+    each: &mut dyn FnMut(usize, &[f32]),
+) -> Result<()> {
     model.check(tokens)?;
     let vocab = model.config().vocab_size;
     let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
     runner.reserve(tokens.len())?;
     let chunk = ((64 << 20) / (4 * vocab)).clamp(1, runner.chunk); // at most 64 MiB of logits at once
-    let mut out = vec![0f32; tokens.len() * vocab];
-    for (tokens, rows) in tokens.chunks(chunk).zip(out.chunks_mut(chunk * vocab)) {
+    let mut rows = vec![0f32; chunk.min(tokens.len()) * vocab];
+    for (i, tokens) in tokens.chunks(chunk).enumerate() {
+        let rows = &mut rows[..tokens.len() * vocab];
         runner.step(0, tokens, Want::All)?;
         runner.read(rows)?;
+        rows.chunks_exact(vocab).zip(i * chunk..).for_each(|(row, at)| each(at, row));
     }
-    Ok(out)
+    Ok(())
 }
 
 /// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kind` as for

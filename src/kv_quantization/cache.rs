@@ -192,6 +192,26 @@ impl KvCache {
         Ok(())
     }
 
+    /// Copies the first `tokens` tokens of a slot into another, on the device; what the other had is forgotten.
+    ///
+    /// # Errors
+    /// No memory, a device that does not answer.
+    pub(crate) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
+        if from == to {
+            return Ok(());
+        }
+        let tokens = tokens.min(self.lens[from]);
+        self.lens[to] = 0;
+        let moves = self.layers.iter().flatten().filter_map(|matrix| {
+            let row = matrix.nbytes() / matrix.dims()[0];
+            let at = |slot: usize| slot * self.capacity * row;
+            Some((matrix.buffer()?, at(from), at(to), tokens * row))
+        });
+        Buffer::copy_within(&moves.collect::<Vec<_>>())?;
+        self.lens[to] = tokens;
+        Ok(())
+    }
+
     /// How keys and values are coded, if they are not floats.
     pub(crate) fn packing(&self) -> Option<[Packing; 2]> {
         self.kind.packing()
@@ -297,6 +317,22 @@ mod tests {
         let moved = cache.layers[0][1].data();
         assert_eq!((&moved[..2], &moved[2048..2052]), (&rows[..2], &rows[1024..1028]));
         assert!(moved[2..2048].iter().all(|x| *x == 0.0));
+    }
+
+    #[test]
+    fn a_prefix_is_copied_to_another_slot() {
+        for device in [Device::CPU, Device::GPU] {
+            let mut cache = KvCache::new(2, [1, 4], 3, KvKind::F32, device);
+            cache.reserve(1, 1000).unwrap();
+            let rows: Vec<f32> = (0..3 * 256 * 4).map(|i| i as f32).collect();
+            cache.layers[1][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
+            (cache.lens[0], cache.lens[2]) = (5, 9);
+            cache.copy_prefix(0, 2, 3).unwrap();
+            assert_eq!(cache.lens, [5, 0, 3]);
+            let after = cache.layers[1][0].data();
+            assert_eq!((&after[2048..2060], &after[2060..]), (&rows[..12], &rows[2060..]));
+            assert_eq!(after[..2048], rows[..2048]);
+        }
     }
 
     #[test]
