@@ -11,6 +11,7 @@ mod fit;
 mod generator;
 mod hook;
 mod options;
+mod pace;
 mod runner;
 mod sampler;
 mod sequence;

@@ -6,6 +6,7 @@
 mod argmax;
 mod attend;
 mod attention;
+mod attention_coop;
 mod embedding;
 mod gate;
 mod kernel;
@@ -15,6 +16,7 @@ mod linear;
 mod matmul;
 mod matmul_tile;
 mod matvec;
+mod matvec_one;
 mod next;
 mod packing;
 mod philox;
