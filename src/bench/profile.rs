@@ -7,6 +7,7 @@
 
 use super::{Bench, BenchOptions, BenchRow, median};
 use crate::error::{Error, Result};
+use crate::generate::chunk_on;
 use crate::gpu::{Bind, Detail, Gpu, Recording, Step, Timed, watch};
 use crate::memory::Buffer;
 use crate::models::Model;
@@ -18,12 +19,10 @@ use std::sync::Arc;
 
 /// Tokens of the generation that is looked at.
 const TOKENS: usize = 16;
-/// Tokens of the prompt that is looked at, at most: what goes through the model at once.
-const PROMPT: usize = 512;
 /// Empty dispatches that are timed.
 const EMPTY: usize = 64;
 
-/// The kernels of one step: a token, or a prompt of up to 512 tokens.
+/// The kernels of one step: a token, or a prompt, as much of it as goes through the model at once.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Profile {
@@ -74,7 +73,7 @@ impl Profile {
     }
 }
 
-/// Times each dispatch of a prompt (the longest of the options, up to 512 tokens) and of a few generated
+/// Times each dispatch of a prompt (the longest of the options, up to what goes through the model at once) and of a few generated
 /// tokens, at each depth.
 ///
 /// # Errors
@@ -87,7 +86,8 @@ pub fn profile(model: &Model, options: &BenchOptions) -> Result<Vec<Profile>> {
     };
     let empty = empty(&gpu)?;
     let longest = |list: &[usize], most| list.iter().copied().max().unwrap_or(0).min(most);
-    let (prompt, generated) = (longest(&options.prompts, PROMPT), longest(&options.generations, TOKENS));
+    let prompt = longest(&options.prompts, chunk_on(model.device())); // what goes through the model at once
+    let generated = longest(&options.generations, TOKENS);
     let mut all = Vec::new();
     for &depth in &options.depths {
         if prompt > 0 {

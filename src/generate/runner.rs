@@ -27,7 +27,7 @@ pub(super) const LARGE_CHUNK: usize = 2048;
 const CHUNK: usize = 512;
 
 /// Tokens that go through a model on this device at once.
-pub(super) fn chunk_on(device: Device) -> usize {
+pub(crate) fn chunk_on(device: Device) -> usize {
     let large = device == Device::GPU && Gpu::shared().is_ok_and(|gpu| gpu.caps().coop16);
     if large { LARGE_CHUNK } else { CHUNK }
 }

@@ -22,6 +22,8 @@ static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
+/// The same where matrix units take packed weights.
+const FEW_PACKED: usize = 3;
 
 /// `[x [m, k] f32, gain [k] if normed, weight.., bias [n] if any, r [m, n'] f32 if residual] -> [m, n']`
 ///
@@ -97,6 +99,13 @@ impl Linear {
         epilogue
     }
 
+    /// Whether rows of `x` are so few that each is summed by itself. Where there are matrix units, codes are unpacked
+    /// for them sooner than for every row.
+    fn is_few(&self, site: &Site<'_>) -> bool {
+        let unpacked_once = site.caps.coop16 && self.format != Format::Dense;
+        site.inputs[0].axis(2) <= if unpacked_once { FEW_PACKED } else { FEW }
+    }
+
     /// The specs of the weight among those of the inputs.
     pub(super) fn weight<'a>(&self, inputs: &'a [Spec]) -> &'a [Spec] {
         &inputs[self.places().weight..][..self.format.inputs()]
@@ -142,7 +151,7 @@ impl Op for Linear {
         if self.format.k(weight) == 0 || self.gate.is_some() && weight[0].dims[0] % 2 == 1 {
             return Vec::new();
         }
-        if site.inputs[0].axis(2) <= FEW {
+        if self.is_few(site) {
             return matvec::kernels(self, site);
         }
         // Norms of many rows are kernels of their own.
@@ -154,7 +163,7 @@ impl Op for Linear {
     }
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
-        if site.inputs[0].axis(2) <= FEW { matvec::variants(self, site) } else { Vec::new() }
+        if self.is_few(site) { matvec::variants(self, site) } else { Vec::new() }
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
