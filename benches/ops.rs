@@ -56,7 +56,7 @@ fn large() -> Vec<(&'static str, Case)> {
             cases.push(linear(Format::Affine { bits, group: 64 }, Dtype::BF16, m));
         }
     }
-    cases.extend([attention(1), attention(64)]);
+    cases.extend([attention(1), attention(64), attention(512)]);
     cases
 }
 

@@ -80,7 +80,7 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use generate::{
     Batch, BatchItem, FinishReason, Fit, GenerateOptions, Generator, LogitsHook, Stats, TextStream,
-    hidden_states, logits, logits_after,
+    each_logits, hidden_states, logits, logits_after,
 };
 pub use gpu::{Caps, Gpu, Options as GpuOptions, Tier};
 pub use io::{

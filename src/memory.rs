@@ -203,6 +203,41 @@ impl Buffer {
         }
         Ok(())
     }
+
+    /// Copies bytes to another place in the same buffer, for each of some buffers of one device: from where, to
+    /// where, how many, all multiples of 4. The places do not overlap.
+    ///
+    /// # Errors
+    /// Not enough memory for what a GPU needs meanwhile; a device that does not answer.
+    pub(crate) fn copy_within(moves: &[(Self, usize, usize, usize)]) -> Result<()> {
+        let mut buffers = Vec::new();
+        for (buffer, from, to, bytes) in moves {
+            match buffer {
+                Self::Host(host) => host.write().copy_within(from / 4..(from + bytes) / 4, to / 4),
+                Self::Mapped(..) => return Err(crate::Error::input("a mapped file cannot be written")),
+                Self::Gpu(buffer) => buffers.push((buffer.clone(), *from as u64, *to as u64, *bytes as u64)),
+            }
+        }
+        let most = buffers.iter().map(|(.., bytes)| *bytes).max().unwrap_or(0);
+        if most == 0 {
+            return Ok(());
+        }
+        // A GPU copies only between two buffers.
+        let gpu = Gpu::shared()?;
+        let between = buffers.len();
+        let mut recording = gpu::Recording::default();
+        for (slot, (buffer, from, to, bytes)) in buffers.iter().enumerate() {
+            recording.buffers.push(buffer.bytes());
+            recording.steps.extend([
+                gpu::Step::Copy { src: slot, src_offset: *from, dst: between, dst_offset: 0, bytes: *bytes },
+                gpu::Step::Copy { src: between, src_offset: 0, dst: slot, dst_offset: *to, bytes: *bytes },
+            ]);
+        }
+        recording.buffers.push(most);
+        let mut all: Vec<gpu::Buffer> = buffers.into_iter().map(|(buffer, ..)| buffer).collect();
+        all.push(gpu.alloc(most)?);
+        gpu.run(&gpu.prepare(&recording, &all)?)
+    }
 }
 
 /// A set of arrays that are counted, moved and freed together.

@@ -1,5 +1,5 @@
 //! The API on a real port, over the mock engine: many streams, clients that vanish, clients that do not read, too
-//! many requests, the end.
+//! many requests, the end. `UNIMLX_SOAK=1` runs the long forms, whose figures are in docs/serving.md.
 #![cfg(feature = "serve")]
 
 use serde_json::{Value, json};
@@ -80,6 +80,11 @@ async fn idle(engine: &MockEngine, within: Duration) {
     }
 }
 
+/// Whether the long forms are wanted.
+fn soak() -> bool {
+    std::env::var_os("UNIMLX_SOAK").is_some()
+}
+
 /// Bytes of this process in memory.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -124,8 +129,9 @@ async fn many_streams_get_every_byte_in_time() {
         "added gap p50 {p50:?}, p99 {p99:?}; {} KiB per stream, client's half included",
         per_stream >> 10
     );
-    // The aim is 25 ms on a machine that does nothing else; tests run beside each other.
-    assert!(p99 < Duration::from_millis(500), "added gap p99 {p99:?}");
+    // Other tests run beside this one, unless this is what is measured.
+    let most = Duration::from_millis(if soak() { 25 } else { 500 });
+    assert!(p99 <= most, "added gap p99 {p99:?}");
     assert!(per_stream < 1 << 20, "{per_stream} bytes per stream");
     assert_eq!(server.engine.generated(), 256 * 200);
     idle(&server.engine, Duration::from_secs(1)).await;
@@ -154,8 +160,10 @@ async fn clients_that_vanish_leave_nothing_behind() {
             });
         }
         while clients.join_next().await.is_some() {}
-        if round % 5 == 4 {
-            idle(&server.engine, Duration::from_secs(2)).await;
+        if round == 9 {
+            let begin = Instant::now();
+            idle(&server.engine, Duration::from_secs(if soak() { 1 } else { 2 })).await;
+            println!("1000 clients that vanished: nothing is left after {:?}", begin.elapsed());
         }
     }
     let text = read(connect(server.at, &stream("p", json!({ "max_tokens": 10 }))).await).await;
@@ -164,19 +172,12 @@ async fn clients_that_vanish_leave_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overload_is_refused_with_a_time_to_come_back() {
+    // Twenty requests a second can be answered; two hundred come.
     let script = Script { slots: 2, queue: 8, pace: Duration::from_millis(5), ..Script::default() };
     let server = start(script, Options::default());
-    let mut clients = JoinSet::new();
-    for i in 0..200 {
-        let at = server.at;
-        clients.spawn(async move {
-            tokio::time::sleep(Duration::from_millis(i)).await;
-            read(connect(at, &stream("twenty tokens, or so", json!({}))).await).await
-        });
-    }
-    let (mut served, mut refused) = (0, 0);
-    while let Some(client) = clients.join_next().await {
-        let response = client.unwrap();
+    let seconds = if soak() { 120 } else { 2 };
+    let (mut served, mut refused, mut clients) = (0, 0, JoinSet::new());
+    let mut check = |response: String| {
         if response.starts_with("HTTP/1.1 200") {
             assert_eq!(streamed(&response).as_deref(), Some("twenty tokens, or so"));
             served += 1;
@@ -185,9 +186,71 @@ async fn overload_is_refused_with_a_time_to_come_back() {
             assert!(response.contains("retry-after: 1\r\n") && response.contains("queue_full"), "{response}");
             refused += 1;
         }
+    };
+    let mut clock = tokio::time::interval(Duration::from_millis(5));
+    for _ in 0..200 * seconds {
+        clock.tick().await;
+        let at = server.at;
+        // A connection that is refused or reset fails the test.
+        clients
+            .spawn(async move { read(connect(at, &stream("twenty tokens, or so", json!({}))).await).await });
+        while let Some(client) = clients.try_join_next() {
+            check(client.unwrap());
+        }
     }
-    assert!(served >= 10 && refused >= 50, "{served} served, {refused} refused");
+    while let Some(client) = clients.join_next().await {
+        check(client.unwrap());
+    }
+    println!("10x overload for {seconds} s: {served} served, {refused} refused, no connection lost");
+    assert!(served >= 5 * seconds && refused >= 50 * seconds, "{served} served, {refused} refused");
     idle(&server.engine, Duration::from_secs(1)).await;
+}
+
+/// Eight readers of one byte a second, and how long eight others take meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_do_not_slow_others() {
+    let mut options = Options::default();
+    if !soak() {
+        options.write_timeout = Duration::from_secs(3);
+    }
+    let limit = options.write_timeout + Duration::from_secs(5);
+    let context_length = 1 << 20;
+    let script = Script { answer: Some("y".repeat(60_000)), slots: 32, context_length, ..Script::default() };
+    let server = start(Script { pace: Duration::from_millis(1), ..script }, options);
+    let others = async || {
+        let begin = Instant::now();
+        let mut clients = JoinSet::new();
+        for _ in 0..8 {
+            let at = server.at;
+            clients.spawn(async move {
+                read(connect(at, &stream("p", json!({ "max_tokens": 2000 }))).await).await
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            assert_eq!(streamed(&client.unwrap()).map(|t| t.len()), Some(2000));
+        }
+        begin.elapsed().as_secs_f64()
+    };
+    let alone = others().await;
+    let begin = Instant::now();
+    let mut slow = JoinSet::new();
+    for _ in 0..8 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut socket = socket.connect(server.at).await.unwrap();
+        socket.write_all(stream("p", json!({ "max_tokens": 60_000 })).as_bytes()).await.unwrap();
+        slow.spawn(async move {
+            while let Ok(1) = socket.read(&mut [0]).await {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+    let beside = others().await;
+    println!("8 readers of a byte a second: others take {beside:.3} s instead of {alone:.3} s");
+    assert!(beside < alone * if soak() { 1.05 } else { 1.5 }, "{beside} s instead of {alone} s");
+    idle(&server.engine, limit.saturating_sub(begin.elapsed())).await;
+    println!("slow readers are dropped after {:?}", begin.elapsed());
+    slow.abort_all();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,16 +2,17 @@
 #![cfg(feature = "serve")]
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use unimlx::serve::{
     Card, Engine, EngineOptions, Event, Events, Logprobs, ModelEngine, Pooling, Refusal, Request,
 };
-use unimlx::{Checkpoint, Device, GenerateOptions, Generator, LoadOptions, LogitsHook, Model};
+use unimlx::{Checkpoint, Device, GenerateOptions, Generator, KvKind, LoadOptions, LogitsHook, Model};
 
-fn shipped() -> (Model, Card) {
+fn shipped_on(device: Device) -> (Model, Card) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller");
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let options = LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() };
+    let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
     let model = Model::from_checkpoint(&checkpoint, options).unwrap();
     let card = Card {
         names: vec!["storyteller".to_owned()],
@@ -22,6 +23,10 @@ fn shipped() -> (Model, Card) {
         defaults: GenerateOptions::suggested(model.generation_config()),
     };
     (model, card)
+}
+
+fn shipped() -> (Model, Card) {
+    shipped_on(Device::CPU)
 }
 
 fn engine(options: EngineOptions) -> (Model, ModelEngine) {
@@ -120,6 +125,11 @@ async fn probabilities_and_penalties_come_from_the_host() {
         let want = row[ids[i] as usize] - norm;
         assert!((got.chosen - want).abs() < 1e-3, "token {i}: {} for {want}", got.chosen);
         assert_eq!((got.top[0].0, got.top.len()), (ids[i], 3));
+    }
+    let scores = engine.score(vec![whole.clone()], 2).unwrap().await.unwrap().remove(0);
+    assert_eq!(scores.len(), whole.len() - 1);
+    for (score, got) in scores[tokens.len() - 1..].iter().zip(&all) {
+        assert!((score.chosen - got.chosen).abs() < 1e-3 && score.top[0].0 == got.top[0].0);
     }
     let banned = plain[0];
     let (ids, ..) = answer(request(&|r| r.logit_bias = vec![(banned, -100.0)])).await;
@@ -220,4 +230,119 @@ async fn embeddings_are_unit_vectors_and_like_for_like() {
         assert!((dot(0, 0) - 1.0).abs() < 1e-4);
         assert!(pooling == Pooling::Last || dot(0, 1) > dot(0, 2), "{} {}", dot(0, 1), dot(0, 2));
     }
+}
+
+/// Eight questions behind one long system prompt.
+fn behind_one_prefix(card: &Card) -> (usize, Vec<Vec<u32>>) {
+    let encode = |text: &str| card.tokenizer.encode(text, true).unwrap();
+    let prefix = "The little fox lived in the old forest and knew every path in it. ".repeat(20);
+    let names = ["Eli", "Bo", "the moon", "my owl", "Violet", "a robot", "two ships", "nobody"];
+    let prompts: Vec<Vec<u32>> =
+        names.iter().map(|name| encode(&format!("{prefix}One day {name} came by."))).collect();
+    let same = |i: usize| prompts.iter().all(|p| p[i] == prompts[0][i]);
+    ((0..).take_while(|&i| same(i)).count(), prompts)
+}
+
+async fn all(engine: &ModelEngine, prompts: &[Vec<u32>]) -> Vec<(Vec<u32>, usize)> {
+    let submit = |tokens: &Vec<u32>| {
+        engine.submit(Request { tokens: tokens.clone(), options: greedy(16), ..Request::default() }).unwrap()
+    };
+    let events: Vec<Events> = prompts.iter().map(submit).collect();
+    let mut answers = Vec::new();
+    for events in events {
+        let (ids, _, cached) = answer(events).await;
+        answers.push((ids, cached));
+    }
+    answers
+}
+
+#[tokio::test]
+async fn a_prefix_is_read_once_for_all_and_answers_do_not_depend_on_it() {
+    for (device, kind) in [
+        (Device::CPU, None),
+        (Device::CPU, Some(KvKind::Int8)),
+        (Device::CPU, Some(KvKind::Int4)),
+        (Device::GPU, None),
+    ] {
+        let (model, card) = shipped_on(device);
+        let engine = |on: bool| {
+            let mut options = EngineOptions::default();
+            (options.kind, options.prefix_cache) = (kind, on);
+            ModelEngine::new(&model, card.clone(), options).unwrap()
+        };
+        let (prefix, prompts) = behind_one_prefix(&card);
+        assert!(prefix > 200, "{prefix}");
+        // Software adapters are slow.
+        let prompts = if device == Device::GPU { &prompts[..2] } else { &prompts[..] };
+        let (with, without) = (engine(true), engine(false));
+        let fresh = all(&without, prompts).await;
+        assert!(fresh.iter().all(|(_, cached)| *cached == 0));
+        let shared = all(&with, prompts).await;
+        let read: usize = prompts.iter().zip(&shared).map(|(p, (_, cached))| p.len() - cached).sum();
+        let rest: usize = prompts.iter().map(|p| p.len() - prefix).sum();
+        assert_eq!(read, prefix + rest, "{device:?} {kind:?}: tokens that went through the model");
+        for (i, (a, b)) in fresh.iter().zip(&shared).enumerate() {
+            assert_eq!(a.0, b.0, "{device:?} {kind:?}, request {i}");
+        }
+        // Another conversation behind the same prefix costs none of those that are there.
+        let more = [prompts[0][..prefix].to_vec(), card.tokenizer.encode("And then", true).unwrap()].concat();
+        assert_eq!(all(&with, &[more]).await[0].1, prefix);
+    }
+}
+
+#[tokio::test]
+async fn who_needs_more_memory_than_there_is_fails_alone() {
+    let mut options = with_slots(3);
+    options.cache_tokens = Some(256);
+    let (_, engine) = engine(options);
+    let tokens = engine.card().tokenizer.encode("Once upon a time", true).unwrap();
+    let submit = |tokens: &Vec<u32>, n: usize| {
+        engine.submit(Request { tokens: tokens.clone(), options: greedy(n), ..Request::default() }).unwrap()
+    };
+    let fails = async |mut events: Events| {
+        let mut seen = 0;
+        loop {
+            match events.next().await {
+                Some(Event::Token { .. }) => seen += 1,
+                Some(Event::Failed(e)) => return (seen, e),
+                Some(Event::Start { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let (long, short, other) = (submit(&tokens, 500), submit(&tokens, 200), submit(&vec![5; 300], 5));
+    let (seen, e) = fails(other).await;
+    assert!(seen == 0 && e.is_memory(), "{seen}: {e}");
+    let (seen, e) = fails(long).await;
+    assert!(seen > 240 && e.is_memory() && e.to_string().contains("256"), "{seen}: {e}");
+    assert_eq!(answer(short).await.0.len(), 200);
+    assert_eq!(answer(submit(&tokens, 20)).await.0.len(), 20);
+}
+
+#[tokio::test]
+async fn clients_have_their_turn() {
+    let (_, engine) = engine(with_slots(1));
+    let tokens = engine.card().tokenizer.encode("Once upon a time", true).unwrap();
+    let submit = |client: u64| {
+        let options = greedy(30);
+        engine.submit(Request { tokens: tokens.clone(), options, client, ..Request::default() }).unwrap()
+    };
+    // One client asks twenty things before the others ask one each.
+    let many: Vec<Events> = (0..20).map(|_| submit(1)).collect();
+    let few = [submit(2), submit(3)];
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for (name, events) in many.into_iter().map(|e| (1, e)).chain(few.into_iter().map(|e| (2, e))) {
+        let order = order.clone();
+        tasks.push(tokio::spawn(async move {
+            answer(events).await;
+            order.lock().unwrap().push(name);
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let order = order.lock().unwrap();
+    let last = order.iter().rposition(|name| *name == 2).unwrap();
+    assert!(last <= 5, "{order:?}");
 }

@@ -65,7 +65,7 @@ fn capabilities(caps: &Caps) -> Capabilities {
     // Unpacking two halves from a word is part of WGSL; naga counts it as a capability.
     let mut needs = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     needs.set(Capabilities::SHADER_FLOAT16, caps.f16);
-    needs.set(Capabilities::SUBGROUP, caps.subgroups.is_some());
+    needs.set(Capabilities::SUBGROUP | Capabilities::SUBGROUP_BARRIER, caps.subgroups.is_some());
     needs.set(Capabilities::COOPERATIVE_MATRIX, caps.coop8 || caps.coop16);
     needs
 }

@@ -12,11 +12,12 @@
 // them maximum and sum of weights of each.
 // Parts: first_key, end_key, share (key_range); key8, value8, round8, eight (cache8_*); rows_of, scores
 // (four_keys); across4, spread4, base_lane, any_lane (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
-// q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, settle (meet); cos_sin (angle). Bindings and q4, k4,
+// q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, set_edges, meet, settle (meet); cos_sin (angle). Bindings and q4, k4,
 // v4 are generated, for queries, keys and values may be one array.
-// On an NVIDIA H200, f16, 32 heads of 128 over 8, with attend_combine: 16384 keys 28.2 us, 600 keys 8.7 us, of which
-// two empty dispatches take 4.3 us. That was with 17 KiB of workgroup memory, which left room for two workgroups
-// at a time; with the present 5 KiB it has not been timed.
+// What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
+// code nor its tables in any cache, so both ends are short.
+// On an NVIDIA H100, f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine: 16384 keys
+// 33.4 us (2.0 TB/s, 65% of what it can read), 600 keys 11.6 us.
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
 override LANES: u32 = 16u;
@@ -27,9 +28,6 @@ override TOKENS: u32 = 1u;
 const WG: u32 = 128u;
 // By how much a score may exceed what weights are relative to before sums are rescaled.
 const SLACK: f32 = 8.0;
-
-var<workgroup> maxima: array<vec4<f32>, 16>;
-var<workgroup> totals: array<vec4<f32>, 16>;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -187,7 +185,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 
     // Keys of other tokens of this step that come before its own.
-    for (var i = 0u; i < TOKENS; i++) {
+    for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
         if i == t || places[i].y != here.y || position < low || position >= high {
             continue;
@@ -209,31 +207,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         a3 = decay.w * a3 + weight.w * value;
     }
 
-    total = over_lanes(lane, total);
+    // Every quarter of the lanes has counted its own keys.
+    total += across4(lane, total, LANES / 2u);
+    total += across4(lane, total, LANES / 4u);
     if c == 0u {
-        maxima[part] = greatest;
-        totals[part] = total * (4.0 / f32(LANES));
-    }
-    workgroupBarrier();
-    var all = maxima[0];
-    for (var i = 1u; i < WG / LANES; i++) {
-        all = max(all, maxima[i]);
-    }
-    var sum = vec4<f32>(0.0);
-    for (var i = 0u; i < WG / LANES; i++) {
-        sum += exp(maxima[i] - all) * totals[i];
+        set_edges(part, greatest, total);
     }
     let row = t * params.heads + head;
-    let last_head = min(HEADS - 1u, most);
-    let decay = exp(greatest - all);
-    let factor = select(decay, decay / sum, params.splits == 1u);
-    let to = row * params.splits + group.y;
-    settle(lane, to, factor.x * a0);
-    if HEADS > 1u { settle(lane, to + min(1u, last_head) * params.splits, factor.y * a1); }
-    if HEADS > 2u { settle(lane, to + min(2u, last_head) * params.splits, factor.z * a2); }
-    if HEADS > 3u { settle(lane, to + min(3u, last_head) * params.splits, factor.w * a3); }
-    if params.splits > 1u && lane <= last_head {
-        let edges = TOKENS * params.heads * params.splits * 2u * params.eights;
-        out[edges + (row + lane) * params.splits + group.y] = vec4<f32>(all[lane], sum[lane], 0.0, 0.0);
+    // Two heads at a time.
+    for (var first = 0u; first < HEADS; first += 2u) {
+        // What stood there has been used by all.
+        workgroupBarrier();
+        if first == 0u {
+            meet(0u, part, c, a0);
+            meet(1u, part, c, a1);
+        } else {
+            meet(0u, part, c, a2);
+            meet(1u, part, c, a3);
+        }
+        workgroupBarrier();
+        for (var i = lane; i < 4u * LANES; i += WG) {
+            let own = first + i / (2u * LANES);
+            if own < HEADS && own <= most && i % (2u * LANES) < 2u * params.eights {
+                settle(i / (2u * LANES), own, i % (2u * LANES), row, group.y);
+            }
+        }
     }
 }

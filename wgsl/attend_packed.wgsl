@@ -15,7 +15,7 @@
 // Parts: first_key, end_key, share (key_range); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
 // q_gain8, k_gain8 (head_gains, no_head_gains); into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs);
 // coded, scores (fresh8); store_fresh (store_fresh); note_query, keep_queries (key_dots_*); key_words, scales_of,
-// scale_of, piece_scores (key_pieces); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet); cos_sin
+// scale_of, piece_scores (key_pieces); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin
 // (angle). Bindings, q4, k4, v4, key_quad, value8, key_word and the like are generated, for formats differ.
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.

@@ -28,6 +28,7 @@ var<private> first_n: u32;
 var<private> part: u32;
 var<private> peak: f32;
 var<private> inexact: bool;
+var<private> gates: array<f32, EDGE * EDGE / LANES>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -119,18 +120,29 @@ fn right(j: u32, k: u32) -> u32 {
     return (subgroup % SN * TN + j) * EDGE * PITCH + k;
 }
 
-// Hands on fragment (i, j), staged by its subgroup; of gated pairs, with fragment (i, j + TN / 2).
+// Keeps the elements that this invocation will hand on of a staged fragment of gates, for the same place takes what
+// they let through.
+fn keep_gates() {
+    workgroupBarrier();
+    for (var u = 0u; u < EDGE * EDGE / LANES; u++) {
+        gates[u] = staged[subgroup * STAGED / (SM * SN) + u * LANES + lane % LANES];
+    }
+    workgroupBarrier();
+}
+
+// Hands on fragment (i, j), staged by its subgroup; of gated pairs, fragment (i, j + TN / 2) with its gates.
 fn hand_on(i: u32, j: u32) {
     workgroupBarrier();
     let own = subgroup * STAGED / (SM * SN);
-    for (var e = lane % LANES; e < EDGE * EDGE; e += LANES) {
+    for (var u = 0u; u < EDGE * EDGE / LANES; u++) {
+        let e = u * LANES + lane % LANES;
         let m = first_m + (subgroup / SN * TM + i) * EDGE + e / EDGE;
         let scale = row_scale[min(m, params.m - 1u)];
         if GATED {
             let n = first_n / 2u + (subgroup % SN * TN / 2u + j) * EDGE + e % EDGE;
             if m < params.m && n < params.rows / 2u {
-                let gate = exact(m, n, staged[own + e]) * scale;
-                let up = exact(m, n + params.rows / 2u, staged[own + EDGE * EDGE + e]) * scale;
+                let gate = exact(m, n, gates[u]) * scale;
+                let up = exact(m, n + params.rows / 2u, staged[own + e]) * scale;
                 deliver2(m, params.first_row + n, gate, up);
             }
         } else {

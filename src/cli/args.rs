@@ -290,6 +290,9 @@ pub(crate) struct ServeArgs {
     /// GPU, f32 on the CPU]
     #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
     pub(crate) kv: Option<KvKind>,
+    /// Read every prompt from its beginning, whatever the cache has of it
+    #[arg(long)]
+    pub(crate) no_prefix_cache: bool,
     /// A name that requests may call this server by, besides localhost (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub(crate) allowed_host: Vec<String>,

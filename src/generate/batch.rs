@@ -139,6 +139,41 @@ impl Batch {
         Ok(())
     }
 
+    /// Lets a slot begin with the first tokens of another's, whose keys and values are copied; what it had is given
+    /// up. The next prompt finds them there. How many they are: at most `tokens`, and what the other has.
+    ///
+    /// # Errors
+    /// No such slot; the device failed.
+    pub fn share(&mut self, from: usize, to: usize, tokens: usize) -> Result<usize> {
+        self.stop(to)?;
+        self.rewind();
+        let source = self.lanes.get(from);
+        let source =
+            source.ok_or_else(|| Error::input(format!("slot {from} of a batch of {}", self.lanes.len())))?;
+        let tokens = tokens.min(source.sequence.tokens.len()).min(self.runner.cache().slot_len(from));
+        let ids = source.sequence.tokens[..tokens].to_vec();
+        self.lanes[to].sequence.tokens.clear();
+        self.runner.copy_prefix(from, to, tokens)?;
+        self.lanes[to].sequence.tokens = ids;
+        Ok(tokens)
+    }
+
+    /// Forgets what a slot remembers: the next prompt is read from its beginning.
+    ///
+    /// # Errors
+    /// No such slot.
+    pub fn forget(&mut self, slot: usize) -> Result<()> {
+        self.stop(slot)?;
+        self.lanes[slot].sequence.tokens.clear();
+        self.runner.truncate(slot, 0);
+        Ok(())
+    }
+
+    /// Allows so many tokens in each slot; an answer that needs more ends with an error of kind memory.
+    pub fn limit_cache(&mut self, tokens: usize) {
+        self.runner.limit(tokens);
+    }
+
     /// Ends a slot's answer here; it may have ended already.
     ///
     /// # Errors
@@ -155,10 +190,11 @@ impl Batch {
     }
 
     /// Advances every answer by one token, or ends it: an item for each that was active. Right after prompts it
-    /// hands out their first tokens alone. An error ends all.
+    /// hands out their first tokens alone. Answers that there is no memory for end, with [`Batch::failure`], and
+    /// others go on. An error ends all.
     ///
     /// # Errors
-    /// The device failed; not enough memory.
+    /// The device failed.
     pub fn step(&mut self) -> Result<&[(usize, BatchItem)]> {
         self.items.clear();
         let outcome = self.advance().context("generating");
@@ -188,8 +224,8 @@ impl Batch {
                 self.end(slot, FinishReason::Length);
             }
         }
-        let active = self.lanes.iter().filter(|lane| lane.active).count();
-        if active == 0 {
+        self.make_room()?;
+        if !self.is_active() {
             return Ok(());
         }
         let mut tokens = [0u32; MOST];
@@ -204,6 +240,24 @@ impl Batch {
         rows[..count].copy_from_slice(&self.rows);
         for (&slot, &token) in rows[..count].iter().zip(&tokens) {
             self.hand_out(slot, token);
+        }
+        Ok(())
+    }
+
+    /// Makes room for the next token of each answer, or ends those that there is none for.
+    fn make_room(&mut self) -> Result<()> {
+        let next = |lane: &Lane| if lane.active { lane.sequence.tokens.len() } else { 0 };
+        let longest = self.lanes.iter().map(next).max().unwrap_or(0);
+        let Err(e) = self.runner.reserve(longest) else { return Ok(()) };
+        if !e.is_memory() {
+            return Err(e);
+        }
+        let room = self.runner.cache().capacity();
+        for slot in 0..self.lanes.len() {
+            if next(&self.lanes[slot]) > room {
+                self.lanes[slot].failure = Some(e.clone());
+                self.end(slot, FinishReason::Failed);
+            }
         }
         Ok(())
     }
@@ -228,7 +282,11 @@ impl Batch {
             None => self.runner.launch()?,
         };
         if self.rows.iter().all(|&slot| self.lanes[slot].sequence.goes_on(&self.runner, 1)) {
-            self.ahead = Some(self.runner.launch()?);
+            self.ahead = match self.runner.launch() {
+                // There may be room when it is the step's turn.
+                Err(e) if e.is_memory() => None,
+                next => Some(next?),
+            };
         }
         next.wait_into(bytemuck::cast_slice_mut(&mut tokens[..self.rows.len()]))
     }

@@ -1,5 +1,6 @@
 //! What a model needs, from its files alone.
 
+use crate::array::Device;
 use crate::io::{Checkpoint, ModelConfig};
 use crate::kv_quantization::KvKind;
 use crate::nn::Rope;
@@ -36,7 +37,7 @@ impl Fit {
         let cache_per_token = kind.bytes_per_token(config.num_key_value_heads, config.head_dim)
             * config.num_hidden_layers as u64;
         let widest = config.intermediate_size.max(config.num_attention_heads * config.head_dim);
-        let rows = super::runner::CHUNK.min(context);
+        let rows = super::runner::chunk_on(Device::best()).min(context);
         let scratch = 4 * (rows * (4 * config.hidden_size + 4 * widest) + config.vocab_size) as u64;
         Self {
             weights: 0,

@@ -11,6 +11,7 @@ mod fit;
 mod generator;
 mod hook;
 mod options;
+mod pace;
 mod runner;
 mod sampler;
 mod sequence;
@@ -23,7 +24,7 @@ pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use hook::LogitsHook;
 pub use options::GenerateOptions;
-pub use runner::{hidden_states, logits, logits_after};
+pub use runner::{each_logits, hidden_states, logits, logits_after};
 pub use text::TextStream;
 #[cfg(feature = "serve")]
 pub(crate) use text::{certain, first_stop};

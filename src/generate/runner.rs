@@ -8,10 +8,11 @@
 //! behind ([`State`]): steps are launched without waiting for what the last one chose.
 
 use super::decode::{MOST, Row, State};
+use super::pace::submissions;
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
-use crate::gpu::Pending;
+use crate::gpu::{Gpu, Pending};
 use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
 use crate::nn::{Progress, Report, proceed};
@@ -21,8 +22,16 @@ use crate::plan::{Program, has_kernel};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Tokens that go through the model at once.
-pub(super) const CHUNK: usize = 512;
+/// Tokens that go through the model at once, at most, where matrix units make that short work.
+pub(super) const LARGE_CHUNK: usize = 2048;
+/// And elsewhere.
+const CHUNK: usize = 512;
+
+/// Tokens that go through a model on this device at once.
+pub(super) fn chunk_on(device: Device) -> usize {
+    let large = device == Device::GPU && Gpu::shared().is_ok_and(|gpu| gpu.caps().coop16);
+    if large { LARGE_CHUNK } else { CHUNK }
+}
 
 /// What a step is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,10 +59,14 @@ struct Bound {
 /// A model with a cache and the programs bound to it.
 pub(super) struct Runner {
     model: Model,
+    /// Tokens that go through it at once.
+    chunk: usize,
     cache: KvCache,
     programs: HashMap<(usize, Want), Bound>,
     generation: u64,
     latest: (usize, Want),
+    /// Tokens that a slot may have.
+    limit: usize,
     /// By the number of rows, made on first use.
     states: [Option<State>; MOST + 1],
     /// Tokens seen, `[slots, vocab / 32]` u32: of device states.
@@ -72,10 +85,13 @@ impl Runner {
         let (generation, latest) = (cache.generation(), (0, Want::Last));
         Self {
             model: model.clone(),
+            // Who shares a model waits for others' chunks.
+            chunk: if slots > 1 { CHUNK } else { chunk_on(model.device()) },
             cache,
             programs: HashMap::new(),
             generation,
             latest,
+            limit: usize::MAX,
             states: Default::default(),
             seen: None,
             rows: Vec::with_capacity(MOST),
@@ -91,6 +107,19 @@ impl Runner {
     /// Forgets all but the first `len` tokens of a slot.
     pub(super) fn truncate(&mut self, slot: usize, len: usize) {
         self.cache.truncate(slot, len);
+    }
+
+    /// Lets a slot begin as another does.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
+        self.cache.copy_prefix(from, to, tokens)
+    }
+
+    /// Allows so many tokens in each slot.
+    pub(super) fn limit(&mut self, tokens: usize) {
+        self.limit = tokens;
     }
 
     /// Whether the device chooses tokens: a GPU on which the kernel for it does what it should.
@@ -115,6 +144,11 @@ impl Runner {
         if tokens > most {
             return Err(Error::input(format!("{tokens} tokens are more than the model's context of {most}")));
         }
+        if tokens > self.limit {
+            let most = self.limit;
+            return Err(Error::memory(format!("{tokens} tokens of one text, the cache may have {most}")));
+        }
+        let most = most.min(self.limit);
         self.cache.kind().check(self.model.config().head_dim)?;
         if self.cache.wants_bases() {
             self.cache.set_bases(&self.model.bases()?)?;
@@ -146,7 +180,7 @@ impl Runner {
     pub(super) fn step(&mut self, slot: usize, tokens: &[u32], want: Want) -> Result<()> {
         let (t, start) = (tokens.len(), self.cache.slot_len(slot));
         self.reserve(start + t)?;
-        let mut places = [[0u32; 2]; CHUNK];
+        let mut places = [[0u32; 2]; LARGE_CHUNK];
         places.iter_mut().zip(start..).take(t).for_each(|(p, at)| *p = self.cache.place(slot, at));
         self.run(tokens, &places[..t], want)?;
         self.cache.advance(slot, t);
@@ -180,7 +214,7 @@ impl Runner {
     fn bound(&mut self, key: (usize, Want)) -> Result<&mut Bound> {
         let (t, want) = key;
         // Single tokens and full chunks come again and again; other lengths are the ends of prompts.
-        self.programs.retain(|k, _| k.0 == 1 || k.0 == CHUNK || k.1 == Want::Each || *k == key);
+        self.programs.retain(|k, _| k.0 == 1 || k.0 == self.chunk || k.1 == Want::Each || *k == key);
         let bound = match self.programs.remove(&key) {
             Some(bound) => bound,
             None => self.bind(t, want).with_context(|| format!("planning a step of {t} tokens"))?,
@@ -213,7 +247,12 @@ impl Runner {
                 self.state(logits.dims()[0])?.next(&logits, &seen) // [1] or [t] u32
             }
         };
-        Ok(Bound { program: Program::new(&[output])?, ids, places })
+        let mut program = Program::new(&[output])?;
+        if device == Device::GPU {
+            let gpu = Gpu::shared()?;
+            program.cut(submissions(self.model.config(), gpu.caps(), t, self.cache.capacity()));
+        }
+        Ok(Bound { program, ids, places })
     }
 
     fn state(&mut self, rows: usize) -> Result<&State> {
@@ -318,7 +357,7 @@ impl Runner {
         want: Want,
         report: &mut Report<'_>,
     ) -> Result<()> {
-        for chunk in tokens.chunks(CHUNK) {
+        for chunk in tokens.chunks(self.chunk) {
             self.step(slot, chunk, want)?;
             done += chunk.len();
             proceed(report, Progress { name: "prompt", done, total }).context("reading the prompt")?;
@@ -340,7 +379,7 @@ impl Runner {
     ) -> Result<Pending> {
         self.reserve(self.cache.slot_len(slot) + tokens.len())?;
         let total = tokens.len();
-        let (early, last) = tokens.split_at(total.saturating_sub(1) / CHUNK * CHUNK);
+        let (early, last) = tokens.split_at(total.saturating_sub(1) / self.chunk * self.chunk);
         self.chunks(slot, early, (total, 0), Want::Last, report)?;
         let Some(&token) = last.last() else { return Err(Error::input("there are no tokens to read")) };
         let end = self.cache.slot_len(slot) + last.len() - 1;
@@ -348,7 +387,7 @@ impl Runner {
         let first = if last.len() == 1 {
             self.launch()?
         } else {
-            let mut places = [[0u32; 2]; CHUNK];
+            let mut places = [[0u32; 2]; LARGE_CHUNK];
             let start = self.cache.slot_len(slot);
             places
                 .iter_mut()
@@ -373,17 +412,34 @@ impl Runner {
 /// # Errors
 /// No tokens, more than the model's context, an id beyond the vocabulary; the device failed.
 pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(tokens.len() * model.config().vocab_size);
+    each_logits(model, tokens, kind, &mut |_, row| out.extend_from_slice(row))?;
+    Ok(out)
+}
+
+/// [`logits`] one position after another, `[vocab]` each, in little memory.
+///
+/// # Errors
+/// As [`logits`].
+pub fn each_logits(
+    model: &Model,
+    tokens: &[u32],
+    kind: Option<KvKind>,
+    each: &mut dyn FnMut(usize, &[f32]),
+) -> Result<()> {
     model.check(tokens)?;
     let vocab = model.config().vocab_size;
     let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
     runner.reserve(tokens.len())?;
-    let chunk = ((64 << 20) / (4 * vocab)).clamp(1, CHUNK); // at most 64 MiB of logits at once
-    let mut out = vec![0f32; tokens.len() * vocab];
-    for (tokens, rows) in tokens.chunks(chunk).zip(out.chunks_mut(chunk * vocab)) {
+    let chunk = ((64 << 20) / (4 * vocab)).clamp(1, runner.chunk); // at most 64 MiB of logits at once
+    let mut rows = vec![0f32; chunk.min(tokens.len()) * vocab];
+    for (i, tokens) in tokens.chunks(chunk).enumerate() {
+        let rows = &mut rows[..tokens.len() * vocab];
         runner.step(0, tokens, Want::All)?;
         runner.read(rows)?;
+        rows.chunks_exact(vocab).zip(i * chunk..).for_each(|(row, at)| each(at, row));
     }
-    Ok(out)
+    Ok(())
 }
 
 /// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kind` as for
@@ -397,7 +453,8 @@ pub fn hidden_states(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Res
     let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
     runner.reserve(tokens.len())?;
     let mut out = vec![0f32; tokens.len() * width];
-    for (tokens, rows) in tokens.chunks(CHUNK).zip(out.chunks_mut(CHUNK * width)) {
+    let chunk = runner.chunk;
+    for (tokens, rows) in tokens.chunks(chunk).zip(out.chunks_mut(chunk * width)) {
         runner.step(0, tokens, Want::Hidden)?;
         runner.read(rows)?;
     }

@@ -94,7 +94,11 @@ impl Sequence {
             self.end_ids.extend(model.eos_token_ids());
         }
         let room = prompt.len() + options.max_tokens.unwrap_or(0).min(ROOM);
-        runner.reserve(room.min(context))?;
+        // Where all the room that the answer may want is not to be had, it may do with less.
+        runner.reserve(room.min(context)).or_else(|e| match e.is_memory() {
+            true => runner.reserve(prompt.len()),
+            false => Err(e),
+        })?;
         self.sampler.begin(&options, prompt);
         (self.generated, self.complete) = (0, false);
         (self.options, self.hook) = (options, None);

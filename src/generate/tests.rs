@@ -1,6 +1,6 @@
 //! A cache changes nothing: however a sequence is cut, what follows is the same.
 
-use super::runner::{CHUNK, Runner, Want};
+use super::runner::{Runner, Want, chunk_on};
 use super::{Batch, BatchItem, GenerateOptions, Generator, LogitsHook, logits};
 use crate::array::Device;
 use crate::kv_quantization::KvKind;
@@ -70,7 +70,7 @@ fn a_sequence_may_be_cut_anywhere() {
 fn chunks_and_a_growing_cache_change_nothing() {
     for (device, kind, tolerance) in routes() {
         let model = model("llama-tied", device);
-        let ids = ids(CHUNK + 40);
+        let ids = ids(chunk_on(device) + 40);
         let vocab = model.config().vocab_size;
         let whole = logits(&model, &ids, Some(kind)).unwrap();
         let mut runner = Runner::new(&model, 1, kind);
@@ -134,7 +134,7 @@ fn the_device_chooses_as_the_host_does() {
         host.runner.chooses = Some(false);
         for options in choices(20) {
             // One token, some, and more than a chunk.
-            for n in [1, 30, CHUNK + 1] {
+            for n in [1, 30, chunk_on(Device::GPU) + 1] {
                 let (a, b) = (answer(&mut device, &ids(n), options.clone()), {
                     answer(&mut host, &ids(n), options.clone())
                 });
@@ -295,7 +295,7 @@ impl LogitsHook for Forbid {
 fn a_hook_has_its_say_and_neighbours_do_not_notice() {
     for (device, ..) in routes() {
         let model = model("llama", device);
-        let long = ids(2 * CHUNK - 300);
+        let long = ids(724); // more than a chunk of a batch
         let alone = answer(&mut Generator::new(&model, None), &long, greedy(30));
         let plain = answer(&mut Generator::new(&model, None), &ids(20), greedy(12));
         for forbidden in [plain[0], 575] {

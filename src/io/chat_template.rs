@@ -176,8 +176,13 @@ fn named_templates(fields: &Fields<'_>) -> Result<Option<Vec<(String, String)>>>
     }
 }
 
+/// Steps of the template engine for one prompt: some hundred are needed for a message, and a template that loops
+/// for ever ends within a second or two.
+const FUEL: u64 = 20_000_000;
+
 fn environment() -> Environment<'static> {
     let mut env = Environment::new();
+    env.set_fuel(Some(FUEL));
     if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
         env.set_syntax(syntax);
     }

@@ -147,3 +147,11 @@ fn messages_are_tidied() {
         "False hm"
     );
 }
+
+#[test]
+fn a_template_that_goes_on_for_ever_is_stopped() {
+    let endless =
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a * b %}{% endfor %}{% endfor %}";
+    let error = ChatTemplate::new(endless).unwrap().render(&Chat::default()).unwrap_err().to_string();
+    assert!(error.contains("fuel"), "{error}");
+}

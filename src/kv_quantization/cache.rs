@@ -195,28 +195,23 @@ impl KvCache {
         Ok(())
     }
 
-    /// Gives a slot the first `len` tokens of another, in place of its own.
+    /// Copies the first `tokens` tokens of a slot into another, on the device; what the other had is forgotten.
     ///
     /// # Errors
-    /// Not enough memory, a device that does not answer; then the slot is empty.
-    pub fn copy_prefix(&mut self, from_slot: usize, to_slot: usize, len: usize) -> Result<()> {
-        let len = len.min(self.lens[from_slot]);
-        if from_slot == to_slot {
-            self.truncate(to_slot, len);
+    /// No memory, a device that does not answer.
+    pub(crate) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
+        if from == to {
             return Ok(());
         }
-        self.lens[to_slot] = 0;
-        for array in self.layers.iter().flatten().filter(|_| len > 0) {
-            let row = array.nbytes() / array.dims()[0];
-            let [first, to] = [from_slot, to_slot].map(|slot| slot * self.capacity * row);
-            if let Some(buffer) = array.buffer() {
-                // A device copies between two buffers only.
-                let passing = Buffer::zeroed(len * row, self.device)?;
-                passing.copy_from(&buffer, &[[first, 0, len * row]])?;
-                buffer.copy_from(&passing, &[[0, to, len * row]])?;
-            }
-        }
-        self.lens[to_slot] = len;
+        let tokens = tokens.min(self.lens[from]);
+        self.lens[to] = 0;
+        let moves = self.layers.iter().flatten().filter_map(|matrix| {
+            let row = matrix.nbytes() / matrix.dims()[0];
+            let at = |slot: usize| slot * self.capacity * row;
+            Some((matrix.buffer()?, at(from), at(to), tokens * row))
+        });
+        Buffer::copy_within(&moves.collect::<Vec<_>>())?;
+        self.lens[to] = tokens;
         Ok(())
     }
 
@@ -328,19 +323,19 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_takes_what_another_remembers() {
-        let mut cache = KvCache::new(1, [2, 1], 3, KvKind::F32, Device::CPU);
-        cache.reserve(1, 1000).unwrap();
-        let rows: Vec<f32> = (0..2 * 3 * 256).map(|i| i as f32).collect();
-        cache.layers[0][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-        (0..3).for_each(|slot| cache.advance(slot, 4));
-        cache.copy_prefix(2, 0, 3).unwrap();
-        assert_eq!([0, 1, 2].map(|slot| cache.slot_len(slot)), [3, 4, 4]);
-        let moved = cache.layers[0][0].data();
-        assert_eq!((&moved[..6], &moved[6..]), (&rows[1024..1030], &rows[6..]));
-        cache.copy_prefix(1, 1, 2).unwrap();
-        cache.copy_prefix(0, 2, 9).unwrap();
-        assert_eq!([0, 1, 2].map(|slot| cache.slot_len(slot)), [3, 2, 3]);
+    fn a_prefix_is_copied_to_another_slot() {
+        for device in [Device::CPU, Device::GPU] {
+            let mut cache = KvCache::new(2, [1, 4], 3, KvKind::F32, device);
+            cache.reserve(1, 1000).unwrap();
+            let rows: Vec<f32> = (0..3 * 256 * 4).map(|i| i as f32).collect();
+            cache.layers[1][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
+            (cache.lens[0], cache.lens[2]) = (5, 9);
+            cache.copy_prefix(0, 2, 3).unwrap();
+            assert_eq!(cache.lens, [5, 0, 3]);
+            let after = cache.layers[1][0].data();
+            assert_eq!((&after[2048..2060], &after[2060..]), (&rows[..12], &rows[2060..]));
+            assert_eq!(after[..2048], rows[..2048]);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FOUR_KEYS: File = wgsl!("parts/four_keys.wgsl");
-pub(super) static MEET: File = wgsl!("parts/meet.wgsl");
+static MEET: File = wgsl!("parts/meet.wgsl");
 pub(super) static HEADS8: File = wgsl!("parts/heads8.wgsl");
 pub(super) static HEAD_GAINS: File = wgsl!("parts/head_gains.wgsl");
 pub(super) static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
@@ -47,8 +47,9 @@ pub(super) const VALUES: usize = 8;
 pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
 pub(super) const HEADS: usize = 4;
-/// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere.
-const GROUPS: usize = 512;
+/// Workgroups that a step should have where keys are many, on a discrete GPU (an NVIDIA H100 runs so many at a time)
+/// and elsewhere.
+const GROUPS: usize = 384;
 const UNIFIED_GROUPS: usize = 128;
 /// Keys that one workgroup takes sooner than several and a second dispatch: on an NVIDIA H200 one takes 6.5 us for
 /// 128 keys and 13.3 us for 600, several and the second 8.4 and 8.7 us.
@@ -288,14 +289,15 @@ impl Attend {
     }
 }
 
-/// Vectors of 4 values through which parts meet: 8 values of each invocation, or the rows that are made ready.
-pub(super) fn meeting(lanes: usize) -> usize {
-    (2 * WG).max(2 * lanes * (HEADS + 2))
+/// Vectors of 4 values through which parts meet: 8 values of each invocation for two heads, or the rows that are
+/// made ready.
+fn meeting(lanes: usize) -> usize {
+    (4 * WG).max(2 * lanes * (HEADS + 2))
 }
 
 /// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
 fn memory(t: usize, lanes: usize) -> usize {
-    8 * t * lanes * VALUES / 2 + 16 * meeting(lanes) + 2 * 16 * 16 + 16 * WG
+    8 * t * lanes * VALUES / 2 + 16 * meeting(lanes) + 2 * 4 * 64 + 16 * WG
 }
 
 /// Keys that a split has at least: the four that each part takes at once, twice.

@@ -1,8 +1,8 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    HEAD_GAINS, HEADS, HEADS8, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, MEET,
-    NO_HEAD_GAINS, VALUES, WG, lanes, meeting,
+    HEAD_GAINS, HEADS, HEADS8, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, NO_HEAD_GAINS,
+    VALUES, WG, lanes,
 };
 use super::attention::codes;
 use super::kernel::{FLOATS, PACK, SUM_SHARED, SUM_SUBGROUP, declare, fits, kind};
@@ -22,6 +22,7 @@ static WALSH8: File = wgsl!("parts/walsh8.wgsl");
 static FRESH8: File = wgsl!("parts/fresh8.wgsl");
 static KEY_PIECES: File = wgsl!("parts/key_pieces.wgsl");
 static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
+static MEET_PACKED: File = wgsl!("parts/meet_packed.wgsl");
 static CODES8: File = wgsl!("parts/codes8.wgsl");
 static BASES8: File = wgsl!("parts/bases8.wgsl");
 static NO_BASES8: File = wgsl!("parts/no_bases8.wgsl");
@@ -144,7 +145,7 @@ impl AttendPacked {
             &KEY_RANGE,
             &HEADS8,
             &ANGLE,
-            &MEET,
+            &MEET_PACKED,
             &WALSH8,
             &SIGNS,
             &FRESH8,
@@ -310,6 +311,11 @@ impl AttendPacked {
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
         wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(WG))
     }
+}
+
+/// Vectors of 4 values through which parts meet: 8 values of each invocation, or the rows that are made ready.
+fn meeting(lanes: usize) -> usize {
+    (2 * WG).max(2 * lanes * (HEADS + 2))
 }
 
 /// Bytes of workgroup memory: angles, what meets, new codes and scales, weights, queries, sums, exchange.

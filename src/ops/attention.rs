@@ -1,6 +1,8 @@
 //! Causal attention with grouped queries over a key-value cache, optionally within a sliding window.
 
+use super::attention_coop::{Tile, unrolled};
 use super::kernel::{FLOATS, PACK, declare, fits, kind, places, spread, with_sums};
+use super::matmul_tile::Matrices;
 use super::packing::unpack;
 use super::weight::floats;
 use crate::array::MLXArray;
@@ -13,6 +15,15 @@ use std::sync::Arc;
 static SPLIT: File = wgsl!("attention_split.wgsl");
 static COMBINE: File = wgsl!("attention_combine.wgsl");
 static BLOCK: File = wgsl!("attention_block.wgsl");
+static COOP: File = wgsl!("attention_coop.wgsl");
+static ROWS: File = wgsl!("parts/attention_rows.wgsl");
+static QUERIES: File = wgsl!("parts/attention_queries.wgsl");
+static TILES_VECTOR: File = wgsl!("parts/attention_tiles_vector.wgsl");
+static TILES_SCALAR: File = wgsl!("parts/attention_tiles_scalar.wgsl");
+static ROWS_F16: File = wgsl!("parts/rows_f16.wgsl");
+static ROWS_PACKED: File = wgsl!("parts/rows_packed.wgsl");
+static WHOLE: File = wgsl!("parts/attention_whole.wgsl");
+static PART: File = wgsl!("parts/attention_part.wgsl");
 static CACHE_F32: File = wgsl!("parts/cache_f32.wgsl");
 static CACHE_F16: File = wgsl!("parts/cache_f16.wgsl");
 static CACHE_ANY: File = wgsl!("parts/cache_any.wgsl");
@@ -49,13 +60,17 @@ pub struct Attention {
 
 /// Greatest head that the kernels hold: 64 vectors of 4 values.
 const MAX_HEAD: usize = 256;
-/// Queries up to which the keys are split among workgroups, and that a block takes otherwise.
+/// Queries up to which the keys are split among workgroups, and rows that a block takes otherwise.
 const FEW: usize = 8;
-const BLOCK_ROWS: usize = 16;
+const BLOCK_ROWS: usize = 64;
 /// Workgroups that a split attention should have at least, and keys that a split should have at most where
 /// the cache is full.
 const GROUPS: usize = 256;
 const SPLIT_KEYS: usize = 256;
+/// Blocks that keep a large GPU busy; where there are fewer, workgroups share their keys, of which a part has at
+/// least so many where the cache is full. Reasoned, not measured.
+const BUSY: usize = 128;
+const PART_KEYS: usize = 1024;
 
 /// What shaders call the bits, the manner and the row's length of packed keys and values.
 const CODED: [(&str, &str, &str); 2] =
@@ -122,7 +137,10 @@ impl Op for Attention {
             return Vec::new();
         }
         let split = || with_sums(site.caps, |sums| self.split(site, sums));
-        let block = || vec![self.block(site).into()];
+        let block = || {
+            let plain = Kernel::from(self.block(site));
+            self.cooperative(site).into_iter().chain([plain]).collect()
+        };
         if t <= FEW { [split(), block()].concat() } else { [block(), split()].concat() }
     }
 
@@ -144,21 +162,36 @@ impl Op for Attention {
 }
 
 impl Attention {
+    /// How many keys a query may see in a cache of so many rows.
+    fn visible(&self, rows: usize) -> usize {
+        let capacity = rows / self.slots.max(1);
+        self.window.unwrap_or(capacity).min(capacity)
+    }
+
     /// How many workgroups share the keys of a query and head. It follows from how long a sequence may be, for
     /// a recording does not know positions; the kernel divides the keys that there are.
     fn splits(&self, t: usize, rows: usize) -> usize {
-        let capacity = rows / self.slots.max(1);
-        let visible = self.window.unwrap_or(capacity).min(capacity);
-        let useful = visible.div_ceil(SPLIT_KEYS);
+        let useful = self.visible(rows).div_ceil(SPLIT_KEYS);
         let wanted = GROUPS.div_ceil(self.heads * t).max(2);
         if useful <= 1 { 1 } else { useful.min(wanted) }
     }
 
     /// What the kernels that read the cache share.
-    fn stage(&self, site: &Site<'_>, own: &[&'static File]) -> Stage {
+    fn stage(
+        &self,
+        site: &Site<'_>,
+        own: &[&'static File],
+        cooperates: bool,
+        out: (&'static str, &'static str),
+    ) -> Stage {
         let (cache, d) = (&site.inputs[1], site.output.axis(1));
         let mut stage = Stage { files: own.to_vec(), ..Stage::default() };
-        stage.files.push(if self.packed.is_some() { &CACHE_PACKED } else { &UNSCALED });
+        stage.files.extend(match self.packed {
+            Some(_) if cooperates => vec![&ROWS_PACKED, &CACHE_PACKED],
+            Some(_) => vec![&CACHE_PACKED],
+            None if cooperates => vec![&ROWS_F16],
+            None => vec![&UNSCALED],
+        });
         let (mut extra, mut group) = (Vec::new(), None);
         let kind_of_words = match cache.dtype {
             Dtype::U32 => {
@@ -172,6 +205,7 @@ impl Attention {
                 stage.constants.extend(group);
                 "array<u32>"
             }
+            Dtype::F16 if cooperates => "array<vec4<u32>>",
             Dtype::F32 if d % 4 == 0 => {
                 stage.files.push(&CACHE_F32);
                 "array<vec4<u32>>"
@@ -199,56 +233,82 @@ impl Attention {
         ];
         stage.params.extend(extra);
         let reads = [
-            ("q", "array<f32>"),
+            ("q", if cooperates { "array<vec4<f32>>" } else { "array<f32>" }),
             ("keys", kind_of_words),
             ("values", kind_of_words),
             ("places", "array<vec2<u32>>"),
         ];
-        stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
+        stage.generated = declare(&stage, &reads, &[out]);
         stage
     }
 
+    /// Blocks of rows by cooperative matrices, of keys and values that f16 holds. Where blocks are few, workgroups
+    /// share their keys.
+    fn cooperative(&self, site: &Site<'_>) -> Option<Kernel> {
+        let [t, heads, d] = site.output.dims[..] else { return None };
+        let cache = &site.inputs[1];
+        let matrices = Matrices::of(site.caps)?;
+        let tile = Tile::choose(d, &matrices, site.caps)?;
+        let blocks = (t * heads / self.kv_heads).div_ceil(tile.height(&matrices));
+        let visible = self.visible(cache.axis(2));
+        let parts = (BUSY / (self.kv_heads * blocks)).min(visible / PART_KEYS).max(1);
+        let halves = cache.dtype == Dtype::F16 || self.packed.is_some();
+        if !halves || !fits([self.kv_heads, blocks, parts]) {
+            return None;
+        }
+        let out = if parts == 1 { ("y", "array<vec4<f32>>") } else { ("partials", "array<f32>") };
+        let mut stage = self.stage(site, &[&COOP, &ROWS, &QUERIES], true, out);
+        stage.files.push(if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR });
+        stage.files.push(if parts == 1 { &WHOLE } else { &PART });
+        stage.name = "attention_coop";
+        stage.generated += &unrolled(&tile, d, &matrices);
+        stage.grid = [self.kv_heads as u32, blocks as u32, parts as u32];
+        Some(Kernel { rounding: Dtype::F16.epsilon(), ..combined(stage, [t * heads, d], parts) })
+    }
+
     fn block(&self, site: &Site<'_>) -> Stage {
-        let rows = site.output.dims[0].div_ceil(BLOCK_ROWS);
+        let [t, heads, d] = site.output.dims[..] else { return Stage::default() };
+        let mut stage = self.stage(site, &[&BLOCK, &ROWS], false, ("y", "array<f32>"));
+        stage.constants.push(("SPREAD", d.div_ceil(64) as f64));
         Stage {
             name: "attention_block",
             writes: vec![Arg::Output],
-            grid: [self.heads as u32, rows as u32, 1],
-            ..self.stage(site, &[&BLOCK])
+            grid: [self.kv_heads as u32, (t * heads / self.kv_heads).div_ceil(BLOCK_ROWS) as u32, 1],
+            ..stage
         }
     }
 
     fn split(&self, site: &Site<'_>, sums: &'static File) -> Kernel {
         let [t, heads, d] = site.output.dims[..] else { return Kernel::default() };
         let splits = self.splits(t, site.inputs[1].axis(2));
-        let mut stage = self.stage(site, &[&SPLIT, sums]);
+        let mut stage = self.stage(site, &[&SPLIT, sums], false, ("y", "array<f32>"));
         let lanes = d.div_ceil(4).next_power_of_two();
         stage.constants.extend([("LANES", lanes as f64), ("SPLITS", splits as f64)]);
         stage.name = "attention_split";
         stage.grid = [heads as u32, splits as u32, t as u32];
-        if splits == 1 {
-            return Stage { writes: vec![Arg::Output], ..stage }.into();
-        }
-        let (grid, stride) = spread(t * heads);
-        let combine = Stage {
-            name: "attention_combine",
-            files: vec![&COMBINE],
-            reads: vec![Arg::Scratch(0)],
-            writes: vec![Arg::Output],
-            params: vec![
-                ("d", d.into()),
-                ("splits", splits.into()),
-                ("rows", (t * heads).into()),
-                ("stride", stride),
-            ],
-            grid,
-            ..Stage::default()
-        };
-        Kernel {
-            scratch: vec![(4 * t * heads * splits * (d + 2)) as u64],
-            stages: vec![Stage { writes: vec![Arg::Scratch(0)], ..stage }, combine],
-            rounding: 0.0,
-        }
+        combined(stage, [t * heads, d], splits)
+    }
+}
+
+/// A stage whose workgroups share the keys of each of `rows` rows in so many parts, with one that adds the parts.
+fn combined(stage: Stage, [rows, d]: [usize; 2], parts: usize) -> Kernel {
+    if parts == 1 {
+        return Stage { writes: vec![Arg::Output], ..stage }.into();
+    }
+    let (grid, stride) = spread(rows);
+    let combine = Stage {
+        name: "attention_combine",
+        files: vec![&COMBINE],
+        reads: vec![Arg::Scratch(0)],
+        writes: vec![Arg::Output],
+        params: vec![("d", d.into()), ("splits", parts.into()), ("rows", rows.into()), ("stride", stride)],
+        grid,
+        ..Stage::default()
+    };
+    Kernel {
+        scratch: vec![(4 * rows * parts * (d + 2)) as u64],
+        stages: vec![Stage { writes: vec![Arg::Scratch(0)], ..stage }, combine],
+        rounding: 0.0,
     }
 }
 
@@ -313,6 +373,26 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(1, 1, 6, 40), &block(2, 9), None, Dtype::BF16),
         placed(Shape(2, 1, 64, 90), &(0..21).map(|p| [p, 60]).collect::<Vec<_>>(), 3, Some(6), Dtype::F16),
     ];
+    // Blocks of every head size and of groups of up to 8 heads; several sequences far apart in one block.
+    let runs = |runs: &[[u32; 3]]| -> Vec<[u32; 2]> {
+        runs.iter().flat_map(|&[at, len, start]| (at..at + len).map(move |p| [p, start])).collect()
+    };
+    cases.extend([
+        case(Shape(7, 1, 64, 150), &block(61, 83), None, Dtype::F16),
+        case(Shape(5, 1, 80, 90), &block(31, 50), None, Dtype::F16),
+        case(Shape(6, 2, 96, 70), &block(0, 61), Some(40), Dtype::F16),
+        case(Shape(8, 1, 128, 130), &block(50, 71), Some(33), Dtype::F16),
+        case(Shape(3, 1, 256, 60), &block(3, 53), None, Dtype::F16),
+        case(Shape(2, 2, 48, 60), &block(3, 53), None, Dtype::F16),
+        placed(Shape(2, 1, 64, 400), &runs(&[[0, 9, 0], [30, 11, 200], [3, 10, 300]]), 4, None, Dtype::F16),
+        placed(Shape(4, 1, 128, 300), &runs(&[[90, 9, 200], [60, 12, 0]]), 3, Some(20), Dtype::F16),
+    ]);
+    // Blocks that share their keys, in each tile, and rows that see nothing of a part.
+    for (kv_heads, d) in [(2, 64), (1, 80), (1, 96), (2, 128), (1, 256)] {
+        cases.push(case(Shape(2, kv_heads, d, 2050), &block(2031, 10), None, Dtype::F16));
+    }
+    let apart = runs(&[[1500, 7, 0], [700, 5, 2100]]);
+    cases.push(placed(Shape(2, 1, 64, 4200), &apart, 2, Some(2060), Dtype::F16));
     // Packed.
     cases.extend([
         packed(Shape(8, 2, 128, 700), &[[688, 0]], 1, None, [b8, b8]),

@@ -20,8 +20,8 @@ pub(super) struct Tile {
 
 /// A kind of cooperative matrices.
 pub(super) struct Matrices {
-    edge: usize,
-    lanes: usize,
+    pub(super) edge: usize,
+    pub(super) lanes: usize,
     /// Tiles hold vectors rather than scalars.
     pub(super) vectors: bool,
 }
@@ -54,11 +54,11 @@ impl Tile {
         std::array::from_fn(|axis| self.subgroups[axis] * self.fragments[axis] * matrices.edge)
     }
 
-    /// Whether an adapter has the invocations and the workgroup memory for it, gated or not.
+    /// Whether an adapter has the invocations and the workgroup memory for it.
     fn fits(&self, matrices: &Matrices, caps: &Caps) -> bool {
         let [bm, bn] = self.size(matrices);
         let subgroups = self.subgroups[0] * self.subgroups[1];
-        let bytes = (bm + bn) * (self.bk + 8) * 2 + subgroups * matrices.edge.pow(2) * 2 * 4;
+        let bytes = (bm + bn) * (self.bk + 8) * 2 + subgroups * matrices.edge.pow(2) * 4;
         bytes <= caps.workgroup_memory as usize && subgroups * matrices.lanes <= caps.workgroup_size as usize
     }
 
@@ -109,7 +109,7 @@ pub(super) fn unrolled(tile: &Tile, matrices: &Matrices, gated: bool, split: boo
     let ([sm, sn], [tm, tn]) = (tile.subgroups, tile.fragments);
     let ([bm, bn], bk, edge) = (tile.size(matrices), tile.bk, matrices.edge);
     let threads = sm * sn * matrices.lanes;
-    let staged = sm * sn * edge * edge * if gated { 2 } else { 1 };
+    let staged = sm * sn * edge * edge;
     let mut text = String::new();
     for (name, value) in [
         ("SM", sm),
@@ -164,14 +164,13 @@ pub(super) fn unrolled(tile: &Tile, matrices: &Matrices, gated: bool, split: boo
     }
     text.push_str("}\nfn finish() {\n");
     let outputs = if gated { tn / 2 } else { tn };
+    let place = "&staged[subgroup * STAGED / (SM * SN)]";
     for (i, j) in fragments().filter(|(_, j)| *j < outputs) {
-        text += &format!("    coopStoreT(sum_{i}_{j}, &staged[subgroup * STAGED / (SM * SN)], EDGE);\n");
         if gated {
-            let up = j + outputs;
-            text += &format!(
-                "    coopStoreT(sum_{i}_{up}, &staged[subgroup * STAGED / (SM * SN) + EDGE * EDGE], EDGE);\n"
-            );
+            text += &format!("    coopStoreT(sum_{i}_{j}, {place}, EDGE);\n    keep_gates();\n");
         }
+        let last = if gated { j + outputs } else { j };
+        text += &format!("    coopStoreT(sum_{i}_{last}, {place}, EDGE);\n");
         text += &format!("    hand_on({i}u, {j}u);\n");
     }
     text.push_str("}\n");

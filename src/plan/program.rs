@@ -149,6 +149,14 @@ impl Program {
         Ok(Self { plan, buffers, prepared })
     }
 
+    /// Submits the work of a GPU in so many parts from now on.
+    pub(crate) fn cut(&mut self, parts: usize) {
+        self.prepared = self.prepared.take().map(|(gpu, prepared)| {
+            let count = prepared.dispatches().div_ceil(parts.max(1));
+            (gpu, prepared.with_max_dispatches(count))
+        });
+    }
+
     /// Runs every step. On the GPU the work is submitted; reading an output waits for it.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 /// Text that is certain, and the tokens that it began with.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Piece {
     pub(super) text: String,
     pub(super) tokens: Vec<Spoken>,
@@ -32,6 +32,26 @@ pub(super) struct Spoken {
     pub(super) top: Vec<(String, f32)>,
     /// Where it begins, in bytes of the answer.
     pub(super) start: usize,
+}
+
+impl Spoken {
+    pub(super) fn new(
+        text: String,
+        logprobs: &Logprobs,
+        start: usize,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, ApiError> {
+        let top = logprobs.top.iter().map(|&(id, p)| Ok((token_text(tokenizer, id)?, p)));
+        let top = top.collect::<Result<_, ApiError>>()?;
+        Ok(Self { text, logprob: logprobs.chosen, top, start })
+    }
+}
+
+/// A token's text by itself. Decoders drop a space at the beginning of a text; here it is the token's.
+fn token_text(tokenizer: &Tokenizer, id: u32) -> Result<String, ApiError> {
+    let text = tokenizer.decode(&[id], false)?;
+    let spelt = tokenizer.id_to_token(id).unwrap_or_default();
+    Ok(if spelt.starts_with('\u{2581}') && !text.starts_with(' ') { format!(" {text}") } else { text })
 }
 
 /// One answer on its way.
@@ -67,7 +87,7 @@ impl Answer {
         Self {
             events,
             tokenizer: card.tokenizer.clone(),
-            decoder: card.tokenizer.stream(true),
+            decoder: card.tokenizer.stream(!params.show_special),
             stops: params.stop.clone(),
             held: String::new(),
             shown: 0,
@@ -167,18 +187,9 @@ impl Answer {
 
     fn note(&mut self, text: &str, logprobs: Option<&Logprobs>) -> Result<(), ApiError> {
         let Some(logprobs) = logprobs else { return Ok(()) };
-        let top = logprobs.top.iter().map(|&(id, p)| Ok((self.token_text(id)?, p)));
-        let top = top.collect::<Result<_, ApiError>>()?;
         let start = self.shown + self.held.len();
-        self.spoken.push_back(Spoken { text: text.to_owned(), logprob: logprobs.chosen, top, start });
+        self.spoken.push_back(Spoken::new(text.to_owned(), logprobs, start, &self.tokenizer)?);
         Ok(())
-    }
-
-    /// A token's text by itself. Decoders drop a space at the beginning of a text; here it is the token's.
-    fn token_text(&self, id: u32) -> Result<String, ApiError> {
-        let text = self.tokenizer.decode(&[id], false)?;
-        let spelt = self.tokenizer.id_to_token(id).unwrap_or_default();
-        Ok(if spelt.starts_with('\u{2581}') && !text.starts_with(' ') { format!(" {text}") } else { text })
     }
 
     fn count(&mut self) {

@@ -3,14 +3,18 @@
 use super::answer::{Answer, Answers};
 use super::engine::{Card, Engine, Refusal};
 use super::error::ApiError;
-use super::grammar::Grammars;
+use super::grammar::{Constraint, Grammars};
 use super::metrics::Metrics;
 use super::options::Options;
 use super::params::Params;
+use super::reasoning::has_reasoning;
+use super::tools::ToolFormat;
 use crate::error::Result as Outcome;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,6 +28,14 @@ pub(super) enum Phase {
     Draining,
     /// What still runs is cut.
     Ending,
+}
+
+/// What a model's chat template knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Style {
+    /// How it writes calls of tools, if it has a form for them that is known here.
+    pub(super) tools: Option<ToolFormat>,
+    pub(super) reasoning: bool,
 }
 
 /// Threads that parse, render and tokenize.
@@ -44,6 +56,7 @@ pub(super) struct App {
     bodies: Semaphore,
     ids: AtomicU64,
     grammars: OnceLock<Outcome<Grammars>>,
+    style: OnceLock<Style>,
 }
 
 impl std::fmt::Debug for App {
@@ -64,6 +77,7 @@ impl App {
             bodies: Semaphore::new(BODIES),
             ids: AtomicU64::new(0),
             grammars: OnceLock::new(),
+            style: OnceLock::new(),
         })
     }
 
@@ -71,8 +85,38 @@ impl App {
         self.engine.card()
     }
 
+    /// What the chat template knows; found out when it is first asked.
+    pub(super) fn style(&self) -> Style {
+        *self.style.get_or_init(|| match &self.card().template {
+            Some(template) => Style { tools: ToolFormat::of(template), reasoning: has_reasoning(template) },
+            None => Style::default(),
+        })
+    }
+
+    /// Whether a text is a special token, which decoders leave out.
+    pub(super) fn hides(&self, text: &str) -> bool {
+        let tokenizer = &self.card().tokenizer;
+        let ids = tokenizer.encode(text, false).unwrap_or_default();
+        ids.len() == 1 && tokenizer.decode(&ids, true).is_ok_and(|shown| shown.is_empty())
+    }
+
+    /// Holds so many answers to a form.
+    pub(super) fn constrain(
+        &self,
+        params: &mut Params,
+        form: &Constraint,
+        answers: usize,
+        param: &str,
+    ) -> Result<(), ApiError> {
+        let wrong = |e| ApiError::value(param, e);
+        let grammars = self.grammars().map_err(wrong)?;
+        let matchers = (0..answers).map(|_| grammars.matcher(form));
+        params.matchers = matchers.collect::<Outcome<_>>().map_err(wrong)?;
+        Ok(())
+    }
+
     /// What turns a form into a matcher; made when it is first wanted.
-    pub(super) fn grammars(&self) -> Outcome<&Grammars> {
+    fn grammars(&self) -> Outcome<&Grammars> {
         let card = self.card();
         let made = self.grammars.get_or_init(|| Grammars::new(&card.tokenizer, card.vocab_size));
         made.as_ref().map_err(Clone::clone)
@@ -170,17 +214,17 @@ impl App {
     }
 
     /// Submits `n` answers to each of some prompts.
-    /// `label` is what the log calls the request.
     pub(super) fn submit(
         &self,
         prompts: &[Vec<u32>],
         params: &mut Params,
-        label: String,
+        caller: Caller,
     ) -> Result<Answers, ApiError> {
         let mut all = Vec::new();
         for prompt in prompts {
             for i in 0..params.n {
                 let mut request = params.request(prompt.clone(), i);
+                request.client = caller.client;
                 // An answer ends where the context does.
                 let room = self.card().context_length.saturating_sub(prompt.len());
                 let most = request.options.max_tokens.map_or(room, |most| most.min(room));
@@ -194,7 +238,7 @@ impl App {
                 all.push(Answer::new(events, self.card(), params, prompt.len(), &self.metrics));
             }
         }
-        Ok(Answers::new(all, label))
+        Ok(Answers::new(all, caller.label))
     }
 
     /// Waits for work that is not streamed, unless the server ends first.
@@ -210,10 +254,24 @@ impl App {
     }
 }
 
-/// The id that every request has here.
-pub(super) fn label(request: &Request<Body>) -> String {
-    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-    id.unwrap_or("-").to_owned()
+/// Who asks, and what the log calls the request.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    label: String,
+    client: u64,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// By its key, and its address as far as that is known.
+pub(super) fn caller(request: &Request<Body>) -> Caller {
+    let header = |name: &str| request.headers().get(name);
+    let id = header("x-request-id").and_then(|id| id.to_str().ok());
+    let mut hasher = DefaultHasher::new();
+    (header("authorization"), header("x-api-key"), request.extensions().get::<Peer>()).hash(&mut hasher);
+    Caller { label: id.unwrap_or("-").to_owned(), client: hasher.finish() }
 }
 
 /// Seconds since 1970.

@@ -1,12 +1,18 @@
 //! `POST /v1/chat/completions`.
 
 use super::answer::{Answers, Piece, Spoken};
-use super::app::{App, label, now};
+use super::app::{App, caller, now};
 use super::error::ApiError;
-use super::fields::{Fields, kind};
+use super::fields::Fields;
+use super::form::response_format;
 use super::grammar::Constraint;
+use super::messages::messages_of;
 use super::params::{MOST_LOGPROBS, Params, model};
+use super::parts::{Part, Reading, Said};
+use super::reasoning::{ReasoningSplitter, is_closed, is_open};
 use super::sse::{self, Emitter};
+use super::tool_prompt;
+use super::tools::{ToolCall, ToolChoice, ToolFormat, Tools};
 use crate::io::Chat;
 use axum::Json;
 use axum::body::Body;
@@ -18,25 +24,31 @@ use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, ApiError>;
 
-/// Messages of a conversation at most.
-const MOST_MESSAGES: usize = 4096;
-
-pub(super) struct Prepared {
-    pub(super) params: Params,
+/// A conversation, ready for the engine.
+pub(super) struct Conversation {
     pub(super) tokens: Vec<u32>,
+    /// How each answer is read.
+    pub(super) reading: Reading,
+}
+
+struct Prepared {
+    params: Params,
+    conversation: Conversation,
     model: String,
 }
 
 pub(super) async fn chat(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let label = label(&request);
-    let Prepared { mut params, tokens, model } = app.prepare(request, prepare).await?;
+    let caller = caller(&request);
+    let Prepared { mut params, conversation, model } = app.prepare(request, prepare).await?;
+    let Conversation { tokens, reading } = conversation;
     let prompt = tokens.len();
-    let answers = app.submit(&[tokens], &mut params, label)?;
+    let answers = app.submit(&[tokens], &mut params, caller)?;
+    let readings = vec![reading; answers.all.len()];
     let head = Head { id: app.id("chatcmpl-"), created: now(), model };
     if params.stream {
-        return Ok(sse::stream(&app, |out| streamed(out, answers, head, params, prompt)));
+        return Ok(sse::stream(&app, |out| streamed(out, answers, readings, head, params, prompt)));
     }
-    Ok(Json(app.until_end(whole(answers, head, params, prompt)).await?).into_response())
+    Ok(Json(app.until_end(whole(answers, readings, head, params, prompt)).await?).into_response())
 }
 
 fn prepare(app: &App, body: Value) -> Result<Prepared> {
@@ -53,8 +65,10 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
         return Err(ApiError::value("top_logprobs", "`top_logprobs` is only possible with `logprobs: true`"));
     }
     params.logprobs = logprobs.then_some(top.unwrap_or(0));
-    let form = form(&mut fields)?;
-    without_tools(&mut fields)?;
+    let form = response_format(&mut fields)?;
+    let (tools, choice) = (fields.raw("tools"), fields.raw("tool_choice"));
+    let tools = tools_of(tools, choice, fields.bool("parallel_tool_calls")?)?;
+    other_media(&mut fields)?;
     let messages = fields.array("messages")?;
     let messages = messages_of(fields.required("messages", messages)?)?;
     let kwargs = kwargs(&mut fields)?;
@@ -72,68 +86,86 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
         kwargs,
         ..Chat::default()
     };
-    let tokens = tokens(app, &chat, "messages")?;
-    if let Some(form) = form {
-        let wrong = |e| ApiError::value("response_format", e);
-        let grammars = app.grammars().map_err(wrong)?;
-        let matchers = (0..params.n).map(|_| grammars.matcher(&form));
-        params.matchers = matchers.collect::<crate::error::Result<_>>().map_err(wrong)?;
-    }
-    Ok(Prepared { tokens, params, model })
+    let conversation = converse(app, chat, &tools, form, &mut params, ["messages", "response_format"])?;
+    Ok(Prepared { conversation, params, model })
 }
 
-/// The prompt of a conversation.
-pub(super) fn tokens(app: &App, chat: &Chat<'_>, param: &str) -> Result<Vec<u32>> {
+/// `tools` and what belongs to it; errors name the field.
+pub(super) fn tools_of(tools: Option<Value>, choice: Option<Value>, parallel: Option<bool>) -> Result<Tools> {
+    Tools::parse(tools.as_ref(), choice.as_ref(), parallel).map_err(|e| {
+        let message = e.to_string();
+        // The message begins with the path to the field.
+        let path: Vec<&str> = message.split(": ").take_while(|word| !word.contains(' ')).collect();
+        let param = if path.is_empty() { "tools".to_owned() } else { path.join(".") };
+        if e.is_unsupported() {
+            ApiError::unsupported(param, message)
+        } else {
+            ApiError::value(param, message)
+        }
+    })
+}
+
+/// Renders a conversation, and says what the answer must be and how it is read. `names` are what errors call
+/// the messages and the form.
+pub(super) fn converse(
+    app: &App,
+    chat: Chat<'_>,
+    tools: &Tools,
+    form: Option<Constraint>,
+    params: &mut Params,
+    names: [&str; 2],
+) -> Result<Conversation> {
     let Some(template) = &app.card().template else {
         return Err(ApiError::bad("This model has no chat template: use /v1/completions."));
     };
-    // Whatever a template says of a conversation, the conversation can be mended.
-    let text = template.render(chat).map_err(|e| ApiError::value(param, e))?;
-    app.encode(&text, false, param)
-}
-
-/// The form that the answer must have. It has it from its first character, without reasoning before it.
-fn form(fields: &mut Fields) -> Result<Option<Constraint>> {
-    let Some(format) = fields.raw("response_format") else { return Ok(None) };
-    let mut format = Fields::new(format, "response_format")?;
-    let kind = format.string("type")?;
-    let form = match format.required("type", kind)?.as_str() {
-        "text" => None,
-        "json_object" => Some(Constraint::json_object()),
-        "json_schema" => {
-            let inner = format.raw("json_schema");
-            let inner = format.required("json_schema", inner)?;
-            let mut inner = Fields::new(inner, "response_format.json_schema")?;
-            let name = inner.string("name")?;
-            inner.required("name", name)?;
-            inner.string("description")?;
-            // Strict or not, the schema is kept.
-            inner.bool("strict")?;
-            let schema = inner.raw("schema");
-            let schema = inner.required("schema", schema)?;
-            let name = inner.name("schema");
-            inner.finish()?;
-            Some(Constraint::json_schema(&schema).map_err(|e| ApiError::value(name, e))?)
-        }
-        _ => {
-            let message = "`response_format.type` must be text, json_object or json_schema";
-            return Err(ApiError::unsupported(format.name("type"), message));
-        }
+    let style = app.style();
+    let format = style.tools.unwrap_or(ToolFormat::Hermes);
+    let called = |message: &Value| message.get("tool_calls").is_some() || message["role"] == "tool";
+    let known = tools.for_template();
+    let unknown = style.tools.is_none() && (known.is_some() || chat.messages.iter().any(called));
+    let plain = if unknown { tool_prompt::plain(chat.messages, known) } else { Vec::new() };
+    let chat = match unknown {
+        true => Chat { messages: &plain, ..chat },
+        false => Chat { tools: known, ..chat },
     };
-    format.finish()?;
-    Ok(form)
+    // Whatever a template says of a conversation, the conversation can be mended.
+    let text = template.render(&chat).map_err(|e| ApiError::value(names[0], e))?;
+    let tokens = app.encode(&text, false, names[0])?;
+    let open = (style.reasoning && !is_closed(&text)).then(|| is_open(&text));
+    let parser = tools.parser(format);
+    if parser.is_some() {
+        params.show_special = app.hides(format.mark());
+    }
+    let bad_tools = |e| ApiError::value("tools", e);
+    let forced = matches!(tools.choice(), ToolChoice::Required | ToolChoice::Named(_));
+    let (constraint, param) = match form {
+        Some(form) if parser.is_some() && !forced => {
+            (Some(tools.calls(format).map_err(bad_tools)?.or(form)), names[1])
+        }
+        form => match tools.constraint(format).map_err(bad_tools)? {
+            Some(calls) => (Some(calls), "tools"),
+            None => (form, names[1]),
+        },
+    };
+    if let Some(constraint) = constraint {
+        let constraint = match open {
+            Some(open) => constraint.after_reasoning(open),
+            None => constraint,
+        };
+        app.constrain(params, &constraint, params.n, param)?;
+    }
+    let splitter = style.reasoning.then(|| ReasoningSplitter::after(&text));
+    let named = matches!(tools.choice(), ToolChoice::Named(_));
+    Ok(Conversation { tokens, reading: Reading::new(splitter, parser, named) })
 }
 
-/// What would let the answer call tools; also what other media would need.
-fn without_tools(fields: &mut Fields) -> Result<()> {
-    fields.neutral("tools", &[json!([])])?;
-    fields.neutral("tool_choice", &[json!("none"), json!("auto")])?;
-    fields.neutral("parallel_tool_calls", &[json!(true), json!(false)])?;
+/// What other media, and older forms of tools, would need.
+fn other_media(fields: &mut Fields) -> Result<()> {
     fields.neutral("functions", &[json!([])])?;
     fields.neutral("function_call", &[json!("none"), json!("auto")])?;
     fields.neutral("modalities", &[json!(["text"])])?;
     fields.neutral("store", &[json!(false)])?;
-    fields.neutral("metadata", &[json!({})])?;
+    fields.object("metadata")?; // of no use without a store, and of no harm
     for field in ["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"] {
         fields.neutral(field, &[])?;
     }
@@ -152,80 +184,6 @@ fn kwargs(fields: &mut Fields) -> Result<Map<String, Value>> {
     Ok(kwargs)
 }
 
-/// Messages as templates know them.
-pub(super) fn messages_of(items: Vec<Value>) -> Result<Vec<Value>> {
-    if items.is_empty() || items.len() > MOST_MESSAGES {
-        let message = format!("`messages` must have from 1 to {MOST_MESSAGES} messages");
-        return Err(ApiError::value("messages", message));
-    }
-    items.into_iter().enumerate().map(|(i, item)| message(item, &format!("messages[{i}]"))).collect()
-}
-
-fn message(item: Value, at: &str) -> Result<Value> {
-    let mut fields = Fields::new(item, at)?;
-    let role = fields.string("role")?;
-    let role = fields.required("role", role)?;
-    let role = match role.as_str() {
-        "system" | "user" | "assistant" => role,
-        "developer" => "system".to_owned(),
-        "tool" | "function" => {
-            let message = "messages of tools are not supported by this server";
-            return Err(ApiError::unsupported(fields.name("role"), message));
-        }
-        _ => {
-            let message = "a role must be system, developer, user, assistant or tool";
-            return Err(ApiError::value(fields.name("role"), message));
-        }
-    };
-    let name = fields.name("content");
-    let content = fields.raw("content");
-    let content = text_of(fields.required("content", content)?, &name)?;
-    fields.neutral("tool_calls", &[json!([])])?;
-    for field in ["tool_call_id", "function_call", "refusal", "audio"] {
-        fields.neutral(field, &[])?;
-    }
-    fields.neutral("annotations", &[json!([])])?;
-    let mut message = json!({ "role": role, "content": content });
-    for extra in ["name", "reasoning_content"] {
-        if let Some(text) = fields.string(extra)? {
-            message[extra] = text.into();
-        }
-    }
-    fields.finish()?;
-    Ok(message)
-}
-
-/// The text of a content: a string, or parts of type `text`.
-pub(super) fn text_of(content: Value, at: &str) -> Result<String> {
-    match content {
-        Value::String(text) => Ok(text),
-        Value::Array(parts) => {
-            let mut all = String::new();
-            for (i, part) in parts.into_iter().enumerate() {
-                let at = format!("{at}[{i}]");
-                let mut part = Fields::new(part, &at)?;
-                let kind = part.string("type")?;
-                let kind = part.required("type", kind)?;
-                if !["text", "input_text", "output_text"].contains(&kind.as_str()) {
-                    let message = "only parts of type `text` are supported by this model";
-                    return Err(ApiError::unsupported(part.name("type"), message));
-                }
-                let text = part.string("text")?;
-                all += &part.required("text", text)?;
-                for field in ["annotations", "logprobs", "cache_control"] {
-                    part.harmless(field);
-                }
-                part.finish()?;
-            }
-            Ok(all)
-        }
-        other => Err(ApiError::value(
-            at,
-            format!("`{at}` must be a string or an array of parts, not {}", kind(&other)),
-        )),
-    }
-}
-
 /// What all chunks of a response begin with.
 pub(super) struct Head {
     pub(super) id: String,
@@ -235,44 +193,79 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn object(&self, kind: &str, choices: Value) -> Value {
-        json!({ "id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices })
+        const VERSION: &str = concat!("unimlx-", env!("CARGO_PKG_VERSION"));
+        json!({ "id": self.id, "object": kind, "created": self.created, "model": self.model,
+            "system_fingerprint": VERSION, "choices": choices })
+    }
+
+    /// The id of a call.
+    fn call(&self, choice: usize, index: usize) -> String {
+        let id = self.id.split_once('-').map_or(self.id.as_str(), |(_, id)| id);
+        format!("call_{id}{choice:02}{index:02}")
     }
 }
 
-async fn whole(mut answers: Answers, head: Head, params: Params, prompt: usize) -> Result<Value> {
-    let all = answers.collect().await?;
-    let choices = all.into_iter().enumerate().map(|(i, Piece { text, tokens })| {
-        let logprobs = if params.logprobs.is_some() {
-            json!({ "content": tokens.iter().map(logprob).collect::<Value>(), "refusal": null })
-        } else {
-            Value::Null
+fn usage(answers: &Answers, readings: &[Reading], prompt: usize) -> Value {
+    let mut usage = answers.usage(prompt);
+    let reasoned: usize = readings.iter().map(Reading::reasoned).sum();
+    usage["completion_tokens_details"] = json!({ "reasoning_tokens": reasoned });
+    usage
+}
+
+async fn whole(
+    mut answers: Answers,
+    mut readings: Vec<Reading>,
+    head: Head,
+    params: Params,
+    prompt: usize,
+) -> Result<Value> {
+    let mut all: Vec<(Said, Vec<Spoken>)> = vec![Default::default(); readings.len()];
+    while let Some((i, piece)) = answers.next().await? {
+        let (said, tokens) = &mut all[i];
+        match piece {
+            Some(piece) => {
+                said.add(readings[i].push(&piece.text, answers.all[i].tokens));
+                tokens.extend(piece.tokens);
+            }
+            None => said.add(readings[i].finish()),
+        }
+    }
+    let choices = all.into_iter().enumerate().map(|(i, (said, tokens))| {
+        let call = |(index, call): (usize, &ToolCall)| {
+            json!({ "id": head.call(i, index), "type": "function",
+                "function": { "name": call.name, "arguments": call.arguments } })
         };
+        let content =
+            if said.content.is_empty() && !said.calls.is_empty() { Value::Null } else { said.content.into() };
+        let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+        if !said.reasoning.is_empty() {
+            message["reasoning_content"] = said.reasoning.into();
+        }
+        if !said.calls.is_empty() {
+            message["tool_calls"] = said.calls.iter().enumerate().map(call).collect();
+        }
         json!({
             "index": i,
-            "message": { "role": "assistant", "content": text, "refusal": null },
-            "logprobs": logprobs,
-            "finish_reason": answers.all[i].reason(),
+            "message": message,
+            "logprobs": logprobs(params.logprobs.map(|_| &tokens[..])),
+            "finish_reason": readings[i].reason(answers.all[i].reason()),
         })
     });
     let mut object = head.object("chat.completion", choices.collect());
-    object["usage"] = answers.usage(prompt);
+    object["usage"] = usage(&answers, &readings, prompt);
     Ok(object)
 }
 
 async fn streamed(
     out: Emitter,
     mut answers: Answers,
+    mut readings: Vec<Reading>,
     head: Head,
     params: Params,
     prompt: usize,
 ) -> Result<()> {
-    let chunk = |index: usize, delta: Value, piece: Option<&Piece>, reason: Option<&str>| {
-        let logprobs = match piece.filter(|_| params.logprobs.is_some()) {
-            Some(piece) => {
-                json!({ "content": piece.tokens.iter().map(logprob).collect::<Value>(), "refusal": null })
-            }
-            None => Value::Null,
-        };
+    let chunk = |index: usize, delta: Value, tokens: Option<&[Spoken]>, reason: Option<&str>| {
+        let logprobs = logprobs(tokens.filter(|_| params.logprobs.is_some()));
         let choice = json!({ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason });
         let mut object = head.object("chat.completion.chunk", json!([choice]));
         if params.include_usage {
@@ -280,23 +273,50 @@ async fn streamed(
         }
         object
     };
+    let delta = |i: usize, part: Part| match part {
+        Part::Reasoning(text) => json!({ "reasoning_content": text }),
+        Part::Content(text) => json!({ "content": text }),
+        Part::Call { index, name } => json!({ "tool_calls": [{ "index": index, "id": head.call(i, index),
+            "type": "function", "function": { "name": name, "arguments": "" } }] }),
+        Part::Arguments { index, delta } => {
+            json!({ "tool_calls": [{ "index": index, "function": { "arguments": delta } }] })
+        }
+    };
     for i in 0..answers.all.len() {
         out.json(&chunk(i, json!({ "role": "assistant", "content": "" }), None, None)).await;
     }
     while let Some((i, piece)) = answers.next().await? {
-        let event = match &piece {
-            Some(piece) => chunk(i, json!({ "content": piece.text }), Some(piece), None),
-            None => chunk(i, json!({}), None, Some(answers.all[i].reason())),
+        let ended = piece.is_none();
+        let (parts, mut tokens) = match piece {
+            Some(Piece { text, tokens }) => {
+                (readings[i].push(&text, answers.all[i].tokens), (!tokens.is_empty()).then_some(tokens))
+            }
+            None => (readings[i].finish(), None),
         };
-        out.json(&event).await;
+        for part in parts {
+            out.json(&chunk(i, delta(i, part), tokens.take().as_deref(), None)).await;
+        }
+        if let Some(tokens) = tokens {
+            // Their text is held back, or is none of the client's.
+            out.json(&chunk(i, json!({}), Some(&tokens), None)).await;
+        }
+        if ended {
+            let reason = readings[i].reason(answers.all[i].reason());
+            out.json(&chunk(i, json!({}), None, Some(reason))).await;
+        }
     }
     if params.include_usage {
         let mut object = head.object("chat.completion.chunk", json!([]));
-        object["usage"] = answers.usage(prompt);
+        object["usage"] = usage(&answers, &readings, prompt);
         out.json(&object).await;
     }
     out.done().await;
     Ok(())
+}
+
+fn logprobs(tokens: Option<&[Spoken]>) -> Value {
+    let Some(tokens) = tokens else { return Value::Null };
+    json!({ "content": tokens.iter().map(logprob).collect::<Value>(), "refusal": null })
 }
 
 fn logprob(token: &Spoken) -> Value {

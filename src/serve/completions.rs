@@ -1,10 +1,12 @@
 //! `POST /v1/completions`: prompts as text or tokens, continued.
 
-use super::answer::{Answers, Spoken};
-use super::app::{App, label, now};
+use super::answer::{Answers, Piece, Spoken};
+use super::app::{App, caller, now};
 use super::chat::{Head, finite};
+use super::engine::Logprobs;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::form::response_format;
 use super::params::{MOST_ANSWERS, MOST_LOGPROBS, Params, model, token_id};
 use super::sse::{self, Emitter};
 use axum::Json;
@@ -20,23 +22,54 @@ type Result<T> = std::result::Result<T, ApiError>;
 struct Prepared {
     params: Params,
     prompts: Vec<Vec<u32>>,
-    /// For each answer, what it begins with.
-    echo: Option<Vec<String>>,
+    /// The prompts are to be there before the answers.
+    echo: bool,
     model: String,
 }
 
 pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let label = label(&request);
+    let caller = caller(&request);
     let Prepared { mut params, prompts, echo, model } = app.prepare(request, prepare).await?;
     let prompt = prompts.iter().map(Vec::len).sum();
-    let answers = app.submit(&prompts, &mut params, label)?;
+    let echoes =
+        if echo { app.until_end(echoes(&app, &prompts, params.logprobs)).await? } else { Vec::new() };
+    let answers = app.submit(&prompts, &mut params, caller)?;
     let head = Head { id: app.id("cmpl-"), created: now(), model };
-    let begin = |i: usize| echo.as_ref().map_or(String::new(), |texts| texts[i / params.n].clone());
-    let begin: Vec<String> = (0..answers.all.len()).map(begin).collect();
+    let begin = |i: usize| echoes.get(i / params.n).cloned().unwrap_or_default();
+    let begin: Vec<Piece> = (0..answers.all.len()).map(begin).collect();
     if params.stream {
         return Ok(sse::stream(&app, |out| streamed(out, answers, head, params, begin, prompt)));
     }
     Ok(Json(app.until_end(whole(answers, head, params, begin, prompt)).await?).into_response())
+}
+
+/// The prompts as texts, with the probabilities of their tokens if they are wanted.
+async fn echoes(app: &App, prompts: &[Vec<u32>], logprobs: Option<usize>) -> Result<Vec<Piece>> {
+    let tokenizer = &app.card().tokenizer;
+    let Some(top) = logprobs else {
+        let piece = |ids: &Vec<u32>| Ok(Piece { text: tokenizer.decode(ids, true)?, tokens: Vec::new() });
+        return prompts.iter().map(piece).collect();
+    };
+    let Some(scores) = app.engine.score(prompts.to_vec(), top) else {
+        let message = "`echo` with `logprobs` is not supported by this engine";
+        return Err(ApiError::unsupported("echo", message));
+    };
+    // There is nothing before the first token that could make it likely.
+    let none = Logprobs { chosen: f32::NAN, top: Vec::new() };
+    let mut pieces = Vec::with_capacity(prompts.len());
+    for (ids, scores) in prompts.iter().zip(scores.await?) {
+        let (mut decoder, mut piece) = (tokenizer.stream(true), Piece::default());
+        for (i, (&id, logprobs)) in ids.iter().zip(std::iter::once(&none).chain(&scores)).enumerate() {
+            let mut text = decoder.push(id)?;
+            if i + 1 == ids.len() {
+                text += &decoder.finish()?;
+            }
+            piece.tokens.push(Spoken::new(text.clone(), logprobs, piece.text.len(), tokenizer)?);
+            piece.text += &text;
+        }
+        pieces.push(piece);
+    }
+    Ok(pieces)
 }
 
 fn prepare(app: &App, body: Value) -> Result<Prepared> {
@@ -47,13 +80,9 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     params.options.max_tokens.get_or_insert(16); // as OpenAI has it
     params.logprobs = fields.count("logprobs", 0, MOST_LOGPROBS)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
-    if echo && params.logprobs.is_some() {
-        let message = "`echo` with `logprobs` is not supported: the prompt's probabilities are not kept";
-        return Err(ApiError::unsupported("echo", message));
-    }
     fields.neutral("best_of", &[json!(1), json!(params.n)])?;
     fields.neutral("suffix", &[json!("")])?;
-    fields.neutral("response_format", &[json!({ "type": "text" })])?;
+    let form = response_format(&mut fields)?;
     let prompt = fields.raw("prompt");
     let prompt = fields.required("prompt", prompt)?;
     fields.finish()?;
@@ -61,8 +90,11 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     for prompt in &prompts {
         app.fits(prompt, "prompt")?;
     }
-    let echo = echo.then(|| prompts.iter().map(|p| card.tokenizer.decode(p, true)).collect());
-    Ok(Prepared { params, prompts, echo: echo.transpose()?, model })
+    if let Some(form) = form {
+        let answers = params.n * prompts.len();
+        app.constrain(&mut params, &form, answers, "response_format")?;
+    }
+    Ok(Prepared { params, prompts, echo, model })
 }
 
 /// A string, tokens, or an array of either.
@@ -97,13 +129,15 @@ async fn whole(
     mut answers: Answers,
     head: Head,
     params: Params,
-    begin: Vec<String>,
+    begin: Vec<Piece>,
     prompt: usize,
 ) -> Result<Value> {
     let all = begin.into_iter().zip(answers.collect().await?);
     let choices = all.enumerate().map(|(i, (begin, piece))| {
         let reason = answers.all[i].reason();
-        choice(i, &(begin + &piece.text), logprobs(&piece.tokens, params.logprobs), Some(reason))[0].take()
+        let shifted = shifted(piece.tokens, begin.text.len());
+        let tokens: Vec<Spoken> = begin.tokens.into_iter().chain(shifted).collect();
+        choice(i, &(begin.text + &piece.text), logprobs(&tokens, params.logprobs), Some(reason))[0].take()
     });
     let mut object = head.object("text_completion", choices.collect());
     object["usage"] = answers.usage(prompt);
@@ -115,7 +149,7 @@ async fn streamed(
     mut answers: Answers,
     head: Head,
     params: Params,
-    begin: Vec<String>,
+    begin: Vec<Piece>,
     prompt: usize,
 ) -> Result<()> {
     let chunk = |choices: Value| {
@@ -125,12 +159,15 @@ async fn streamed(
         }
         object
     };
-    for (i, text) in begin.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
-        out.json(&chunk(choice(i, text, Value::Null, None))).await;
+    for (i, Piece { text, tokens }) in begin.iter().enumerate().filter(|(_, piece)| !piece.text.is_empty()) {
+        out.json(&chunk(choice(i, text, logprobs(tokens, params.logprobs), None))).await;
     }
     while let Some((i, piece)) = answers.next().await? {
         let choice = match piece {
-            Some(piece) => choice(i, &piece.text, logprobs(&piece.tokens, params.logprobs), None),
+            Some(Piece { text, tokens }) => {
+                let tokens: Vec<Spoken> = shifted(tokens, begin[i].text.len()).collect();
+                choice(i, &text, logprobs(&tokens, params.logprobs), None)
+            }
             None => choice(i, "", Value::Null, Some(answers.all[i].reason())),
         };
         out.json(&chunk(choice)).await;
@@ -144,20 +181,29 @@ async fn streamed(
     Ok(())
 }
 
+/// Tokens of an answer, placed after what stands before it.
+fn shifted(tokens: Vec<Spoken>, by: usize) -> impl Iterator<Item = Spoken> {
+    tokens.into_iter().map(move |token| Spoken { start: token.start + by, ..token })
+}
+
 /// The older form: parallel arrays.
 fn logprobs(tokens: &[Spoken], wanted: Option<usize>) -> Value {
     if wanted.is_none() {
         return Value::Null;
     }
-    let top = |token: &Spoken| {
-        let mut map: Map<String, Value> =
-            token.top.iter().map(|(text, p)| (text.clone(), finite(*p).into())).collect();
-        map.entry(token.text.clone()).or_insert(finite(token.logprob).into());
-        map
+    let known = |token: &&Spoken| !token.logprob.is_nan();
+    let logprob = |token| Some(token).filter(known).map(|token: &Spoken| finite(token.logprob));
+    let top = |token| {
+        Some(token).filter(known).map(|token: &Spoken| {
+            let mut map: Map<String, Value> =
+                token.top.iter().map(|(text, p)| (text.clone(), finite(*p).into())).collect();
+            map.entry(token.text.clone()).or_insert(finite(token.logprob).into());
+            map
+        })
     };
     json!({
         "tokens": tokens.iter().map(|t| &t.text).collect::<Vec<_>>(),
-        "token_logprobs": tokens.iter().map(|t| finite(t.logprob)).collect::<Vec<_>>(),
+        "token_logprobs": tokens.iter().map(logprob).collect::<Vec<_>>(),
         "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
         "text_offset": tokens.iter().map(|t| t.start).collect::<Vec<_>>(),
     })

@@ -25,16 +25,26 @@ struct Prepared {
     inputs: Vec<Vec<u32>>,
     pooling: Pooling,
     base64: bool,
+    /// Numbers of each vector that are wanted.
+    dimensions: Option<usize>,
 }
 
 pub(super) async fn embeddings(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Json<Value>> {
-    let Prepared { model, inputs, pooling, base64 } = app.prepare(request, prepare).await?;
+    let Prepared { model, inputs, pooling, base64, dimensions } = app.prepare(request, prepare).await?;
     let tokens: usize = inputs.iter().map(Vec::len).sum();
     let Some(work) = app.engine.embed(inputs, pooling) else {
         let message = "This engine gives no embeddings.";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, Some("not_implemented"), message));
     };
-    let vectors = app.until_end(async { work.await.map_err(ApiError::from) }).await?;
+    let mut vectors = app.until_end(async { work.await.map_err(ApiError::from) }).await?;
+    if let Some(n) = dimensions {
+        let width = vectors.first().map_or(0, Vec::len);
+        if n > width {
+            let message = format!("`dimensions` is {n}, but the model's vectors have {width}");
+            return Err(ApiError::value("dimensions", message));
+        }
+        vectors.iter_mut().for_each(|vector| shorten(vector, n));
+    }
     let data = vectors.iter().enumerate().map(|(index, vector)| {
         let embedding = if base64 {
             let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -47,6 +57,13 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, request: Request<Bod
     let data: Vec<Value> = data.collect();
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     Ok(Json(json!({ "object": "list", "model": model, "data": data, "usage": usage })))
+}
+
+/// The first `n` numbers, at length 1 again.
+fn shorten(vector: &mut Vec<f32>, n: usize) {
+    vector.truncate(n);
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    vector.iter_mut().for_each(|x| *x /= norm);
 }
 
 fn prepare(app: &App, body: Value) -> Result<Prepared> {
@@ -64,7 +81,7 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
         Some("last") => Pooling::Last,
         Some(_) => return Err(ApiError::value("pooling", "`pooling` must be `mean` or `last`")),
     };
-    fields.neutral("dimensions", &[])?;
+    let dimensions = fields.count("dimensions", 1, 1 << 20)?;
     fields.harmless("user");
     let input = fields.raw("input");
     let input = fields.required("input", input)?;
@@ -73,5 +90,5 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     for input in &inputs {
         app.fits(input, "input")?;
     }
-    Ok(Prepared { model, inputs, pooling, base64 })
+    Ok(Prepared { model, inputs, pooling, base64, dimensions })
 }

@@ -36,7 +36,17 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (inputs, pooling);
         None
     }
+
+    /// How probable each token of some texts is after those before it, and the `top` likeliest; `None` if this
+    /// engine cannot say.
+    fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
+        let _ = (inputs, top);
+        None
+    }
 }
+
+/// What [`Engine::score`] promises, for each token but the first of each input.
+pub type Scores = Pin<Box<dyn Future<Output = Result<Vec<Vec<Logprobs>>, Refusal>> + Send>>;
 
 /// The vectors that [`Engine::embed`] promises, one per input.
 pub type Embeddings = Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>, Refusal>> + Send>>;
@@ -90,6 +100,8 @@ pub struct Request {
     pub frequency_penalty: f32,
     /// Report the probability of each token and of so many of the likeliest.
     pub logprobs: Option<usize>,
+    /// Whose request it is: those who wait are served by clients in turn.
+    pub client: u64,
     /// Takes part in the choice of tokens, before all of the above: a grammar's masks.
     pub hook: Option<Box<dyn LogitsHook>>,
 }

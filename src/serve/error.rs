@@ -89,8 +89,10 @@ impl From<Error> for ApiError {
         if e.is_input() || e.is_unsupported() {
             return Self::bad(e);
         }
-        let code = if e.is_memory() { "out_of_memory" } else { "engine_error" };
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Some(code), e)
+        match e.is_memory() {
+            true => Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("out_of_memory"), e),
+            false => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Some("engine_error"), e),
+        }
     }
 }
 

@@ -124,10 +124,7 @@ impl Constraint {
     /// # Errors
     /// As [`Constraint::json_schema`], for strict functions.
     pub fn tool_calls_or_text(functions: &[&Function], format: ToolFormat, several: bool) -> Result<Self> {
-        let loose: Vec<Function> = functions
-            .iter()
-            .map(|&f| if f.strict { f.clone() } else { Function { parameters: None, ..f.clone() } })
-            .collect();
+        let loose: Vec<Function> = functions.iter().map(|&f| f.loose()).collect();
         let mut constraint = Self::tool_calls(&loose.iter().collect::<Vec<_>>(), format, several)?;
         // Numbers are counted only where all is JSON.
         constraint.json = false;
@@ -144,6 +141,15 @@ impl Constraint {
             ToolFormat::Llama3 => format!("answer: call | REST\nREST: /(\\s*[^{{\\s](?s:.*))?/\n{calls}"),
         };
         Ok(constraint)
+    }
+
+    /// This or that; of the two, at most one is made of tool calls.
+    #[must_use]
+    pub(super) fn or(mut self, other: Self) -> Self {
+        self.rules = format!("answer: this_answer | that_answer\nthis_{}that_{}", self.rules, other.rules);
+        self.schemas.extend(other.schemas);
+        self.json &= other.json;
+        self
     }
 
     /// The same after the model's reasoning, which is free. `open` if the prompt has begun it already, as some

@@ -3,6 +3,7 @@
 
 use super::app::App;
 use super::error::ApiError;
+use super::plain;
 use axum::body::Body;
 use axum::extract::{MatchedPath, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -31,7 +32,12 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
     let origin = allowed_origin(&app, request.headers());
     let preflight =
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let browser = request.uri().path() == "/" && method == Method::GET && wants_html(request.headers());
     let mut response = match permitted(&app, &request) {
+        // The page asks for the key that it is denied for: there is nowhere else to enter it.
+        Err(error) if error.status == StatusCode::UNAUTHORIZED && browser => {
+            (error.status, plain::page().await).into_response()
+        }
         Err(error) => error.into_response(),
         Ok(()) if preflight && origin.is_some() => StatusCode::NO_CONTENT.into_response(),
         Ok(()) => caught(next.run(request)).await,
@@ -73,7 +79,15 @@ fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     ((1..=128).contains(&id.len()) && id.as_bytes().iter().all(plain)).then(|| id.clone())
 }
 
+/// Headers that mean something here only once.
+const SINGLE: [header::HeaderName; 4] =
+    [header::HOST, header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_LENGTH];
+
 fn permitted(app: &App, request: &Request<Body>) -> Result<(), ApiError> {
+    if let Some(name) = SINGLE.iter().find(|name| request.headers().get_all(*name).iter().count() > 1) {
+        let message = format!("The header `{name}` is there more than once.");
+        return Err(ApiError { code: Some("duplicate_header"), ..ApiError::bad(message) });
+    }
     if !host_allowed(app, request.uri(), request.headers()) {
         let message = "This server does not answer to that name. See --allowed-host.";
         return Err(ApiError::new(StatusCode::FORBIDDEN, Some("host_not_allowed"), message));
@@ -85,6 +99,11 @@ fn permitted(app: &App, request: &Request<Body>) -> Result<(), ApiError> {
     }
     let message = "No or wrong API key: send Authorization: Bearer KEY.";
     Err(ApiError::new(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message))
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// Compares with every key in time that depends on none.

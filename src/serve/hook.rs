@@ -93,7 +93,7 @@ impl LogitsHook for Adjust {
 }
 
 /// Natural logarithms of the softmax of `logits`, of one token and of the `n` likeliest.
-fn probabilities(logits: &[f32], token: u32, n: usize) -> Logprobs {
+pub(super) fn probabilities(logits: &[f32], token: u32, n: usize) -> Logprobs {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
     let norm = most + sum.ln() as f32;

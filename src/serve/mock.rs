@@ -4,7 +4,7 @@
 //! tried with the hardest tokenizer there is.
 
 use super::engine::{
-    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores, Sender,
 };
 use crate::error::{Error, Result};
 use crate::generate::{FinishReason, GenerateOptions, LogitsHook};
@@ -32,12 +32,15 @@ pub struct Script {
     pub context_length: usize,
     /// Fail after so many tokens.
     pub fails_after: Option<usize>,
+    /// The chat template; without one, lines of `role: content`.
+    pub template: Option<String>,
 }
 
 impl Default for Script {
     fn default() -> Self {
         let pace = Duration::ZERO;
-        Self { answer: None, pace, slots: 8, queue: 128, context_length: 4096, fails_after: None }
+        let (answer, fails_after, template) = (None, None, None);
+        Self { answer, pace, slots: 8, queue: 128, context_length: 4096, fails_after, template }
     }
 }
 
@@ -62,11 +65,14 @@ impl MockEngine {
     /// # Errors
     /// None in practice: its tokenizer is fixed.
     pub fn new(script: Script) -> Result<Self> {
-        let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+        let lines = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+        let template = script.template.as_deref().unwrap_or(lines);
+        let special = [("bos_token".to_owned(), "".into()), ("eos_token".to_owned(), "<|end|>".into())];
+        let special = special.into_iter().collect();
         let card = Card {
             names: vec!["mock".to_owned()],
             tokenizer: Tokenizer::from_bytes(tokenizer().to_string().as_bytes())?,
-            template: Some(ChatTemplate::new(template)?),
+            template: Some(ChatTemplate::with_special_tokens(template, special)?),
             context_length: script.context_length,
             vocab_size: END as usize + 1,
             defaults: GenerateOptions::default(),
@@ -157,6 +163,18 @@ impl Engine for MockEngine {
         let all = inputs.into_iter().map(one).collect();
         Some(Box::pin(std::future::ready(Ok(all))))
     }
+
+    fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
+        let one = |ids: Vec<u32>| ids.iter().skip(1).map(|&id| likely(id, top)).collect();
+        let all = inputs.into_iter().map(one).collect();
+        Some(Box::pin(std::future::ready(Ok(all))))
+    }
+}
+
+/// What the mock thinks of any token.
+fn likely(id: u32, n: usize) -> Logprobs {
+    let top = (0..n as u32).map(|i| ((id + i) % END, -0.5 - i as f32)).collect();
+    Logprobs { chosen: -0.5, top }
 }
 
 impl Inner {
@@ -206,10 +224,7 @@ impl Inner {
             } else if sent % 64 == 63 {
                 tokio::task::yield_now().await;
             }
-            let logprobs = wanted.map(|n| {
-                let top = (0..n as u32).map(|i| ((id + i) % END, -0.5 - i as f32)).collect();
-                Box::new(Logprobs { chosen: -0.5, top })
-            });
+            let logprobs = wanted.map(|n| Box::new(likely(id, n)));
             if !sender.send(Event::Token { id, logprobs }) {
                 return;
             }

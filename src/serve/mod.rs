@@ -15,15 +15,19 @@ mod embeddings;
 mod engine;
 mod error;
 mod fields;
+mod form;
 pub mod grammar;
 mod guard;
 mod hook;
 mod json;
+mod messages;
 mod metrics;
 mod mock;
 mod numbers;
 mod options;
+mod output;
 mod params;
+mod parts;
 mod plain;
 pub mod reasoning;
 mod responses;
@@ -32,11 +36,13 @@ mod scheduler;
 mod schema;
 mod server;
 mod sse;
+mod tool_prompt;
 mod tool_stream;
 pub mod tools;
 
 pub use engine::{
-    BACKLOG, Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+    BACKLOG, Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores,
+    Sender,
 };
 pub use mock::{MockEngine, Script};
 pub use options::Options;

@@ -34,6 +34,8 @@ pub(super) struct Params {
     pub(super) logprobs: Option<usize>,
     /// One for each answer that must have a form.
     pub(super) matchers: Vec<Matcher>,
+    /// Special tokens are part of the text.
+    pub(super) show_special: bool,
 }
 
 impl Params {
@@ -72,6 +74,7 @@ impl Params {
             frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             logprobs: None,
             matchers: Vec::new(),
+            show_special: false,
         };
         fields.harmless("user");
         fields.harmless("safety_identifier");
@@ -91,6 +94,7 @@ impl Params {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             logprobs: self.logprobs,
+            client: 0,
             hook: self.matchers.pop().map(|matcher| Box::new(matcher) as Box<dyn LogitsHook>),
         }
     }

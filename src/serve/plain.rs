@@ -72,6 +72,21 @@ fn optional_model(fields: &mut Fields, app: &App) -> Result<()> {
     Ok(())
 }
 
+/// A page to chat from: one file that loads nothing else.
+pub(super) async fn page() -> Response {
+    const PAGE: &str = include_str!("page.html");
+    const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
+                          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    (headers, PAGE).into_response()
+}
+
 /// The process answers.
 pub(super) async fn health() -> Json<Value> {
     Json(json!({ "status": "ok" }))

@@ -131,6 +131,11 @@ pub fn is_open(prompt: &str) -> bool {
     prompt.trim_end().ends_with(OPEN)
 }
 
+/// Whether a prompt has ended the reasoning of the answer: there is none.
+pub fn is_closed(prompt: &str) -> bool {
+    prompt.trim_end().ends_with(CLOSE)
+}
+
 /// Whether a chat template knows reasoning: it opens it, or writes it before an earlier answer.
 pub fn has_reasoning(template: &ChatTemplate) -> bool {
     let messages = [

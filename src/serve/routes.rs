@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub(super) fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
+        .route("/", get(plain::page))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/responses", post(responses::responses))

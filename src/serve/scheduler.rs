@@ -1,21 +1,27 @@
 //! [`ModelEngine`]: one thread owns a [`Batch`] and serves a queue from it.
 //!
-//! Each turn of the thread gives free slots to those who wait longest, reads at most one chunk of one prompt,
-//! and advances all answers by a token: a long prompt delays others by a chunk at a time. What nobody wants any
-//! more leaves its slot before the next step. A slot keeps its tokens when an answer ends, and the next prompt
-//! goes to the slot that begins most like it.
+//! Each turn of the thread gives free slots to those who wait, reads at most one chunk of one prompt, and advances
+//! all answers by a token: a long prompt delays others by a chunk at a time. What nobody wants any more leaves its
+//! slot before the next step.
+//!
+//! Who waits is served by clients in turn: next is the client with the fewest answers under way, and of those the
+//! one that has not had a slot for longest; one client's requests keep their order.
+//!
+//! A slot keeps its tokens when an answer ends. The next prompt goes where least is lost, and begins with what any
+//! slot has of it: the keys and values of a common beginning are copied, not computed again.
 
 use super::engine::{
-    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Sender,
+    Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores, Sender,
 };
-use super::hook::{Adjust, Record};
+use super::hook::{Adjust, Record, probabilities};
 use crate::error::{Error, Result};
-use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, hidden_states};
+use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, each_logits, hidden_states};
 use crate::kv_quantization::KvKind;
 use crate::models::Model;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,11 +36,16 @@ pub struct EngineOptions {
     pub queue: usize,
     /// How keys and values are kept; by default what suits the device.
     pub kind: Option<KvKind>,
+    /// Begin a prompt with what the cache has of it. Answers are the same without, later.
+    pub prefix_cache: bool,
+    /// Tokens that the cache may have for each answer, where memory for the whole context is not to be had: an
+    /// answer that needs more fails, and others go on.
+    pub cache_tokens: Option<usize>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { slots: 8, queue: 128, kind: None }
+        Self { slots: 8, queue: 128, kind: None, prefix_cache: true, cache_tokens: None }
     }
 }
 
@@ -47,8 +58,8 @@ pub struct ModelEngine {
     queue: usize,
     model: Model,
     kind: Option<KvKind>,
-    /// Whose turn it is to embed.
-    embedding: Arc<tokio::sync::Mutex<()>>,
+    /// Whose turn it is of those who want no answer.
+    aside: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Job {
@@ -90,16 +101,18 @@ impl ModelEngine {
     /// # Errors
     /// A number of slots that a batch cannot have; no thread.
     pub fn new(model: &Model, card: Card, options: EngineOptions) -> Result<Self> {
-        let batch = Batch::new(model, options.slots, options.kind)?;
+        let mut batch = Batch::new(model, options.slots, options.kind)?;
+        batch.limit_cache(options.cache_tokens.unwrap_or(usize::MAX));
         let shared = Arc::new(Shared::default());
-        let mut worker = Worker { batch, shared: shared.clone(), lanes: Vec::new() };
-        worker.lanes.resize_with(options.slots, || None);
+        let lanes = (0..options.slots).map(|_| None).collect();
+        let prefixes = options.prefix_cache;
+        let worker = Worker { batch, shared: shared.clone(), lanes, prefixes, turns: HashMap::new() };
         std::thread::Builder::new()
             .name("unimlx-engine".to_owned())
             .spawn(move || worker.work())
             .map_err(|e| Error::io(format!("no thread for the engine: {e}")))?;
-        let EngineOptions { slots, queue, kind } = options;
-        Ok(Self { card, shared, slots, queue, model: model.clone(), kind, embedding: Arc::default() })
+        let EngineOptions { slots, queue, kind, .. } = options;
+        Ok(Self { card, shared, slots, queue, model: model.clone(), kind, aside: Arc::default() })
     }
 }
 
@@ -146,19 +159,40 @@ impl Engine for ModelEngine {
     }
 
     fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
-        let (model, kind, turn) = (self.model.clone(), self.kind, self.embedding.clone());
-        Some(Box::pin(async move {
-            // One at a time, and not in the way of answers' threads.
+        Some(self.aside(inputs, move |model, ids, kind| {
+            Ok(pool(&hidden_states(model, ids, kind)?, ids.len(), pooling))
+        }))
+    }
+
+    fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
+        Some(self.aside(inputs, move |model, ids, kind| {
+            let mut scores = Vec::with_capacity(ids.len());
+            each_logits(model, ids, kind, &mut |at, row| {
+                scores.extend(ids.get(at + 1).map(|&next| probabilities(row, next, top)));
+            })?;
+            Ok(scores)
+        }))
+    }
+}
+
+impl ModelEngine {
+    /// Work on whole texts: one after another, and not in the way of answers' threads.
+    fn aside<T: Send + 'static>(
+        &self,
+        inputs: Vec<Vec<u32>>,
+        one: impl Fn(&Model, &[u32], Option<KvKind>) -> Result<T> + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<T>, Refusal>> + Send>> {
+        let (model, kind, turn) = (self.model.clone(), self.kind, self.aside.clone());
+        let work = move || inputs.iter().map(|ids| one(&model, ids, kind)).collect::<Result<_>>();
+        Box::pin(async move {
             let turn = turn.lock_owned().await;
             let work = move || {
                 let _turn = turn;
-                let pooled =
-                    |ids: &Vec<u32>| Ok(pool(&hidden_states(&model, ids, kind)?, ids.len(), pooling));
-                inputs.iter().map(pooled).collect::<Result<_>>()
+                work()
             };
-            let failed = |_| Refusal::Failed(Error::device("the embedding ended early"));
+            let failed = |_| Refusal::Failed(Error::device("the work on a text ended early"));
             tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(Refusal::Failed)
-        }))
+        })
     }
 }
 
@@ -186,16 +220,47 @@ struct Lane {
     sender: Sender,
     /// Tokens of the prompt that were in the cache.
     cached: usize,
+    /// The prompt has been begun.
+    begun: bool,
     /// The prompt has been read.
     read: bool,
+    client: u64,
     /// The order of arrival, for prompts that are being read.
     ticket: u64,
+}
+
+/// Gives a slot what any has of a prompt's beginning; how many tokens it has then that need not be read.
+fn begin(batch: &mut Batch, slot: usize, prompt: &[u32], prefixes: bool) -> Result<usize> {
+    if !prefixes {
+        batch.forget(slot)?;
+        return Ok(0);
+    }
+    // The last token must go through the model in any case.
+    let most = prompt.len().saturating_sub(1);
+    let kept = |batch: &Batch, slot: usize| common(batch.tokens(slot), prompt).min(most);
+    let own = kept(batch, slot);
+    let slots = 0..batch.cache().slots();
+    let best =
+        slots.map(|slot| (kept(batch, slot), slot)).max_by_key(|&(n, slot)| (n, std::cmp::Reverse(slot)));
+    match best.filter(|(n, _)| *n > own) {
+        Some((n, from)) => batch.share(from, slot, n),
+        None => Ok(own),
+    }
 }
 
 struct Worker {
     batch: Batch,
     shared: Arc<Shared>,
     lanes: Vec<Option<Lane>>,
+    /// Slots may begin with what others have.
+    prefixes: bool,
+    /// The ticket that a client had last.
+    turns: HashMap<u64, u64>,
+}
+
+/// How many tokens two texts begin with alike.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 impl Worker {
@@ -238,11 +303,11 @@ impl Worker {
                 return false;
             }
             while self.lanes.iter().any(Option::is_none) {
-                let Some(job) = state.waiting.pop_front() else { break };
-                if !job.sender.is_closed() {
-                    *ticket += 1;
-                    self.place(job, *ticket);
-                }
+                state.waiting.retain(|job| !job.sender.is_closed());
+                let Some(next) = self.next(&state.waiting) else { break };
+                let Some(job) = state.waiting.remove(next) else { break };
+                *ticket += 1;
+                self.place(job, *ticket);
             }
             let busy = self.lanes.iter().flatten().count();
             self.shared.running.store(busy, Ordering::SeqCst);
@@ -253,19 +318,36 @@ impl Worker {
         }
     }
 
-    /// Puts a request into the free slot whose tokens begin most like its prompt.
+    /// Whose turn it is of those who wait.
+    fn next(&mut self, waiting: &VecDeque<Job>) -> Option<usize> {
+        if self.turns.len() > 4096 {
+            self.turns.retain(|client, _| waiting.iter().any(|job| job.request.client == *client));
+        }
+        let turn = |job: &Job| {
+            let client = job.request.client;
+            let running = self.lanes.iter().flatten().filter(|lane| lane.client == client).count();
+            (running, self.turns.get(&client).copied().unwrap_or(0))
+        };
+        let first = waiting.iter().enumerate().min_by_key(|(_, job)| turn(job));
+        first.map(|(i, _)| i)
+    }
+
+    /// Puts a request into the free slot that loses least by it.
     fn place(&mut self, job: Job, ticket: u64) {
         let Job { mut request, sender } = job;
         let (hook, record) = Adjust::of(&mut request);
-        let Request { tokens, options, .. } = request;
-        let common =
-            |slot: usize| self.batch.tokens(slot).iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let Request { tokens, options, client, .. } = request;
         let free = (0..self.lanes.len()).filter(|&slot| self.lanes[slot].is_none());
-        // Among equals the one with the least to lose.
-        let best = free.max_by_key(|&slot| (common(slot), std::cmp::Reverse(self.batch.tokens(slot).len())));
+        let best = free.min_by_key(|&slot| {
+            let had = self.batch.tokens(slot);
+            let kept = common(had, &tokens);
+            (had.len() - kept, std::cmp::Reverse(kept))
+        });
         let Some(slot) = best else { return };
-        let cached = common(slot).min(tokens.len().saturating_sub(1));
-        self.lanes[slot] = Some(Lane { tokens, options, hook, record, sender, cached, read: false, ticket });
+        self.turns.insert(client, ticket);
+        let (cached, begun, read) = (0, false, false);
+        self.lanes[slot] =
+            Some(Lane { tokens, options, hook, record, sender, cached, begun, read, client, ticket });
     }
 
     /// Frees the slots of those who have gone.
@@ -291,6 +373,15 @@ impl Worker {
         let Some((slot, lane)) = oldest.and_then(|slot| Some((slot, self.lanes[slot].as_mut()?))) else {
             return;
         };
+        if !std::mem::replace(&mut lane.begun, true) {
+            match begin(&mut self.batch, slot, &lane.tokens, self.prefixes) {
+                Ok(cached) => lane.cached = cached,
+                Err(e) => {
+                    let _ = lane.sender.send(Event::Failed(e));
+                    return self.leave(slot);
+                }
+            }
+        }
         let mut one_chunk = |p: crate::nn::Progress<'_>| {
             if p.done < p.total { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };

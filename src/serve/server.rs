@@ -3,12 +3,14 @@
 //! The accept loop is our own: connections are counted, heads must come in time, and a reader that lets a full
 //! socket wait for too long is dropped with its work.
 
-use super::app::{App, Phase};
+use super::app::{App, Peer, Phase};
 use super::engine::Engine;
 use super::guard;
 use super::options::Options;
 use super::routes;
 use crate::error::{Error, Result};
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
+use tower::ServiceExt;
 
 /// Bytes that the system may keep for a reader: what is beyond waits here, where it is counted.
 const SEND_BUFFER: u32 = 128 << 10;
@@ -90,9 +93,9 @@ impl Server {
                 Ok(place) = places.clone().acquire_owned() => place,
                 () = &mut stop => break,
             };
-            let stream = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok((stream, peer)) => (stream, Peer(peer.ip())),
                     Err(e) => {
                         // Out of descriptors, most likely: connections that end give some back.
                         log::warn!(target: "unimlx::serve", "cannot accept: {e}");
@@ -104,7 +107,7 @@ impl Server {
             };
             let (router, app) = (router.clone(), app.clone());
             tokio::spawn(async move {
-                connection(stream, router, &app).await;
+                connection(stream, peer, router, &app).await;
                 drop(place);
             });
         }
@@ -118,12 +121,16 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, router: axum::Router, app: &App) {
+async fn connection(stream: TcpStream, peer: Peer, router: axum::Router, app: &App) {
     let _ = stream.set_nodelay(true);
     let io = Patient { io: TokioIo::new(stream), limit: app.options.write_timeout, stalled: None };
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(app.options.header_timeout).max_buf_size(HEAD);
-    let mut serving = pin!(http.serve_connection(io, TowerToHyperService::new(router)));
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request
+    });
+    let mut serving = pin!(http.serve_connection(io, TowerToHyperService::new(service)));
     let mut phase = app.phase.subscribe();
     tokio::select! {
         outcome = &mut serving => return log_end(outcome),

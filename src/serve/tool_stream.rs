@@ -102,10 +102,7 @@ impl ToolParser {
     }
 
     fn mark(&self) -> &'static str {
-        match self.format {
-            ToolFormat::Hermes => "<tool_call>",
-            ToolFormat::Llama3 => "<|python_tag|>",
-        }
+        self.format.mark()
     }
 
     /// Adds a piece of UTF-8, which may end within a character; what is certain now.

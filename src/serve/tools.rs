@@ -24,6 +24,14 @@ pub struct Function {
     pub strict: bool,
 }
 
+impl Function {
+    /// The function without what only strict ones hold the model to.
+    pub(super) fn loose(&self) -> Self {
+        let parameters = if self.strict { self.parameters.clone() } else { None };
+        Self { name: self.name.clone(), parameters, strict: self.strict }
+    }
+}
+
 /// Whether the model calls functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolChoice {
@@ -57,12 +65,24 @@ impl ToolFormat {
             json!({"role": "user", "content": "question"}),
             json!({"role": "assistant", "content": "", "tool_calls": [call]}),
         ];
-        let text = template.render(&Chat { messages: &messages, ..Chat::default() }).ok()?;
-        let at = text.find(NAME)?;
-        if text[..at].contains("<tool_call>") {
-            Some(Self::Hermes)
-        } else {
-            text[at..].contains("\"parameters\"").then_some(Self::Llama3)
+        let tools = [json!({"type": "function", "function": {"name": "other", "description": "another",
+            "parameters": {"type": "object", "properties": {}}}})];
+        let chat = Chat { messages: &messages, tools: Some(&tools), ..Chat::default() };
+        let text = template.render(&chat).ok()?;
+        let (before, after) = text.split_at(text.find(NAME)?);
+        let is_object = |text: &str| text.trim_start().starts_with('{');
+        match before.rfind(Self::Hermes.mark()) {
+            Some(at) if is_object(&before[at + Self::Hermes.mark().len()..]) => Some(Self::Hermes),
+            Some(_) => None,
+            None => after.contains("\"parameters\"").then_some(Self::Llama3),
+        }
+    }
+
+    /// What announces a call in the middle of a text.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Hermes => "<tool_call>",
+            Self::Llama3 => "<|python_tag|>",
         }
     }
 }
@@ -118,8 +138,8 @@ impl Tools {
         &self.choice
     }
 
-    /// What forces calls that are required or named, and valid arguments of strict functions. `None` leaves
-    /// the answer free.
+    /// What forces calls that are required or named, valid arguments of strict functions, and no more than one
+    /// call where parallel ones are not wanted. `None` leaves the answer free.
     ///
     /// # Errors
     /// A function's parameters cannot be enforced: [`Constraint::json_schema`].
@@ -127,7 +147,8 @@ impl Tools {
         let all: Vec<&Function> = self.functions.iter().collect();
         match &self.choice {
             ToolChoice::None => Ok(None),
-            ToolChoice::Auto if !all.iter().any(|f| f.strict) => Ok(None),
+            ToolChoice::Auto if all.is_empty() => Ok(None),
+            ToolChoice::Auto if self.parallel && !all.iter().any(|f| f.strict) => Ok(None),
             ToolChoice::Auto => Constraint::tool_calls_or_text(&all, format, self.parallel).map(Some),
             ToolChoice::Required => Constraint::tool_calls(&all, format, self.parallel).map(Some),
             ToolChoice::Named(name) => {
@@ -135,6 +156,16 @@ impl Tools {
                 Constraint::tool_calls(&one, format, false).map(Some)
             }
         }
+    }
+
+    /// Calls alone, of any of the functions: one of the forms that an answer may have. Arguments of functions
+    /// that are not strict are any JSON objects.
+    ///
+    /// # Errors
+    /// As [`Tools::constraint`].
+    pub fn calls(&self, format: ToolFormat) -> Result<Constraint> {
+        let loose: Vec<Function> = self.functions.iter().map(Function::loose).collect();
+        Constraint::tool_calls(&loose.iter().collect::<Vec<_>>(), format, self.parallel)
     }
 
     /// A parser of the answer; `None` if it has no calls.
@@ -158,9 +189,9 @@ fn function(tool: &Value) -> Result<Function> {
     match tool.get("type").and_then(Value::as_str) {
         Some("function") => {}
         Some(other) => return Err(Error::unsupported(format!("a tool of type {other:?}, only functions"))),
-        None => return Err(Error::input("type: expected \"function\"")),
+        None => return Err(Error::input("type: it must be \"function\"")),
     }
-    let function = tool.get("function").ok_or_else(|| Error::input("function: missing"))?;
+    let function = tool.get("function").ok_or_else(|| Error::input("function: it is missing"))?;
     known(function, &["name", "description", "parameters", "strict"]).map_err(|e| e.context("function"))?;
     let name = function.get("name").and_then(Value::as_str).unwrap_or("");
     let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';

@@ -4,12 +4,17 @@
 override GROUP: u32 = 8u;
 override SCALES: u32 = 0u;
 
+// Which scale: row `row`, unit i of 8 codes.
+fn group_of(row: u32, i: u32) -> u32 {
+    return row * params.groups + i / GROUP;
+}
+
 fn scale_at(row: u32, i: u32) -> f32 {
-    let at = row * params.groups + i / GROUP;
+    let at = group_of(row, i);
     return widen(SCALES, scales[place(SCALES, at)], at);
 }
 
 fn offset_at(row: u32, i: u32) -> f32 {
-    let at = row * params.groups + i / GROUP;
+    let at = group_of(row, i);
     return widen(SCALES, biases[place(SCALES, at)], at);
 }

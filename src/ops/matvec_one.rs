@@ -1,0 +1,190 @@
+//! Kernels of a linear layer for one row of `x`, where the adapter has subgroups.
+
+use super::linear::Linear;
+use super::matvec::{DOT8, stage};
+use super::weight::{Chunk, Format, Reader, UNIT};
+use crate::dtype::Dtype;
+use crate::op::{Kernel, Site, Spec, Stage};
+use crate::wgsl::{File, wgsl};
+
+static DOT4: File = wgsl!("matvec_dot4.wgsl");
+static HELD: File = wgsl!("matvec_held.wgsl");
+static PLANES: File = wgsl!("parts/planes.wgsl");
+static HELD_PLANES: File = wgsl!("parts/held_planes.wgsl");
+static HELD_FLOATS: File = wgsl!("parts/held_floats.wgsl");
+
+/// What the rounding of two planes of bytes may do to a result: each value is off by at most 2^-16 of the
+/// greatest of its 32.
+const ROUNDING: f32 = 1.0 / 8192.0;
+/// Workgroups that fill an NVIDIA H100 or H200, two on each of its multiprocessors; small shares do no harm elsewhere.
+const GROUPS: usize = 264;
+
+/// The kernels for this site, best first.
+pub(super) fn kernels(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
+    let held = Held::new(op, site).map(|held| held.kernel(op, site, chunks));
+    let dot4 = Dot4::new(op, site).map(|dot4| dot4.kernel(op, site, chunks));
+    // x in registers spares most where much is multiplied; its way there and back is longer.
+    let bytes = matches!(op.format, Format::Affine { bits: 8, .. });
+    let much = bytes && op.weight(site.inputs)[0].dims[0] > 4096;
+    let kernels = if much { [held, dot4] } else { [dot4, held] };
+    kernels.into_iter().flatten().collect()
+}
+
+/// The best kernel in other arrangements, for a tuner.
+pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
+    let most = site.caps.workgroup_size as usize;
+    let arrangements = [(256, 264), (256, 528), (512, 132), (512, 264), (1024, 132)];
+    let variant = |&(lanes, groups): &(usize, usize)| {
+        let held = Held::new(op, site)?;
+        let lanes = held.team * (lanes / held.team).max(1);
+        (lanes <= most).then(|| Held { lanes, groups, ..held }.kernel(op, site, chunks))
+    };
+    let dot4 = Dot4::new(op, site).map(|dot4| dot4.kernel(op, site, chunks));
+    dot4.into_iter().chain(arrangements.iter().filter_map(variant)).collect()
+}
+
+/// How a kernel reads the weight for integer products, where the adapter has them.
+fn bytes(op: &Linear, site: &Site<'_>) -> Option<Reader> {
+    op.format.bytes(op.weight(site.inputs)).filter(|_| site.caps.dot4)
+}
+
+/// Bytes of workgroup memory for the planes of k values, and what little else there is.
+fn planes_memory(k: usize) -> usize {
+    2 * k + k / 2 + 512
+}
+
+fn flag(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}
+
+/// How products with a row of `x` that invocations hold in registers are arranged.
+struct Held {
+    reader: Reader,
+    /// Whether it is held as planes of bytes.
+    planes: bool,
+    /// Units of 8 values that an invocation holds.
+    span: usize,
+    /// Invocations that share a row of the weight.
+    team: usize,
+    /// Those of a workgroup: teams.
+    lanes: usize,
+    /// Rows that a team takes at a time: 2 or 4.
+    rows: usize,
+    /// Sums, of a row and a subgroup, that a workgroup has room for.
+    sums: usize,
+    /// The most workgroups, unless sums need more.
+    groups: usize,
+}
+
+impl Held {
+    /// Invocations of a workgroup, about.
+    const LANES: usize = 512;
+    /// Sums that a workgroup makes room for, at most.
+    const SUMS: usize = 4096;
+
+    /// Integer products where the adapter has them and codes are bytes or halves of them; products of floats, for
+    /// dense weights, on discrete GPUs. The arrangement is what was best on an NVIDIA H100.
+    fn new(op: &Linear, site: &Site<'_>) -> Option<Self> {
+        let (weight, x): (&[Spec], &Spec) = (op.weight(site.inputs), &site.inputs[0]);
+        let (least, most) = site.caps.subgroups.map(|(least, most)| (least as usize, most as usize))?;
+        let (k, limit) = (x.axis(1), site.caps.workgroup_size as usize);
+        if x.axis(2) != 1 || least < 4 || !k.is_multiple_of(UNIT) {
+            return None;
+        }
+        let planes = op.format != Format::Dense;
+        let reader = match op.format {
+            Format::Affine { .. } => bytes(op, site)?,
+            Format::Dense if site.caps.unified => return None,
+            Format::Dense => op.format.reader(weight)?,
+        };
+        let units = k / UNIT;
+        let team_of = |span: usize| units.div_ceil(span).next_multiple_of(most);
+        let span = match planes {
+            true => 4,
+            false => [(256, 1), (1024, 2), (usize::MAX, 4)]
+                .into_iter()
+                .find_map(|(most, span)| (units <= most && team_of(span) <= limit).then_some(span))?,
+        };
+        let team = team_of(span);
+        let rows = if span == 4 || weight[0].dtype == Dtype::F32 { 2 } else { 4 };
+        let lanes = team * (Self::LANES.min(limit) / team).max(1);
+        let memory = if planes { planes_memory(k) } else { 512 };
+        let sums = ((site.caps.workgroup_memory as usize).checked_sub(memory)? / 4).min(Self::SUMS);
+        let groups = if matches!(op.format, Format::Affine { bits: 8, .. }) { GROUPS / 2 } else { GROUPS };
+        let fits = lanes <= limit && sums >= 2 * team / least;
+        fits.then_some(Self { reader, planes, span, team, lanes, rows, sums, groups })
+    }
+
+    fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
+        let least = site.caps.subgroups.map_or(1, |(least, _)| least as usize);
+        let per = if op.gate.is_some() { 2 } else { 1 };
+        let parts: &[&File] = match self.planes {
+            true => &[&HELD, &HELD_PLANES, &PLANES, &DOT8],
+            false => &[&HELD, &HELD_FLOATS, &DOT8],
+        };
+        let stage = |chunk: &Chunk| {
+            let (results, subgroups) = (chunk.rows / per, self.team / least);
+            let room = (self.sums / (per * subgroups)).max(1);
+            let groups = self.groups.max(results.div_ceil(room)).min(results);
+            let sums = ("sums", (results.div_ceil(groups) * per * subgroups).into());
+            let mut stage = stage(op, site, &self.reader, chunk, (parts, Some(sums)));
+            stage.name = if self.planes { "matvec_planes" } else { "matvec_held" };
+            stage.constants.extend([
+                ("WG", self.lanes as f64),
+                ("TEAM", self.team as f64),
+                ("ROWS", self.rows as f64),
+                ("NORM", flag(op.norm.is_some())),
+                ("GATED", flag(op.gate.is_some())),
+            ]);
+            stage.constants.extend((!self.planes).then_some(("SPAN", self.span as f64)));
+            Stage { grid: [groups as u32, 1, 1], ..stage }
+        };
+        // A gate multiplies two such results, and is off by what either is.
+        let rounding = if self.planes { per as f32 * ROUNDING } else { 0.0 };
+        Kernel { stages: chunks.iter().map(stage).collect(), rounding, ..Kernel::default() }
+    }
+}
+
+/// How integer products with planes in workgroup memory are arranged, without gates.
+struct Dot4 {
+    reader: Reader,
+    /// Invocations of a workgroup.
+    lanes: usize,
+    /// Rows that a subgroup takes at a time: 1 or 2.
+    rows: usize,
+}
+
+impl Dot4 {
+    /// Integer products, where the adapter has them, the planes fit into workgroup memory, and codes are bytes or
+    /// halves of them. The arrangement is what was best on an NVIDIA H200: where rows are few, each gets a
+    /// subgroup; large workgroups make fewer planes.
+    fn new(op: &Linear, site: &Site<'_>) -> Option<Self> {
+        let reader = bytes(op, site)?;
+        let x = &site.inputs[0];
+        let (least, _) = site.caps.subgroups?;
+        let fits = planes_memory(x.axis(1)) <= site.caps.workgroup_memory as usize;
+        if x.axis(2) != 1 || op.gate.is_some() || least < 4 || !fits {
+            return None;
+        }
+        let few = op.weight(site.inputs)[0].dims[0] <= 4096;
+        let (rows, lanes) = if few { (1, 1024) } else { (2, 512) };
+        Some(Self { reader, lanes: lanes.min(site.caps.workgroup_size as usize), rows })
+    }
+
+    fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
+        let (least, _) = site.caps.subgroups.unwrap_or((1, 1));
+        let per_group = self.rows * self.lanes / least as usize;
+        let stage = |chunk: &Chunk| {
+            let mut stage = stage(op, site, &self.reader, chunk, (&[&DOT4, &PLANES, &DOT8], None));
+            stage.name = "matvec_dot4";
+            stage.constants.extend([
+                ("R", self.rows as f64),
+                ("WG", self.lanes as f64),
+                ("NORM", flag(op.norm.is_some())),
+            ]);
+            let groups = chunk.rows.div_ceil(per_group).min(GROUPS);
+            Stage { grid: [groups as u32, 1, 1], ..stage }
+        };
+        Kernel { stages: chunks.iter().map(stage).collect(), rounding: ROUNDING, ..Kernel::default() }
+    }
+}
