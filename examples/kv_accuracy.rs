@@ -3,10 +3,12 @@
 //! ```text
 //! python3 examples/storyteller/corpus.py --split test --count 160 --jsonl > mixed.jsonl
 //! python3 examples/storyteller/corpus.py --split test --count 24 --kind recall --jsonl > recall.jsonl
-//! cargo run --release --example kv_accuracy -- mixed.jsonl recall.jsonl [--stressed] [--gpu]
+//! cargo run --release --example kv_accuracy -- mixed.jsonl recall.jsonl [--stressed] [--gpu] [--kinds=A,B] \
+//!     [--passkey]
 //! ```
 //!
 //! Teacher-forced: every token is scored given the text before it, all keys and values read from the cache.
+//! `--passkey` asks for one number that was told among stories instead: at which depth, in how long a text.
 //! `--stressed` first makes the model hard without changing what it computes: pairs of key channels grow by 12 and
 //! their query channels shrink as much, channels of values grow by 8 and the output projection's columns shrink.
 
@@ -25,8 +27,12 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (flags, files): (Vec<_>, Vec<_>) = args.iter().partition(|a| a.starts_with("--"));
     let [mixed, recall] = files[..] else {
-        return Err(Error::input("kv_accuracy MIXED.jsonl RECALL.jsonl [--stressed] [--gpu]"));
+        return Err(Error::input(
+            "kv_accuracy MIXED.jsonl RECALL.jsonl [--stressed] [--gpu] [--kinds=A,B] [--passkey]",
+        ));
     };
+    let wanted: Option<Vec<&str>> =
+        flags.iter().find_map(|flag| Some(flag.strip_prefix("--kinds=")?.split(',').collect()));
     let mut folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/storyteller"));
     let tokenizer = Tokenizer::open(&folder)?;
     if flags.iter().any(|flag| *flag == "--stressed") {
@@ -35,6 +41,13 @@ fn main() -> Result<()> {
     let device = if flags.iter().any(|flag| *flag == "--gpu") { Device::GPU } else { Device::CPU };
     let model = Model::load(&folder, LoadOptions { device: Some(device), ..LoadOptions::default() })?;
 
+    if flags.iter().any(|flag| *flag == "--passkey") {
+        let kinds: Vec<KvKind> = KvKind::ALL
+            .into_iter()
+            .filter(|kind| wanted.as_ref().is_none_or(|w| w.contains(&&*kind.name())))
+            .collect();
+        return passkeys(&model, &tokenizer, &documents(mixed)?, &kinds);
+    }
     let mut texts = packed(&tokenizer, &documents(mixed)?)?;
     for document in documents(recall)? {
         texts.push(one(&tokenizer, &document)?);
@@ -42,17 +55,19 @@ fn main() -> Result<()> {
     let kinds = [
         KvKind::F16,
         KvKind::Int8,
-        KvKind::Uncentred(8, 8),
+        KvKind::Plain(8, 8),
         KvKind::Simulated(Baseline::Q8_0),
         KvKind::Mlx { bits: 8, group: 64 },
         KvKind::K8V4,
         KvKind::Int4,
-        KvKind::Uncentred(4, 4),
+        KvKind::Plain(4, 4),
         KvKind::Simulated(Baseline::Q4_0),
         KvKind::Simulated(Baseline::RotatedQ4_0),
         KvKind::Mlx { bits: 4, group: 64 },
         KvKind::K4V3,
     ];
+    let wanted = |kind: &KvKind| wanted.as_ref().is_none_or(|names| names.contains(&kind.name().as_str()));
+    let kinds: Vec<KvKind> = kinds.into_iter().filter(wanted).collect();
     let mut scores: Vec<Score> = kinds.iter().map(|_| Score::default()).collect();
     for text in &texts {
         let exact = logits(&model, &text.tokens, Some(KvKind::F32))?;
@@ -124,6 +139,88 @@ fn one(tokenizer: &Tokenizer, document: &str) -> Result<Text> {
         *flag = piece.trim().parse::<u32>().is_ok();
     }
     Ok(Text { tokens, recalled })
+}
+
+/// Tokens of a text with a number told somewhere and asked for at its end.
+const LENGTHS: [usize; 4] = [256, 512, 1024, 1900];
+const DEPTHS: usize = 5;
+const KEYS: usize = 3;
+
+/// Which numbers are recalled whole, by length and by depth, and how likely they are.
+fn passkeys(model: &Model, tokenizer: &Tokenizer, documents: &[String], kinds: &[KvKind]) -> Result<()> {
+    let sentences: Vec<String> = documents
+        .iter()
+        .flat_map(|document| document.split_inclusive(". ").map(|s| s.replace('\n', " ")))
+        .filter(|s| s.ends_with(". ") && !s.contains("secret"))
+        .collect();
+    println!(
+        "| kind | {} | by depth, first to last | log-likelihood of a number |",
+        LENGTHS.map(|n| n.to_string()).join(" | ")
+    );
+    println!("|---|{}---|---|", "---|".repeat(LENGTHS.len()));
+    for &kind in kinds {
+        let (mut by_length, mut by_depth, mut likelihood) = ([0; LENGTHS.len()], [0; DEPTHS], 0f64);
+        for (at, &length) in LENGTHS.iter().enumerate() {
+            for (depth, right) in by_depth.iter_mut().enumerate() {
+                for key in 0..KEYS {
+                    let seed = (at * DEPTHS + depth) * KEYS + key;
+                    let (found, log) = passkey(model, tokenizer, &sentences, kind, length, depth, seed)?;
+                    by_length[at] += usize::from(found);
+                    *right += usize::from(found);
+                    likelihood += log / (LENGTHS.len() * DEPTHS * KEYS) as f64;
+                }
+            }
+        }
+        let of = |right: &[usize], all: usize| right.iter().map(|n| format!("{n}/{all}")).collect::<Vec<_>>();
+        println!(
+            "| {kind} | {} | {} | {likelihood:.4} |",
+            of(&by_length, DEPTHS * KEYS).join(" | "),
+            of(&by_depth, LENGTHS.len() * KEYS).join(" ")
+        );
+    }
+    Ok(())
+}
+
+/// Whether a number is recalled, and its log-likelihood.
+fn passkey(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    sentences: &[String],
+    kind: KvKind,
+    length: usize,
+    depth: usize,
+    seed: usize,
+) -> Result<(bool, f64)> {
+    let names = ["Juno", "Nutmeg", "Daisy", "Oakley", "Pickle", "Winnie", "Gwen"];
+    let told = format!("The secret number of {} is ", names[seed % names.len()]);
+    let number = 10_000 + (seed * 7_919 + 12_345) % 90_000;
+    let count = |text: &str| Ok::<_, Error>(tokenizer.encode(text, false)?.len());
+    let (mut before, mut left) = (Vec::new(), length.saturating_sub(2 * count(&told)? + 24));
+    for sentence in sentences.iter().cycle().skip(seed * 37 % sentences.len()) {
+        let n = count(sentence)?;
+        if n > left {
+            break;
+        }
+        left -= n;
+        before.push(sentence.as_str());
+    }
+    let fact = format!("{told}{number}. ");
+    before.insert(before.len() * depth / (DEPTHS - 1), &fact);
+    let text = format!("Memory test.\n\n{}\n\n{told}", before.concat().trim_end());
+    let asked = tokenizer.encode(&format!("{text}{number}"), false)?;
+    // What the question alone does not have: the number, perhaps with the space before it.
+    let question = tokenizer.encode(&text, false)?;
+    let same = question.iter().zip(&asked).take_while(|(a, b)| a == b).count();
+    let tokens = [&[0], &asked[..]].concat();
+    let all = logits(model, &tokens, Some(kind))?;
+    let vocab = all.len() / tokens.len();
+    let (mut found, mut likelihood) = (true, 0.0);
+    for i in same..tokens.len() - 1 {
+        let p = log_softmax(&all[i * vocab..][..vocab]);
+        found &= top(&p) == tokens[i + 1] as usize;
+        likelihood += p[tokens[i + 1] as usize];
+    }
+    Ok((found, likelihood))
 }
 
 #[derive(Default)]

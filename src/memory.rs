@@ -6,7 +6,7 @@
 
 use crate::array::{Device, MLXArray};
 use crate::error::Result;
-use crate::gpu::{self, Gpu};
+use crate::gpu::{self, Gpu, Recording, Step};
 use crate::layout::ArrayShape;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -158,6 +158,35 @@ impl Buffer {
             Self::Gpu(buffer) => buffer.gpu().read(buffer, 0, out)?,
         }
         Ok(())
+    }
+
+    /// Copies parts `[offset there, offset here, bytes]` of another buffer of the same device, which copies them itself.
+    ///
+    /// # Errors
+    /// A device that does not answer.
+    pub(crate) fn copy_from(&self, from: &Self, parts: &[[usize; 3]]) -> Result<()> {
+        // Devices copy whole words.
+        let words = parts.iter().flatten().all(|n| n % 4 == 0);
+        if let (Self::Gpu(from), Self::Gpu(to), true) = (from, self, words) {
+            let steps = parts.iter().map(|&[src_offset, dst_offset, bytes]| Step::Copy {
+                src: 0,
+                src_offset: src_offset as u64,
+                dst: 1,
+                dst_offset: dst_offset as u64,
+                bytes: bytes as u64,
+            });
+            let recording = Recording { buffers: vec![from.bytes(), to.bytes()], steps: steps.collect() };
+            let gpu = to.gpu();
+            return gpu.run(&gpu.prepare(&recording, &[from.clone(), to.clone()])?);
+        }
+        let end = |i: usize| parts.iter().map(|part| part[i] + part[2]).max().unwrap_or(0);
+        let [mut there, mut here] = [vec![0; end(0)], vec![0; end(1)]];
+        from.read(&mut there)?;
+        self.read(&mut here)?;
+        for &[src, dst, bytes] in parts {
+            here[dst..][..bytes].copy_from_slice(&there[src..][..bytes]);
+        }
+        self.write(&here)
     }
 
     /// Overwrites the first `data.len()` bytes. A mapped file is never written: nobody asks.

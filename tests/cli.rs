@@ -383,3 +383,37 @@ fn info_and_fit_print_json() {
     assert_eq!(bytes("f32"), 2 * bytes("f16"));
     assert!(succeeds(&["fit"]).contains("context that fits"));
 }
+
+#[test]
+fn a_prompt_is_kept_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.safetensors");
+    let file = file.to_str().unwrap();
+    let run = |tokens| {
+        json(&[
+            "generate",
+            "--temp",
+            "0",
+            "-n",
+            "4",
+            "--json",
+            "--tokens",
+            tokens,
+            "--kv",
+            "int8",
+            "--prompt-cache",
+            file,
+        ])
+    };
+    let first = run("1,2,3,4,5,6");
+    assert!(fs::metadata(file).unwrap().len() > 1000);
+    let (again, more) = (run("1,2,3,4,5,6"), run("1,2,3,4,5,6,7"));
+    assert_eq!(first["ids"], again["ids"]);
+    assert_eq!(first["prompt_tokens"], 6);
+    assert_eq!(more["prompt_tokens"], 7);
+    fails(
+        &["generate", "--tokens", "1,2", "--kv", "int4", "--prompt-cache", file],
+        2,
+        &["kind", "int8", "int4"],
+    );
+}

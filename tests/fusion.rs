@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::sync::Mutex;
-use unimlx::{Device, GenerateOptions, Generator, LoadOptions, Model, logits, set_fusion};
+use unimlx::{
+    Device, GenerateOptions, Generator, KvKind, LoadOptions, Model, logits, logits_after, set_fusion,
+};
 
 /// Fusion is one switch for the process: tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -41,6 +43,43 @@ fn a_layer_is_six_dispatches() {
         assert!(steps(&fused) <= 6 * layers + 3, "{name}:\n{fused}");
         assert!(steps(&plain) >= 12 * layers, "{name}:\n{plain}");
         assert_eq!(fused.matches("attend ").count(), layers, "{name}:\n{fused}");
+    }
+}
+
+const PACKED: [KvKind; 4] = [KvKind::Int8, KvKind::K8V4, KvKind::Int4, KvKind::K4V3];
+
+#[test]
+fn a_layer_over_a_packed_cache_is_six_dispatches_too() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    for name in MODELS {
+        let Some(model) = load(name) else { return };
+        let layers = model.config().num_hidden_layers;
+        for kind in PACKED {
+            let recording = model.step_recording_with(1, kind).unwrap();
+            assert!(recording.lines().count() <= 6 * layers + 3, "{name}, {kind}:\n{recording}");
+            assert_eq!(recording.matches("attend_packed ").count(), layers, "{name}, {kind}:\n{recording}");
+        }
+    }
+}
+
+#[test]
+fn fusion_over_a_packed_cache_does_not_change_logits() {
+    for (name, kind) in MODELS.into_iter().zip(PACKED) {
+        let Some(model) = load(name) else { return };
+        let ids: Vec<u32> = (0..30).map(|i| (7 * i + 3) % 90).collect();
+        // As many tokens of one sequence as come together; and one by one, after some that are there.
+        for n in [1, 2, 8] {
+            let (fused, plain) = both(|| {
+                let one_by_one = logits_after(&model, &ids[..30 - n], &ids[30 - n..], kind, kind).unwrap();
+                [one_by_one, logits(&model, &ids[..n], Some(kind)).unwrap()].concat()
+            });
+            let square = |x: f32| f64::from(x).powi(2);
+            let error: f64 = fused.iter().zip(&plain).map(|(a, b)| square(a - b)).sum();
+            let size: f64 = plain.iter().map(|b| square(*b)).sum();
+            let off = (error / size).sqrt();
+            // A value on the edge between two codes may fall to either side.
+            assert!(off < 3e-2, "{name}, {kind}, {n} tokens: {off:.1e}");
+        }
     }
 }
 

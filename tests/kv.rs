@@ -88,6 +88,71 @@ fn generation_grows_a_packed_cache() {
     }
 }
 
+/// A prompt that one device read goes on where another left it.
+#[test]
+fn a_prompt_survives_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = GenerateOptions { max_tokens: Some(6), ignore_eos: true, ..GenerateOptions::default() };
+    let prompt = ids(70);
+    for kind in [KvKind::F32, KvKind::F16, KvKind::Int8, KvKind::K4V3] {
+        let mut answers = Vec::new();
+        for from in devices() {
+            let path = folder.path().join(format!("{kind}-{from:?}.safetensors"));
+            let mut generator = Generator::new(&shipped(from), Some(kind));
+            generator.prompt(&prompt[..60], options.clone()).unwrap();
+            generator.save_prompt(&path).unwrap();
+            for to in devices() {
+                let mut generator = Generator::new(&shipped(to), Some(kind));
+                assert_eq!(generator.load_prompt(&path).unwrap(), 60);
+                generator.prompt(&prompt, options.clone()).unwrap();
+                assert_eq!(generator.stats().cached_tokens, 60, "{kind} from {from:?} to {to:?}");
+                answers.push(generator.by_ref().map(Result::unwrap).collect::<Vec<_>>());
+            }
+        }
+        let mut whole = Generator::new(&shipped(Device::CPU), Some(kind));
+        whole.prompt(&prompt, options.clone()).unwrap();
+        let expected: Vec<u32> = whole.map(Result::unwrap).collect();
+        assert!(answers.iter().all(|answer| *answer == expected), "{kind}: {answers:?} for {expected:?}");
+    }
+}
+
+#[test]
+fn files_of_something_else_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompt.safetensors");
+    let model = shipped(Device::CPU);
+    let mut generator = Generator::new(&model, Some(KvKind::Int4));
+    generator.prompt(&ids(5), GenerateOptions::default()).unwrap();
+    generator.save_prompt(&path).unwrap();
+    let refused = |model: &Model, kind, path: &Path, words: [&str; 2]| {
+        let e = Generator::new(model, Some(kind)).load_prompt(path).unwrap_err().to_string();
+        assert!(words.iter().all(|word| e.contains(word)), "{e}");
+    };
+    refused(&model, KvKind::Int8, &path, ["kind is `int4`", "int8"]);
+    let other = load(&golden("llama").join("model"), Device::CPU);
+    refused(&other, KvKind::Int4, &path, ["prompt.safetensors", "model is"]);
+    let bytes = std::fs::read(&path).unwrap();
+    let cut = folder.path().join("cut.safetensors");
+    std::fs::write(&cut, &bytes[..bytes.len() - 9]).unwrap();
+    refused(&model, KvKind::Int4, &cut, ["cut.safetensors", ""]);
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller/model.safetensors");
+    refused(&model, KvKind::Int4, &weights, ["format is", "unimlx-prompt"]);
+    refused(&model, KvKind::Int4, &folder.path().join("none"), ["none", ""]);
+}
+
+#[test]
+fn a_trimmed_conversation_reads_only_what_is_new() {
+    let model = shipped(Device::CPU);
+    let options = GenerateOptions { max_tokens: Some(3), ignore_eos: true, ..GenerateOptions::default() };
+    let mut generator = Generator::new(&model, Some(KvKind::Int8));
+    generator.prompt(&ids(40), options.clone()).unwrap();
+    generator.by_ref().for_each(|token| assert!(token.is_ok()));
+    generator.trim(25);
+    assert_eq!((generator.tokens(), generator.cache().len()), (&ids(40)[..25], 25));
+    generator.prompt(&ids(40), options).unwrap();
+    assert_eq!(generator.stats().cached_tokens, 25);
+}
+
 #[test]
 fn groups_that_divide_no_head_are_refused() {
     let model = shipped(Device::CPU);

@@ -1,4 +1,5 @@
-// cache[places[t].x + places[t].y, :] = codes and scales of rows[t, :] - centre; rows past the end are skipped.
+// cache[places[t].x + places[t].y, :] = codes and scales of (rows[t, :] - c) f, centres c and factors f being
+// rows of the basis, if there is one; rows past the end are skipped.
 //
 // A row holds the codes of all heads, then their scales. 32 values take BITS words, planes of 8, 4, 2 and 1
 // bits: value 4 j + l is in byte l. Each head is rotated; a group's scale is reach * max |x|, rounded to f16, and
@@ -6,7 +7,7 @@
 // AFFINE: no rotation; x = scale * u + bias, both f32.
 //
 // Work split: a workgroup takes two heads of a token, whose scales fill whole words.
-// Parts: signed, walsh (walsh); to_half (pack).
+// Parts: signed (signs), walsh (walsh); to_half (pack).
 
 struct Params {
     tokens: u32, heads: u32, d: u32, words: u32, capacity: u32, stride: u32, edge: f32, reach: f32, norm: f32,
@@ -14,14 +15,16 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> rows: array<f32>;
 @group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read> centre: array<f32>;
+@group(0) @binding(2) var<storage, read> basis: array<f32>;
 @group(0) @binding(3) var<storage, read_write> cache: array<u32>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 override BITS: u32 = 4u;
 override GROUP: u32 = 64u;
 override AFFINE: u32 = 0u;
-override CENTRED: u32 = 0u;
+override BASIS: u32 = 0u;
+// The basis's row of centres; the next one is of factors.
+override ROW: u32 = 0u;
 
 // Of the groups of two heads: scale and its inverse, or scale and bias.
 var<workgroup> scales: array<vec2<f32>, 16>;
@@ -45,8 +48,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let size = count * d;
     for (var i = lane; i < size; i += WG) {
         var value = rows[(t * params.heads + head) * d + i];
-        if CENTRED == 1u {
-            value -= centre[head * d + i];
+        if BASIS == 1u {
+            let at = (ROW * params.heads + head) * d + i;
+            value = (value - basis[at]) * basis[at + params.heads * d];
         }
         values[i] = select(signed(value, i % d), value, AFFINE == 1u);
     }

@@ -119,6 +119,10 @@ pub(crate) struct GenerateArgs {
     /// Put the text into the model's chat template, as a user's message
     #[arg(long, conflicts_with = "tokens")]
     pub(crate) chat: bool,
+    /// Keep what the model remembers of the prompt in a file: if it is there already, only what the prompt has
+    /// beyond it is read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_cache: Option<PathBuf>,
     /// Tokens to generate at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
     pub(crate) max_tokens: usize,

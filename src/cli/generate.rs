@@ -21,11 +21,19 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
 
     let status = Status::new();
     let mut generator = Generator::new(&model, args.sampling.kv);
+    let known = match &args.prompt_cache {
+        Some(file) if file.exists() => generator.load_prompt(file)?,
+        _ => 0,
+    };
     generator.prompt_with(&ids, options, &mut |p| {
         status.show(&format!("reading {} of {} tokens", p.done, p.total));
         ControlFlow::Continue(())
     })?;
     status.clear();
+    let more = known == 0 || generator.stats().cached_tokens + 1 < ids.len();
+    if let Some(file) = args.prompt_cache.as_ref().filter(|_| more) {
+        generator.save_prompt(file)?;
+    }
 
     let mut text = None;
     if let Some(tokenizer) = &tokenizer {

@@ -252,29 +252,49 @@ pub(crate) fn norm(block: usize) -> f32 {
     (1.0 / (block as f64).sqrt()) as f32
 }
 
-/// [`rotate_head`] of every `d` values.
-pub(crate) fn rotate(x: &[f32], d: usize, inverse: bool, y: &mut [f32]) {
+/// [`rotate_head`] of tokens of `heads` heads of `d` values, after `(x - centre) * factor` or before
+/// `x * factor + centre`; a basis is the centres and the factors of all key heads.
+pub(crate) fn rotate(
+    x: &[f32],
+    [heads, d]: [usize; 2],
+    basis: Option<[&[f32]; 2]>,
+    inverse: bool,
+    y: &mut [f32],
+) {
     let out = Out::new(y);
     parallel(x.len() / d, 1, (1 << 12) / d, |range| {
         for i in range {
             // SAFETY: pieces of `parallel` are disjoint heads.
             let y = unsafe { out.slice(i * d, d) };
             y.copy_from_slice(&x[i * d..(i + 1) * d]);
-            rotate_head(y, inverse);
+            let Some([centres, factors]) = basis else {
+                rotate_head(y, inverse);
+                continue;
+            };
+            let at = i % heads * (centres.len() / d) / heads * d;
+            let own = || centres[at..][..d].iter().zip(&factors[at..][..d]);
+            if inverse {
+                rotate_head(y, true);
+                y.iter_mut().zip(own()).for_each(|(y, (c, f))| *y = *y * f + c);
+            } else {
+                y.iter_mut().zip(own()).for_each(|(y, (c, f))| *y = (*y - c) * f);
+                rotate_head(y, false);
+            }
         }
     });
 }
 
-/// Codes `rows[i, :] - centre` into row `p + s` of a cache, `(p, s) = places[i]`; rows outside are dropped. No two
-/// places are alike.
+/// Codes `(rows[i, :] - centre) * factor` into row `p + s` of a cache, `(p, s) = places[i]`; rows outside are dropped.
+/// No two places are alike. A basis is centres and factors.
 pub(crate) fn kv_pack(
     packing: Packing,
     cache: &mut [u32],
     rows: &[f32],
     places: &[Place],
-    centre: Option<&[f32]>,
+    basis: Option<[&[f32]; 2]>,
     d: usize,
 ) {
+    let [centres, factors] = basis.unwrap_or_default();
     let width = rows.len() / places.len().max(1);
     let words = packing.row_words(width / d, d);
     let capacity = cache.len() / words;
@@ -287,8 +307,8 @@ pub(crate) fn kv_pack(
                     continue;
                 }
                 x.copy_from_slice(&rows[i * width..(i + 1) * width]);
-                for (x, c) in x.iter_mut().zip(centre.unwrap_or_default()) {
-                    *x -= c;
+                for (x, (c, f)) in x.iter_mut().zip(centres.iter().zip(factors)) {
+                    *x = (*x - c) * f;
                 }
                 // SAFETY: tokens have rows of their own.
                 let row = unsafe { out.slice(at * words, words) };
@@ -320,8 +340,8 @@ mod tests {
         for d in [7, 32, 64, 80, 96, 128, 256] {
             let x: Vec<f32> = (0..d).map(|i| ((i * i + 3) % 17) as f32 - 8.0).collect();
             let (mut y, mut z) = (vec![0.0; d], vec![0.0; d]);
-            rotate(&x, d, false, &mut y);
-            rotate(&y, d, true, &mut z);
+            rotate(&x, [1, d], None, false, &mut y);
+            rotate(&y, [1, d], None, true, &mut z);
             let length = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
             assert!((length(&x) / length(&y) - 1.0).abs() < 1e-5);
             assert!(x.iter().zip(&z).all(|(x, z)| (x - z).abs() < 1e-5), "{d}");
@@ -361,7 +381,8 @@ mod tests {
             let centre: Vec<f32> = (0..d).map(|c| outliers * offset(c)).collect();
             let keys: Vec<f32> = (0..n * d).map(|i| noise(i) + centre[i % d]).collect();
             let mut cache = vec![0; n * packing.row_words(1, d)];
-            kv_pack(packing, &mut cache, &keys, &places, centred.then_some(&centre[..]), d);
+            let basis = centred.then_some([&centre[..], &[1.0; 128]]);
+            kv_pack(packing, &mut cache, &keys, &places, basis, d);
             let mut turned = query.clone();
             rotate_head(&mut turned, false);
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();

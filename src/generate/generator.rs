@@ -16,6 +16,7 @@ use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
 use crate::nn::Report;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Why an answer ended.
@@ -223,6 +224,35 @@ impl Generator {
     pub(super) fn finish(&mut self, reason: FinishReason) {
         self.rewind();
         (self.active, self.finished) = (false, Some(reason));
+    }
+
+    /// Writes what the model remembers of the prompt and the answer so far to a safetensors file, for
+    /// [`Generator::load_prompt`].
+    ///
+    /// # Errors
+    /// A file that cannot be written; the device failed.
+    pub fn save_prompt(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.runner.cache().save(path.as_ref(), self.model.fingerprint(), &self.sequence.tokens)
+    }
+
+    /// Remembers, in place of what it did, what a file says: a prompt that begins with the same tokens costs no more
+    /// than its rest. How many tokens that are. The file may come from another device.
+    ///
+    /// # Errors
+    /// A file that is malformed, or of another model, another kind of cache or another version; not enough memory.
+    pub fn load_prompt(&mut self, path: impl AsRef<Path>) -> Result<usize> {
+        self.rewind();
+        (self.pending, self.active, self.finished) = (None, false, None);
+        self.sequence.tokens = self.runner.restore(path.as_ref())?;
+        Ok(self.sequence.tokens.len())
+    }
+
+    /// Forgets all but the first `len` tokens of prompt and answer, and ends the answer.
+    pub fn trim(&mut self, len: usize) {
+        self.finish(FinishReason::Stop);
+        self.pending = None;
+        self.sequence.tokens.truncate(len);
+        self.runner.truncate(0, len);
     }
 
     /// Decodes the answer as it is generated.

@@ -20,6 +20,7 @@ use crate::op::Spec;
 use crate::ops;
 use crate::plan::{Program, has_kernel};
 use std::collections::HashMap;
+use std::path::Path;
 
 /// Tokens that go through the model at once, at most, where matrix units make that short work.
 pub(super) const LARGE_CHUNK: usize = 2048;
@@ -149,8 +150,8 @@ impl Runner {
         }
         let most = most.min(self.limit);
         self.cache.kind().check(self.model.config().head_dim)?;
-        if self.cache.wants_centres() {
-            self.cache.set_centres(&self.model.key_centres()?)?;
+        if self.cache.wants_bases() {
+            self.cache.set_bases(&self.model.bases()?)?;
         }
         self.cache.reserve(tokens, most)?;
         if self.generation != self.cache.generation() {
@@ -158,6 +159,18 @@ impl Runner {
             self.programs.clear();
         }
         Ok(())
+    }
+
+    /// Fills the first slot from a file; the tokens that it then holds.
+    ///
+    /// # Errors
+    /// As [`Generator::load_prompt`](super::Generator::load_prompt).
+    pub(super) fn restore(&mut self, path: &Path) -> Result<Vec<u32>> {
+        self.cache.kind().check(self.model.config().head_dim)?;
+        self.cache.truncate(0, 0);
+        let tokens = self.cache.load(path, self.model.fingerprint(), self.model.context_length())?;
+        self.model.check(&tokens).with_context(|| path.display().to_string())?;
+        Ok(tokens)
     }
 
     /// Puts tokens of one sequence through the model, after those in its slot.

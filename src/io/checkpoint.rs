@@ -33,6 +33,17 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, usize>,
 }
 
+/// The FNV-1a hash: the same on every machine and in every version.
+struct Fnv(u64);
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
 impl Checkpoint {
     /// Opens a folder that holds `config.json` and safetensors files. Weights are mapped, not read.
     ///
@@ -117,6 +128,21 @@ impl Checkpoint {
     /// Bytes of all tensors together, as stored.
     pub fn total_bytes(&self) -> usize {
         self.tensors.iter().map(|(name, &shard)| self.shards[shard].byte_len(name)).sum()
+    }
+
+    /// A number that other weights or another configuration do not have: of the configuration, and of each tensor's
+    /// name, type, shape, and first and last bytes.
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        hash.add(self.config.raw().to_string().as_bytes());
+        for name in self.names() {
+            let tensor = self.tensor(name)?;
+            hash.add(format!("{name} {} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
+            let bytes = tensor.bytes();
+            hash.add(&bytes[..bytes.len().min(64)]);
+            hash.add(&bytes[bytes.len().saturating_sub(64)..]);
+        }
+        Ok(format!("{:016x}", hash.0))
     }
 
     /// A tensor's type, shape and bytes.

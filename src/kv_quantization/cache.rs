@@ -16,12 +16,12 @@ const STEP: usize = 256;
 pub struct KvCache {
     /// Keys and values, each `[slots * capacity, width]` or, packed, `[.., words]`; none before the first
     /// reservation.
-    layers: Vec<[MLXArray; 2]>,
-    /// What is taken off the keys of each layer, `[width]`, where the kind asks for it.
-    centres: Vec<MLXArray>,
-    layer_count: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    pub(super) layers: Vec<[MLXArray; 2]>,
+    /// The basis of each layer's heads, `[8, width]`, where the kind asks for one.
+    pub(super) bases: Vec<MLXArray>,
+    pub(super) layer_count: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
     kind: KvKind,
     device: Device,
     /// Tokens in each slot.
@@ -42,7 +42,7 @@ impl KvCache {
     ) -> Self {
         Self {
             layers: Vec::new(),
-            centres: Vec::new(),
+            bases: Vec::new(),
             layer_count,
             kv_heads,
             head_dim,
@@ -64,42 +64,42 @@ impl KvCache {
         Ok([one(0)?, one(1)?])
     }
 
-    /// Whether keys are to be centred and nobody has said where.
-    pub(crate) fn wants_centres(&self) -> bool {
-        self.kind.centred() && self.centres.is_empty()
+    /// Whether heads are to lie in a basis that nobody has told yet.
+    pub(crate) fn wants_bases(&self) -> bool {
+        self.kind.has_basis() && self.bases.is_empty()
     }
 
-    /// Says what is taken off the keys of each layer, `[kv_heads * head_dim]`, before anything is written.
+    /// Says in what basis the heads of each layer lie, `[8, width]`, before anything is written.
     ///
     /// # Errors
     /// Not enough memory.
-    pub(crate) fn set_centres(&mut self, centres: &[Vec<f32>]) -> Result<()> {
+    pub(crate) fn set_bases(&mut self, bases: &[Vec<f32>]) -> Result<()> {
         let array = |values: &Vec<f32>| {
-            MLXArray::from_bytes(bytemuck::cast_slice(values), &[values.len()], Dtype::F32, self.device)
+            MLXArray::from_bytes(
+                bytemuck::cast_slice(values),
+                &[8, values.len() / 8],
+                Dtype::F32,
+                self.device,
+            )
         };
-        self.centres = centres.iter().map(array).collect::<Result<_>>()?;
+        self.bases = bases.iter().map(array).collect::<Result<_>>()?;
+        self.generation += 1;
         Ok(())
     }
 
-    /// The mean key of each layer over some tokens of the first slot of an f32 cache.
+    /// The first `n` keys and values of a layer of the first slot of an f32 cache, `[n, width]` each.
     ///
     /// # Errors
     /// The device failed.
-    pub(crate) fn key_means(&self, tokens: std::ops::Range<usize>) -> Result<Vec<Vec<f32>>> {
+    pub(crate) fn rows(&self, layer: usize, n: usize) -> Result<[Vec<f32>; 2]> {
         let width = self.kv_heads * self.head_dim;
-        let mut rows = vec![0f32; tokens.end * width];
-        let mut means = Vec::with_capacity(self.layer_count);
-        for [keys, _] in &self.layers {
-            if let Some(buffer) = keys.buffer() {
-                buffer.read(bytemuck::cast_slice_mut(&mut rows))?;
+        let [mut keys, mut values] = [vec![0f32; n * width], vec![0f32; n * width]];
+        for (array, rows) in self.layers[layer].iter().zip([&mut keys, &mut values]) {
+            if let Some(buffer) = array.buffer() {
+                buffer.read(bytemuck::cast_slice_mut(rows))?;
             }
-            let mut sums = vec![0f64; width];
-            for row in rows[tokens.start * width..].chunks_exact(width) {
-                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
-            }
-            means.push(sums.iter().map(|sum| (sum / tokens.len() as f64) as f32).collect());
         }
-        Ok(means)
+        Ok([keys, values])
     }
 
     /// Makes room for `tokens` tokens in all in each slot, `most` being the context length. Tokens that are there stay.
@@ -113,28 +113,18 @@ impl KvCache {
         // Half as much again, so that a long text is copied a logarithmic number of times.
         let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
         let capacity = wanted.min(most.max(tokens));
-        // Up to the last token of the last slot in use.
-        let ends = |capacity: usize| {
-            let ends = self.lens.iter().enumerate().filter(|(_, len)| **len > 0);
-            ends.map(|(slot, len)| slot * capacity + len).max().unwrap_or(0)
-        };
-        let (mut from, mut to) = (Vec::new(), Vec::new());
         let mut layers = Vec::with_capacity(self.layer_count);
         for layer in 0..self.layer_count {
             let new = self.pair(capacity).with_context(|| format!("a KV cache of {capacity} tokens"))?;
             let old = self.layers.get(layer).filter(|_| !self.is_empty());
             for (old, new) in old.into_iter().flatten().zip(&new) {
-                if let Some(buffer) = old.buffer() {
-                    let row = old.nbytes() / old.dims()[0];
-                    from.resize(ends(self.capacity) * row, 0);
-                    to.clear();
-                    to.resize(ends(capacity) * row, 0);
-                    buffer.read(&mut from)?;
-                    for (slot, len) in self.lens.iter().enumerate().filter(|(_, len)| **len > 0) {
-                        let kept = &from[slot * self.capacity * row..][..len * row];
-                        to[slot * capacity * row..][..len * row].copy_from_slice(kept);
-                    }
-                    new.overwrite(&to)?;
+                let row = old.nbytes() / old.dims()[0];
+                let slots = self.lens.iter().enumerate().filter(|(_, len)| **len > 0);
+                let parts: Vec<[usize; 3]> = slots
+                    .map(|(slot, len)| [slot * self.capacity * row, slot * capacity * row, len * row])
+                    .collect();
+                if let (Some(old), Some(new)) = (old.buffer(), new.buffer()) {
+                    new.copy_from(&old, &parts)?;
                 }
             }
             layers.push(new);
@@ -164,12 +154,25 @@ impl KvCache {
             };
             return (write(keys, k), write(values, v));
         };
-        let [k_pack, v_pack] = packing.map(|packing| ops::KvPack { packing, head_dim: self.head_dim });
-        let keys = match self.centres.get(layer) {
-            Some(centre) => MLXArray::apply(k_pack, &[keys, k, places, centre]),
-            None => MLXArray::apply(k_pack, &[keys, k, places]),
+        let pack = |i: usize, cache: &MLXArray, rows: &MLXArray| {
+            let op = ops::KvPack { packing: packing[i], values: i == 1, head_dim: self.head_dim };
+            match self.bases.get(layer) {
+                Some(basis) => MLXArray::apply(op, &[cache, rows, places, basis]),
+                None => MLXArray::apply(op, &[cache, rows, places]),
+            }
         };
-        (keys, MLXArray::apply(v_pack, &[values, v, places]))
+        (pack(0, keys, k), pack(1, values, v))
+    }
+
+    /// Queries `[t, heads, head_dim]` into the basis that the layer's keys lie in; or sums of its values out of it.
+    pub(crate) fn turn(&self, layer: usize, x: &MLXArray, inverse: bool) -> MLXArray {
+        match (self.kind.packing(), self.bases.get(layer)) {
+            (Some([packing, _]), Some(basis)) if !packing.affine => {
+                MLXArray::apply(ops::Rotate { inverse }, &[x, basis])
+            }
+            (Some([packing, _]), None) if !packing.affine => MLXArray::apply(ops::Rotate { inverse }, &[x]),
+            _ => x.clone(),
+        }
     }
 
     /// Writes what the first slot of another cache holds, one of floats, into the first slot.
@@ -347,6 +350,6 @@ mod tests {
         let mut moved = vec![0u32; 2 * 512 * 13];
         cache.layers[0][1].buffer().unwrap().read(bytemuck::cast_slice_mut(&mut moved)).unwrap();
         assert_eq!(moved[512 * 13..][..39], words[256 * 13..][..39]);
-        assert!(cache.wants_centres());
+        assert!(cache.wants_bases());
     }
 }

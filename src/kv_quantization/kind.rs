@@ -31,9 +31,9 @@ pub enum KvKind {
         /// Neighbours that share a scale: 32, 64 or 128.
         group: u8,
     },
-    /// Rotated and packed, keys and values in these bits, without centres: to see what centres gain.
+    /// Rotated and packed, keys and values in these bits, but neither centred nor balanced: to see what that gains.
     #[doc(hidden)]
-    Uncentred(u8, u8),
+    Plain(u8, u8),
     /// An f32 cache whose rows were rounded as another scheme does: to compare with.
     #[doc(hidden)]
     Simulated(Baseline),
@@ -63,7 +63,7 @@ impl KvKind {
             Self::K4V3 => "k4v3".into(),
             Self::Mlx { bits, group: 64 } => format!("mlx{bits}"),
             Self::Mlx { bits, group } => format!("mlx{bits}-g{group}"),
-            Self::Uncentred(k, v) => format!("k{k}v{v}-uncentred"),
+            Self::Plain(k, v) => format!("k{k}v{v}-plain"),
             Self::Simulated(baseline) => baseline.name().into(),
         }
     }
@@ -93,13 +93,13 @@ impl KvKind {
             Self::K8V4 => (8, 4),
             Self::Int4 => (4, 4),
             Self::K4V3 => (4, 3),
-            Self::Uncentred(k, v) => (k as u32, v as u32),
+            Self::Plain(k, v) => (k as u32, v as u32),
         };
         Some([Packing::rotated(k), Packing::rotated(v)])
     }
 
-    /// Whether a constant is taken off the keys before they are coded.
-    pub(crate) const fn centred(self) -> bool {
+    /// Whether heads are centred and balanced before they are coded.
+    pub(crate) const fn has_basis(self) -> bool {
         matches!(self, Self::Int8 | Self::K8V4 | Self::Int4 | Self::K4V3)
     }
 

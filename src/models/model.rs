@@ -6,10 +6,11 @@ use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Caps;
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
-use crate::kv_quantization::{KvCache, KvKind};
+use crate::kv_quantization::{KvCache, KvKind, Sample, Turning};
 use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
 use crate::ops;
 use crate::plan::{Program, TunedShape, recording_for, tune};
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -35,6 +36,9 @@ pub(crate) trait Architecture: Send + Sync {
     /// `ids` `[t]` u32 -> `[t, hidden]`, writing keys and values into the cache.
     fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray;
 
+    /// What a layer's attention makes of the results of its heads, `[t, heads * head_dim] -> [t, hidden]`
+    fn project(&self, layer: usize, o: &MLXArray) -> MLXArray;
+
     /// The final norm, `[t, hidden] -> [t, hidden]`
     fn normed(&self, hidden: &MLXArray) -> MLXArray;
 
@@ -45,6 +49,10 @@ pub(crate) trait Architecture: Send + Sync {
 impl<A: SelfAttention> Architecture for Decoder<A> {
     fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray {
         Decoder::hidden(self, ids, step)
+    }
+
+    fn project(&self, layer: usize, o: &MLXArray) -> MLXArray {
+        Decoder::project(self, layer, o)
     }
 
     fn normed(&self, hidden: &MLXArray) -> MLXArray {
@@ -74,13 +82,19 @@ impl<A: SelfAttention> Architecture for Decoder<A> {
 #[derive(Clone)]
 pub struct Model(Arc<Inner>);
 
+/// Tokens from which the basis of packed caches is found, and positions up to which its centres should hold.
+const SAMPLE: usize = 128;
+const POSITIONS: usize = 4096;
+
 struct Inner {
     architecture: Box<dyn Architecture>,
     config: ModelConfig,
     generation_config: GenerationConfig,
     device: Device,
     bytes: usize,
-    centres: OnceLock<Arc<[Vec<f32>]>>,
+    bases: OnceLock<Arc<[Vec<f32>]>>,
+    /// What no other model has.
+    fingerprint: String,
 }
 
 impl Model {
@@ -99,7 +113,8 @@ impl Model {
     /// As [`Model::load`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Self> {
         let said = checkpoint.generation_config().clone();
-        Self::build(Source::Checkpoint(checkpoint), checkpoint.config(), said, options)
+        let fingerprint = checkpoint.fingerprint()?;
+        Self::build(Source::Checkpoint(checkpoint), checkpoint.config(), said, fingerprint, options)
     }
 
     /// A model of this shape with random weights, made on the device: for measuring speed without a
@@ -110,13 +125,14 @@ impl Model {
     /// not enough memory, cancelled.
     pub fn synthetic(config: &ModelConfig, options: LoadOptions<'_>) -> Result<Self> {
         let source = Source::Synthetic(Synthetic::new(config));
-        Self::build(source, config, GenerationConfig::default(), options)
+        Self::build(source, config, GenerationConfig::default(), "synthetic".into(), options)
     }
 
     fn build(
         source: Source<'_>,
         config: &ModelConfig,
         generation_config: GenerationConfig,
+        fingerprint: String,
         options: LoadOptions<'_>,
     ) -> Result<Self> {
         let load = loader(&config.model_type)?;
@@ -127,8 +143,16 @@ impl Model {
         let architecture =
             load(&mut weights, config).with_context(|| format!("loading a {} model", config.model_type))?;
         let bytes = weights.bytes();
-        let (config, centres) = (config.clone(), OnceLock::new());
-        Ok(Self(Arc::new(Inner { architecture, config, generation_config, device, bytes, centres })))
+        let (config, bases) = (config.clone(), OnceLock::new());
+        Ok(Self(Arc::new(Inner {
+            architecture,
+            config,
+            generation_config,
+            device,
+            bytes,
+            bases,
+            fingerprint,
+        })))
     }
 
     /// The checked `config.json`.
@@ -149,6 +173,11 @@ impl Model {
     /// Bytes of its weights.
     pub fn bytes(&self) -> usize {
         self.0.bytes
+    }
+
+    /// What a model of other weights or another configuration does not have.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.0.fingerprint
     }
 
     /// The most tokens, prompt and answer together, that its positions were made for.
@@ -175,24 +204,71 @@ impl Model {
         KvCache::new(config.num_hidden_layers, heads, slots, kind, self.0.device)
     }
 
-    /// What is taken off the keys of each layer before they are coded: their mean over a few random tokens, measured
-    /// once. Any constant is right; this one leaves the smallest rest.
+    /// In what basis a packed cache keeps the heads of each layer, from a few random tokens, measured once. Any basis
+    /// is right; this one leaves the smallest errors.
     ///
     /// # Errors
     /// The device failed.
-    pub(crate) fn key_centres(&self) -> Result<Arc<[Vec<f32>]>> {
-        if let Some(centres) = self.0.centres.get() {
-            return Ok(centres.clone());
+    pub(crate) fn bases(&self) -> Result<Arc<[Vec<f32>]>> {
+        if let Some(bases) = self.0.bases.get() {
+            return Ok(bases.clone());
         }
-        let n = self.context_length().min(128);
-        let vocab = self.0.config.vocab_size as u32;
+        let config = &self.0.config;
+        let n = self.context_length().min(SAMPLE);
         // The first token is often a case of its own.
-        let tokens = 1.min(n - 1)..n;
+        let first = 1.min(n - 1);
+        let vocab = config.vocab_size as u32;
         let ids: Vec<u32> = (0..n as u32).map(|i| (i + 1).wrapping_mul(0x9e37_79b1) % vocab).collect();
-        let (cache, logits) = self.pass(&ids, true)?;
-        Program::new(&[logits])?.run()?;
-        let centres: Arc<[Vec<f32>]> = cache.key_means(tokens)?.into();
-        Ok(self.0.centres.get_or_init(|| centres).clone())
+        let queries = RefCell::new(Vec::new());
+        let (cache, logits) = self.pass(&ids, true, Some(&queries))?;
+        let queries = queries.into_inner();
+        let weights = self.value_weights(queries.len())?;
+        let mut program = Program::new(&[&queries[..], &weights, &[logits]].concat())?;
+        program.run()?;
+        let inv_freq = Rope::frequencies(&config.rope, config.head_dim)?;
+        let positions = self.context_length().min(POSITIONS);
+        let turning = Turning { head_dim: config.head_dim, inv_freq: &inv_freq, positions };
+        let (kv_heads, width) = (config.num_key_value_heads, config.num_key_value_heads * config.head_dim);
+        let basis = |layer: usize| -> Result<Vec<f32>> {
+            let mut of_queries = vec![0f32; n * config.num_attention_heads * config.head_dim];
+            program.read(layer, bytemuck::cast_slice_mut(&mut of_queries))?;
+            let mut of_values = vec![0f32; width + 1];
+            program.read(queries.len() + layer, bytemuck::cast_slice_mut(&mut of_values))?;
+            let [keys, values] = cache.rows(layer, n)?;
+            let sample = Sample {
+                queries: &of_queries[first * of_queries.len() / n..],
+                keys: &keys[first * width..],
+                values: &values[first * width..],
+                weights: &of_values[1..],
+                first,
+            };
+            Ok(sample.basis(kv_heads, &turning))
+        };
+        let bases: Arc<[Vec<f32>]> = (0..queries.len()).map(basis).collect::<Result<Vec<_>>>()?.into();
+        Ok(self.0.bases.get_or_init(|| bases).clone())
+    }
+
+    /// How much each layer's output projection makes of each channel of its values: squares of columns, summed over
+    /// the heads that share it, `[1 + kv_heads * head_dim]`, the first of which is 0.
+    fn value_weights(&self, layers: usize) -> Result<Vec<MLXArray>> {
+        let config = &self.0.config;
+        let (heads, kv_heads, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        // A channel is put through for all its heads at once: columns are nearly orthogonal, signs do the rest.
+        let mut probes = vec![0f32; (1 + kv_heads * d) * heads * d];
+        for (i, probe) in probes.chunks_exact_mut(heads * d).skip(1).enumerate() {
+            for head in 0..heads / kv_heads {
+                let sign = if (i ^ (i >> 2)) >> head & 1 == 0 { 1.0 } else { -1.0 };
+                probe[(i / d * (heads / kv_heads) + head) * d + i % d] = sign;
+            }
+        }
+        let bytes = bytemuck::cast_slice(&probes);
+        let probes = MLXArray::from_bytes(bytes, &[1 + kv_heads * d, heads * d], Dtype::F32, self.device())?;
+        let weight = |layer| {
+            let y = self.0.architecture.project(layer, &probes);
+            let y = &y - &y.slice(0, 0, 1); // without the bias
+            (&y * &y).sum(1)
+        };
+        Ok((0..layers).map(weight).collect())
     }
 
     /// The graph of a pass over `ids` `[t]` at `places` `[t, 2]`: logits `[t, vocab]`, or `[1, vocab]` of
@@ -204,8 +280,11 @@ impl Model {
         cache: &KvCache,
         last_only: bool,
     ) -> MLXArray {
-        let step = Step { places, cache };
-        let hidden = self.0.architecture.hidden(ids, &step); // [t, hidden]
+        self.logits(ids, &Step { places, cache, queries: None }, last_only)
+    }
+
+    fn logits(&self, ids: &MLXArray, step: &Step<'_>, last_only: bool) -> MLXArray {
+        let hidden = self.0.architecture.hidden(ids, step); // [t, hidden]
         let hidden = if last_only { hidden.slice(0, ids.size() - 1, 1) } else { hidden };
         self.0.architecture.logits(&hidden)
     }
@@ -221,13 +300,13 @@ impl Model {
         if self.0.device != Device::GPU {
             return Err(Error::input("there is nothing to tune on the CPU"));
         }
-        tune(&[self.step(1, 1)?]).context("tuning")
+        tune(&[self.step(1, 1, KvKind::default_for(self.device()))?]).context("tuning")
     }
 
     /// The graph of the same pass up to and with the final norm: `[t, hidden]`.
     pub(crate) fn hidden(&self, ids: &MLXArray, places: &MLXArray, cache: &KvCache) -> MLXArray {
         let architecture = &self.0.architecture;
-        architecture.normed(&architecture.hidden(ids, &Step { places, cache }))
+        architecture.normed(&architecture.hidden(ids, &Step { places, cache, queries: None }))
     }
 
     /// Logits of every position, `[n, vocab]` row by row, by the reference interpreter: for tests of small
@@ -238,7 +317,7 @@ impl Model {
     #[doc(hidden)]
     pub fn reference_logits(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.check(tokens)?;
-        let (_, logits) = self.pass(tokens, false)?;
+        let (_, logits) = self.pass(tokens, false, None)?;
         let values = crate::reference::eval(&logits)?;
         let mut bytes = vec![0; logits.nbytes()];
         values.to_bytes(Dtype::F32, &mut bytes);
@@ -247,7 +326,12 @@ impl Model {
 
     /// The graph of a pass over tokens that stand alone, and the f32 cache that it fills; logits as for
     /// [`Model::forward`].
-    fn pass(&self, tokens: &[u32], last_only: bool) -> Result<(KvCache, MLXArray)> {
+    fn pass(
+        &self,
+        tokens: &[u32],
+        last_only: bool,
+        queries: Option<&RefCell<Vec<MLXArray>>>,
+    ) -> Result<(KvCache, MLXArray)> {
         let n = tokens.len();
         let leaf = |data: &[u32], dims: &[usize]| {
             MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
@@ -255,7 +339,8 @@ impl Model {
         let mut cache = self.cache(1, KvKind::F32);
         cache.reserve(n, n)?;
         let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
-        let logits = self.forward(&leaf(tokens, &[n])?, &leaf(&places, &[n, 2])?, &cache, last_only);
+        let (ids, places) = (leaf(tokens, &[n])?, leaf(&places, &[n, 2])?);
+        let logits = self.logits(&ids, &Step { places: &places, cache: &cache, queries }, last_only);
         Ok((cache, logits))
     }
 
@@ -265,7 +350,16 @@ impl Model {
     /// No memory, a kernel that the driver refuses.
     #[doc(hidden)]
     pub fn step_recording(&self, t: usize) -> Result<String> {
-        self.step(t, 4096)?.recording()
+        self.step(t, 4096, KvKind::default_for(self.device()))?.recording()
+    }
+
+    /// [`Model::step_recording`] with a cache of this kind.
+    ///
+    /// # Errors
+    /// As [`Model::step_recording`].
+    #[doc(hidden)]
+    pub fn step_recording_with(&self, t: usize, kind: KvKind) -> Result<String> {
+        self.step(t, 4096, kind)?.recording()
     }
 
     /// [`Model::step_recording`] as it would be on another adapter, with or without fusion.
@@ -274,13 +368,16 @@ impl Model {
     /// No memory.
     #[doc(hidden)]
     pub fn step_recording_for(&self, t: usize, caps: &Caps, fuse: bool) -> Result<String> {
-        recording_for(&[self.step(t, 4096)?], caps, fuse)
+        recording_for(&[self.step(t, 4096, KvKind::default_for(self.device()))?], caps, fuse)
     }
 
     /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.
-    fn step(&self, t: usize, rows: usize) -> Result<MLXArray> {
+    fn step(&self, t: usize, rows: usize, kind: KvKind) -> Result<MLXArray> {
         let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.device());
-        let mut cache = self.cache(1, KvKind::default_for(self.device()));
+        let mut cache = self.cache(1, kind);
+        if cache.wants_bases() {
+            cache.set_bases(&self.bases()?)?;
+        }
         cache.reserve(rows, rows)?;
         let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
         Ok(MLXArray::apply(ops::Argmax, &[&logits]))

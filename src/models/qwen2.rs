@@ -45,4 +45,8 @@ impl SelfAttention for Attention {
         let o = self.heads.attend(&q, &k, &v, step); // [t, heads * head_dim]
         self.o_proj.forward(&o) // [t, hidden]
     }
+
+    fn project(&self, o: &MLXArray) -> MLXArray {
+        self.o_proj.forward(o)
+    }
 }

@@ -4,6 +4,7 @@ use crate::array::MLXArray;
 use crate::io::ModelConfig;
 use crate::kv_quantization::KvCache;
 use crate::ops;
+use std::cell::RefCell;
 
 /// What one pass through the layers sees besides its tokens.
 pub(crate) struct Step<'a> {
@@ -12,6 +13,8 @@ pub(crate) struct Step<'a> {
     pub(crate) places: &'a MLXArray,
     /// Keys and values of earlier tokens; those of these tokens are written on the way.
     pub(crate) cache: &'a KvCache,
+    /// Where each layer leaves its rotated queries `[t, heads, head_dim]`, if somebody wants them.
+    pub(crate) queries: Option<&'a RefCell<Vec<MLXArray>>>,
 }
 
 /// Grouped-query attention of one layer, causal, within a window if there is one.
@@ -57,22 +60,20 @@ impl Heads {
         let t = q.dims()[0];
         let k = k.reshape(&[t, self.kv_width()]); // [t, kv_width]
         let (keys, values) = step.cache.write(self.layer, &k, v, step.places); // [rows, kv_width]
-        let packed = step.cache.packing();
-        // Packed heads are kept in a basis of their own.
-        let turn = |x: &MLXArray, inverse| match packed {
-            Some([packing, _]) if !packing.affine => MLXArray::apply(ops::Rotate { inverse }, &[x]),
-            _ => x.clone(),
-        };
+        if let Some(queries) = step.queries {
+            queries.borrow_mut().push(q.clone());
+        }
         let op = ops::Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             window: self.window,
             slots: step.cache.slots(),
-            packed,
+            packed: step.cache.packing(),
         };
-        let o = MLXArray::apply(op, &[&turn(q, false), &keys, &values, step.places]);
-        let o = turn(&o, true); // [t, heads, head_dim]
+        let q = step.cache.turn(self.layer, q, false);
+        let o = MLXArray::apply(op, &[&q, &keys, &values, step.places]);
+        let o = step.cache.turn(self.layer, &o, true); // [t, heads, head_dim]
         o.reshape(&[t, self.q_width()])
     }
 }

@@ -22,6 +22,9 @@ pub(crate) trait SelfAttention: Sized + Send + Sync {
 
     /// `[t, hidden] -> [t, hidden]`
     fn forward(&self, x: &MLXArray, step: &Step<'_>) -> MLXArray;
+
+    /// The last linear layer alone, `[t, heads * head_dim] -> [t, hidden]`
+    fn project(&self, o: &MLXArray) -> MLXArray;
 }
 
 struct Layer<A> {
@@ -80,6 +83,11 @@ impl<A: SelfAttention> Decoder<A> {
     pub(crate) fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray {
         let embedded = self.embed_tokens.forward(ids);
         self.layers.iter().fold(embedded, |x, layer| layer.forward(&x, step))
+    }
+
+    /// What a layer's attention makes of the results of its heads, `[t, heads * head_dim] -> [t, hidden]`
+    pub(crate) fn project(&self, layer: usize, o: &MLXArray) -> MLXArray {
+        self.layers[layer].self_attn.project(o)
     }
 
     /// The final norm, `[t, hidden] -> [t, hidden]`

@@ -45,6 +45,15 @@ impl Rope {
         Ok(Self { inv_freq, rotated, scale: scale as f32 })
     }
 
+    /// The angle by which each pair of channels turns from one position to the next, `[rotated / 2]`.
+    ///
+    /// # Errors
+    /// As [`Rope::new`].
+    pub(crate) fn frequencies(rope: &io::Rope, head_dim: usize) -> Result<Vec<f32>> {
+        let rotated = (head_dim as f64 * rope.partial_rotary_factor) as usize;
+        Ok(table(rope, rotated)?.0.iter().map(|&f| f as f32).collect())
+    }
+
     /// `[t, heads, head_dim] -> [t, heads, head_dim]`; `places` `[t, 2]` u32.
     pub(crate) fn forward(&self, x: &MLXArray, places: &MLXArray) -> MLXArray {
         let op = ops::Rope { rotated: self.rotated, scale: self.scale, interleaved: false };

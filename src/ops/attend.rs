@@ -12,16 +12,16 @@ use std::sync::Arc;
 static ATTEND: File = wgsl!("attend.wgsl");
 static READY: File = wgsl!("attend_ready.wgsl");
 static COMBINE: File = wgsl!("attend_combine.wgsl");
-static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
-static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
-static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
+pub(super) static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
+pub(super) static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
+pub(super) static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FOUR_KEYS: File = wgsl!("parts/four_keys.wgsl");
 static MEET: File = wgsl!("parts/meet.wgsl");
-static HEADS8: File = wgsl!("parts/heads8.wgsl");
-static HEAD_GAINS: File = wgsl!("parts/head_gains.wgsl");
-static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
+pub(super) static HEADS8: File = wgsl!("parts/heads8.wgsl");
+pub(super) static HEAD_GAINS: File = wgsl!("parts/head_gains.wgsl");
+pub(super) static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, inv_freq [rotated / 2] f32,`
@@ -42,11 +42,11 @@ pub struct Attend {
 }
 
 /// Invocations of a workgroup, and values of a head that one holds.
-const WG: usize = 128;
-const VALUES: usize = 8;
-const MAX_HEAD: usize = 256;
+pub(super) const WG: usize = 128;
+pub(super) const VALUES: usize = 8;
+pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
-const HEADS: usize = 4;
+pub(super) const HEADS: usize = 4;
 /// Workgroups that a step should have where keys are many, on a discrete GPU (an NVIDIA H100 runs so many at a time)
 /// and elsewhere.
 const GROUPS: usize = 384;
@@ -55,7 +55,7 @@ const UNIFIED_GROUPS: usize = 128;
 /// 128 keys and 13.3 us for 600, several and the second 8.4 and 8.7 us.
 const FEW_KEYS: usize = 256;
 /// Splits that are added up by one workgroup at most.
-const MAX_SPLITS: usize = 128;
+pub(super) const MAX_SPLITS: usize = 128;
 
 /// Where the inputs after q, k and v are.
 struct Inputs {
@@ -306,7 +306,7 @@ fn least(d: usize) -> usize {
 }
 
 /// Invocations that cover a head.
-fn lanes(d: usize) -> usize {
+pub(super) fn lanes(d: usize) -> usize {
     (d / VALUES).next_power_of_two().max(8)
 }
 

@@ -409,7 +409,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// A cache of this size with some content.
-fn codes(packing: Packing, [rows, heads, d]: [usize; 3], seed: usize) -> Fill {
+pub(super) fn codes(packing: Packing, [rows, heads, d]: [usize; 3], seed: usize) -> Fill {
     let words = packing.row_words(heads, d);
     let mut cache = vec![0; rows * words];
     let value = |i: usize| (((i + seed) * (i + 7) % 1009) as f32 / 504.0 - 1.0) * (1 + i / d % 3) as f32;

@@ -11,8 +11,8 @@ pub(super) static PACK: File = wgsl!("parts/pack.wgsl");
 pub(super) static FLOATS: File = wgsl!("parts/floats.wgsl");
 pub(super) static ERF: File = wgsl!("parts/erf.wgsl");
 pub(super) static ACT: File = wgsl!("parts/act.wgsl");
-static SUM_SHARED: File = wgsl!("parts/sum_shared.wgsl");
-static SUM_SUBGROUP: File = wgsl!("parts/sum_subgroup.wgsl");
+pub(super) static SUM_SHARED: File = wgsl!("parts/sum_shared.wgsl");
+pub(super) static SUM_SUBGROUP: File = wgsl!("parts/sum_subgroup.wgsl");
 
 /// [`op::spread`], with the stride as a parameter.
 pub(super) fn spread(groups: usize) -> ([u32; 3], Word) {

@@ -5,26 +5,44 @@ use super::packing::{pack, rotated};
 use crate::array::MLXArray;
 use crate::cpu::{self, Packing};
 use crate::dtype::Dtype;
-use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::op::{Arg, Case, CpuKernel, Fill, HostRef, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
 
 static KV_PACK: File = wgsl!("kv_pack.wgsl");
 static ROTATE: File = wgsl!("rotate.wgsl");
-static WALSH: File = wgsl!("parts/walsh.wgsl");
+pub(super) static WALSH: File = wgsl!("parts/walsh.wgsl");
+pub(super) static SIGNS: File = wgsl!("parts/signs.wgsl");
 
-/// `[cache [cap, words] u32, rows [t, kv_heads * d] f32, places [t, 2] u32, centre [kv_heads * d] f32 if centred]`
-/// `-> cache` with row `places[i, 0] + places[i, 1]` replaced by the codes of `rows[i]`, less the centre; a row
-/// past the end is skipped.
+/// `[cache [cap, words] u32, rows [t, kv_heads * d] f32, places [t, 2] u32, basis [8, kv_heads * d] f32 if there is`
+/// `one] -> cache` with row `places[i, 0] + places[i, 1]` replaced by the codes of `(rows[i] - centre) * factor`; a
+/// row past the end is skipped.
+///
+/// A basis has a row of centres and a row of factors of keys, of queries, of values and of results.
 ///
 /// Each head is rotated (fixed signs, then a Walsh-Hadamard transform) and coded in groups that share a scale,
-/// as [`Packing`] says. A constant taken off all keys changes no softmax, so attention need not know it.
-#[derive(Clone, Debug)]
+/// as [`Packing`] says.
+#[derive(Clone, Copy, Debug)]
 pub struct KvPack {
     /// How rows are coded.
     pub packing: Packing,
+    /// Whether they are values; else keys.
+    pub values: bool,
     /// Values of a head.
     pub head_dim: usize,
+}
+
+/// Centres and factors `[1, kv_heads * d]` from a row of a basis on.
+fn rows_of(basis: &MLXArray, row: usize) -> [MLXArray; 2] {
+    assert!(basis.dims().len() == 2 && basis.dims()[0] == 8, "a basis of {}", basis.spec());
+    [0, 1].map(|i| basis.slice(0, row + i, 1))
+}
+
+impl KvPack {
+    /// The row of centres in a basis.
+    fn row(&self) -> usize {
+        if self.values { 4 } else { 0 }
+    }
 }
 
 /// Greatest head, and heads that one workgroup takes: scales of two fill whole words.
@@ -38,7 +56,8 @@ impl Op for KvPack {
 
     fn words(&self) -> Vec<Word> {
         let Packing { bits, group, affine } = self.packing;
-        vec![bits.into(), group.into(), Word::U32(affine.into()), self.head_dim.into()]
+        let [affine, values] = [affine, self.values].map(|flag| Word::U32(flag.into()));
+        vec![bits.into(), group.into(), affine, values, self.head_dim.into()]
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
@@ -49,8 +68,14 @@ impl Op for KvPack {
             && cache.dtype() == Dtype::U32
             && !(self.packing.affine && d % self.packing.group != 0);
         assert!(fits, "{self:?} of {}, {}", cache.spec(), rows.spec());
-        let centred = inputs.get(3).map_or_else(|| rows.clone(), |centre| rows - centre);
-        let words = pack(self.packing, &centred.reshape(&[t, width / d, d]));
+        let rows = inputs.get(3).map_or_else(
+            || rows.clone(),
+            |basis| {
+                let [centre, factor] = rows_of(basis, self.row());
+                &(rows - &centre) * &factor
+            },
+        );
+        let words = pack(self.packing, &rows.reshape(&[t, width / d, d]));
         let row = &places.slice(1, 0, 1) + &places.slice(1, 1, 1);
         cache.put(&words, &row.reshape(&[t]))
     }
@@ -62,15 +87,16 @@ impl Op for KvPack {
         }
         let (heads, tokens) = (width / d, site.inputs[2].dims[0]);
         let (grid, stride) = spread(tokens * heads.div_ceil(HEADS));
-        let centred = site.inputs.len() > 3;
+        let has_basis = site.inputs.len() > 3;
         let mut stage = Stage {
             name: "kv_pack",
-            files: vec![&KV_PACK, &WALSH, &PACK],
+            files: vec![&KV_PACK, &WALSH, &SIGNS, &PACK],
             constants: vec![
                 ("BITS", f64::from(self.packing.bits)),
                 ("GROUP", self.packing.group as f64),
                 ("AFFINE", f64::from(u8::from(self.packing.affine))),
-                ("CENTRED", f64::from(u8::from(centred))),
+                ("BASIS", f64::from(u8::from(has_basis))),
+                ("ROW", self.row() as f64),
             ],
             reads: vec![Arg::Input(1), Arg::Input(2)],
             writes: vec![Arg::Output],
@@ -88,17 +114,17 @@ impl Op for KvPack {
             grid,
             ..Stage::default()
         };
-        // Without centres the rows stand in for them, unread.
-        stage.reads.push(Arg::Input(if centred { 3 } else { 1 }));
+        // Without a basis the rows stand in for it, unread.
+        stage.reads.push(Arg::Input(if has_basis { 3 } else { 1 }));
         vec![stage.into()]
     }
 
     fn cpu(&self, _: &[Spec]) -> Option<CpuKernel> {
-        let Self { packing, head_dim } = *self;
+        let (Self { packing, head_dim, .. }, row) = (*self, self.row());
         Some(Box::new(move |x, mut cache| {
             let (rows, places) = (x[0].as_slice(), places(&x[1]));
-            let centre = x.get(2).map(|c| c.as_slice());
-            cpu::kv_pack(packing, cache.as_mut_slice(), rows, places, centre, head_dim);
+            let basis = x.get(2).map(|basis| host_rows(basis, row));
+            cpu::kv_pack(packing, cache.as_mut_slice(), rows, places, basis, head_dim);
         }))
     }
 
@@ -107,7 +133,9 @@ impl Op for KvPack {
     }
 }
 
-/// `[x [t, heads, d] f32] -> x` with each head in the basis of a packed cache, `H D x`, or out of it, `D H x`.
+/// `[x [t, heads, d] f32, basis [8, kv_heads * d] f32 if there is one] -> x` with each head in the basis of a packed
+/// cache, `H D ((x - centre) * factor)`, or out of it, `D H x * factor + centre`. Neighbouring heads share those of
+/// a key head.
 ///
 /// `D` are fixed signs; `H` is the normalised Walsh-Hadamard transform of the greatest power of two that
 /// divides `d`, block by block.
@@ -115,6 +143,19 @@ impl Op for KvPack {
 pub struct Rotate {
     /// Out of the basis instead of into it.
     pub inverse: bool,
+}
+
+/// Centres and factors from a row of a basis on.
+fn host_rows<'a>(basis: &HostRef<'a>, row: usize) -> [&'a [f32]; 2] {
+    let width = basis.spec.axis(1);
+    [0, 1].map(|i| &basis.as_slice()[(row + i) * width..][..width])
+}
+
+impl Rotate {
+    /// The row of centres in a basis.
+    fn row(&self) -> usize {
+        if self.inverse { 6 } else { 2 }
+    }
 }
 
 impl Op for Rotate {
@@ -128,7 +169,17 @@ impl Op for Rotate {
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let [t, heads, d] = *inputs[0].dims() else { panic!("rotate of {}", inputs[0].spec()) };
-        rotated(&inputs[0].reshape(&[t * heads, d]), self.inverse).reshape(&[t, heads, d])
+        let turned =
+            |x: &MLXArray| rotated(&x.reshape(&[t * heads, d]), self.inverse).reshape(&[t, heads, d]);
+        let Some(basis) = inputs.get(1) else { return turned(&inputs[0]) };
+        let kv_heads = basis.dims()[1] / d;
+        assert!(basis.dims()[1] == kv_heads * d && heads % kv_heads == 0, "{self:?} by {}", basis.spec());
+        let grouped = |x: &MLXArray| x.reshape(&[t, kv_heads, heads / kv_heads, d]);
+        let [centre, factor] = rows_of(basis, self.row()).map(|row| row.reshape(&[1, kv_heads, 1, d]));
+        if self.inverse {
+            return (&(&grouped(&turned(&inputs[0])) * &factor) + &centre).reshape(&[t, heads, d]);
+        }
+        turned(&(&(&grouped(&inputs[0]) - &centre) * &factor))
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -136,16 +187,23 @@ impl Op for Rotate {
         if d > MAX_HEAD {
             return Vec::new();
         }
-        let heads = site.output.size() / d;
+        let (heads, basis) = (site.output.size() / d, site.inputs.get(1));
         let (grid, stride) = spread(heads.div_ceil(HEADS));
         let stage = Stage {
             name: "rotate",
-            files: vec![&ROTATE, &WALSH],
-            constants: vec![("INVERSE", f64::from(u8::from(self.inverse)))],
-            reads: vec![Arg::Input(0)],
+            files: vec![&ROTATE, &WALSH, &SIGNS],
+            constants: vec![
+                ("INVERSE", f64::from(u8::from(self.inverse))),
+                ("BASIS", f64::from(u8::from(basis.is_some()))),
+                ("ROW", self.row() as f64),
+            ],
+            // Without a basis the heads stand in for it, unread.
+            reads: vec![Arg::Input(0), Arg::Input(usize::from(basis.is_some()))],
             writes: vec![Arg::Output],
             params: vec![
                 ("heads", heads.into()),
+                ("own_heads", site.output.axis(2).into()),
+                ("kv_heads", basis.map_or(1, |basis| basis.axis(1) / d).into()),
                 ("d", d.into()),
                 ("stride", stride),
                 ("norm", cpu::rotation_norm(1 << d.trailing_zeros()).into()),
@@ -157,14 +215,18 @@ impl Op for Rotate {
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
-        let (d, inverse) = (inputs[0].axis(1), self.inverse);
-        Some(Box::new(move |x, mut y| cpu::rotate(x[0].as_slice(), d, inverse, y.as_mut_slice())))
+        let ([heads, d], inverse) = ([inputs[0].axis(2), inputs[0].axis(1)], self.inverse);
+        let row = self.row();
+        Some(Box::new(move |x, mut y| {
+            let basis = x.get(1).map(|basis| host_rows(basis, row));
+            cpu::rotate(x[0].as_slice(), [heads, d], basis, inverse, y.as_mut_slice());
+        }))
     }
 }
 
 /// Sizes worth testing of [`KvPack`].
 pub(super) fn cases() -> Vec<Case> {
-    let case = |packing: Packing, [cap, heads, d]: [usize; 3], rows: &[u32], centred: bool| {
+    let case = |packing: Packing, [cap, heads, d]: [usize; 3], rows: &[u32], basis: bool| {
         let words = packing.row_words(heads, d);
         let mut inputs = vec![
             Fill::Bits(Spec::new(&[cap, words], Dtype::U32)),
@@ -172,10 +234,11 @@ pub(super) fn cases() -> Vec<Case> {
             // Sequences begin anywhere.
             Fill::U32(vec![rows.len(), 2], rows.iter().flat_map(|&row| [row - row / 2, row / 2]).collect()),
         ];
-        if centred {
-            inputs.push(Fill::Normal(Spec::new(&[heads * d], Dtype::F32)));
+        if basis {
+            inputs.push(Fill::Normal(Spec::new(&[8, heads * d], Dtype::F32)));
         }
-        Case { op: Arc::new(KvPack { packing, head_dim: d }), inputs, reduction: 1 }
+        let values = packing.bits == 3;
+        Case { op: Arc::new(KvPack { packing, values, head_dim: d }), inputs, reduction: 1 }
     };
     vec![
         case(Packing::rotated(8), [9, 2, 128], &[4], true),
@@ -192,17 +255,22 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// Sizes worth testing of [`Rotate`].
 pub(super) fn rotate_cases() -> Vec<Case> {
-    let case = |[t, h, d]: [usize; 3], inverse| Case {
-        op: Arc::new(Rotate { inverse }),
-        inputs: vec![Fill::Normal(Spec::new(&[t, h, d], Dtype::F32))],
-        reduction: d,
+    let case = |[t, h, d]: [usize; 3], kv_heads: Option<usize>, inverse| {
+        let heads = Fill::Normal(Spec::new(&[t, h, d], Dtype::F32));
+        let basis = kv_heads.map(|n| Fill::Normal(Spec::new(&[8, n * d], Dtype::F32)));
+        Case {
+            op: Arc::new(Rotate { inverse }),
+            inputs: [heads].into_iter().chain(basis).collect(),
+            reduction: d,
+        }
     };
     vec![
-        case([1, 8, 128], false),
-        case([3, 3, 64], true),
-        case([2, 1, 80], false),
-        case([2, 5, 96], true),
-        case([1, 3, 7], false),
-        case([2, 2, 256], true),
+        case([1, 8, 128], None, false),
+        case([3, 3, 64], Some(3), true),
+        case([2, 1, 80], None, false),
+        case([2, 5, 96], None, true),
+        case([3, 6, 96], Some(2), false),
+        case([1, 3, 7], None, false),
+        case([2, 2, 256], Some(1), true),
     ]
 }

@@ -5,6 +5,7 @@
 
 mod argmax;
 mod attend;
+mod attend_packed;
 mod attention;
 mod attention_coop;
 mod embedding;
@@ -29,6 +30,7 @@ mod weight;
 pub use crate::cpu::Packing;
 pub use argmax::Argmax;
 pub use attend::Attend;
+pub use attend_packed::AttendPacked;
 pub use attention::Attention;
 pub use embedding::Embedding;
 pub use gate::{Gate, GateKind};
@@ -61,6 +63,7 @@ pub const ALL: &[Row] = &[
     ("rotate", kv_pack::rotate_cases),
     ("attention", attention::cases),
     ("attend", attend::cases),
+    ("attend_packed", attend_packed::cases),
     ("gate", gate::cases),
     ("softmax", softmax::cases),
     ("argmax", argmax::cases),

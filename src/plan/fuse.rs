@@ -25,6 +25,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("norm, then linear", fuse_linear::norm),
     ("linear, then sum", fuse_linear::residual),
     ("norm, rotation and cache, then attention", fuse_attention::attend),
+    ("the same over a packed cache", fuse_attention::attend_packed),
 ];
 
 /// The graph as rules see it.

@@ -7,7 +7,8 @@ use unimlx::Caps;
 pub(crate) fn adapters() -> Vec<(&'static str, Caps)> {
     let subgroup = Caps { f16: true, subgroups: Some((8, 64)), ..Caps::BASELINE };
     let small = Caps { max_binding: 256, ..Caps::BASELINE };
-    let coop = Caps { workgroup_memory: 32 << 10, workgroup_size: 1024, ..subgroup.clone() };
+    let coop =
+        Caps { workgroup_memory: 32 << 10, workgroup_size: 1024, storage_buffers: 16, ..subgroup.clone() };
     let integer = Caps { dot4: true, ..coop.clone() };
     let coop8 = Caps { coop8: true, ..coop.clone() };
     let coop16 = Caps { coop16: true, subgroups: Some((32, 32)), workgroup_memory: 48 << 10, ..coop };

@@ -1,14 +1,9 @@
-// The rotation of packed heads: fixed signs, and a normalised Walsh-Hadamard transform of the greatest power of
+// The rotation of packed heads, but for its signs: a normalised Walsh-Hadamard transform of the greatest power of
 // two that divides d, block by block. `values` holds two heads of up to 256 values, one after the other.
 
 const WG: u32 = 128u;
 
 var<workgroup> values: array<f32, 512>;
-
-// x or -x, by the sign of element i of a head.
-fn signed(x: f32, i: u32) -> f32 {
-    return select(x, -x, (((i * (i + 1u) * 0x9e3779b1u) >> 16u) & 1u) == 1u);
-}
 
 // All call; afterwards `values` is transformed, but for the factor.
 fn walsh(lane: u32, size: u32, d: u32) {

@@ -1,0 +1,141 @@
+//! What a cache holds of a prompt, as a safetensors file: made on one device, restored on any.
+//!
+//! Tensors: `tokens` `[n]`; of each layer `layers.<i>.keys` and `.values` `[n, width]`, as the cache stores them, and
+//! `.basis` where there is one, for codes mean nothing without it. The metadata says of which model, which kind and
+//! which version of this layout.
+
+use super::cache::KvCache;
+use crate::array::MLXArray;
+use crate::dtype::Dtype;
+use crate::error::{Context, Error, Result};
+use crate::io::safetensors::{Bytes, SafetensorsFile};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype as Stored, TensorView};
+use std::collections::HashMap;
+use std::path::Path;
+
+const FORMAT: &str = "unimlx-prompt";
+const VERSION: &str = "1";
+
+impl KvCache {
+    /// Writes what the first slot holds of `tokens`, under the fingerprint of their model.
+    ///
+    /// # Errors
+    /// A file that cannot be written; a device that does not answer.
+    pub(crate) fn save(&self, path: &Path, model: &str, tokens: &[u32]) -> Result<()> {
+        let n = tokens.len().min(self.slot_len(0));
+        let mut tensors = vec![("tokens".to_string(), Stored::U32, vec![n], bytes_of(&tokens[..n]))];
+        for layer in 0..self.layer_count {
+            for (name, array) in
+                ["keys", "values"].into_iter().zip(self.layers.get(layer).into_iter().flatten())
+            {
+                let width = array.dims()[1];
+                tensors.push((
+                    format!("layers.{layer}.{name}"),
+                    stored(array.dtype()),
+                    vec![n, width],
+                    read(array, n * width * array.dtype().size())?,
+                ));
+            }
+            if let Some(basis) = self.bases.get(layer) {
+                let bytes = read(basis, basis.nbytes())?;
+                tensors.push((format!("layers.{layer}.basis"), Stored::F32, basis.dims().to_vec(), bytes));
+            }
+        }
+        let said =
+            [("format", FORMAT), ("version", VERSION), ("model", model), ("kind", &self.kind().name())];
+        let said: HashMap<String, String> =
+            said.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let fail = |e: safetensors::SafeTensorError| Error::io(format!("{}: {e}", path.display()));
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(fail)?))
+        });
+        let views = views.collect::<Result<Vec<_>>>()?;
+        // A file that is there is replaced whole or not at all.
+        let partial = path.with_extension("partial");
+        safetensors::serialize_to_file(views, Some(said), &partial).map_err(fail)?;
+        std::fs::rename(&partial, path).map_err(|e| Error::io(format!("{}: {e}", path.display())))
+    }
+
+    /// Fills the first slot of an empty cache from a file; the tokens that it now holds. `most` is the context length.
+    ///
+    /// # Errors
+    /// A file that is malformed, or of another model, kind or version; not enough memory.
+    pub(crate) fn load(&mut self, path: &Path, model: &str, most: usize) -> Result<Vec<u32>> {
+        let name = path.display().to_string();
+        let bytes = Bytes::map(path)?;
+        let said = SafeTensors::read_metadata(&bytes).map_err(|e| Error::format(format!("{name}: {e}")))?.1;
+        let said = said.metadata().clone().unwrap_or_default();
+        let kind = self.kind().name();
+        for (field, wanted) in [("format", FORMAT), ("version", VERSION), ("kind", &kind), ("model", model)] {
+            let found = said.get(field).map_or("", String::as_str);
+            if found != wanted {
+                return Err(Error::input(format!("{name}: its {field} is `{found}`, not `{wanted}`")));
+            }
+        }
+        let file = SafetensorsFile::parse(name, bytes)?;
+        let tensor = |name: &str, dtype: Dtype, shape: &[usize]| {
+            let tensor = file.tensor(name)?;
+            if tensor.dtype() != dtype || tensor.shape() != shape {
+                return Err(Error::format(format!(
+                    "{}: `{name}` is {}{:?}, not {dtype}{shape:?}",
+                    file.file(),
+                    tensor.dtype(),
+                    tensor.shape()
+                )));
+            }
+            Ok(tensor)
+        };
+        let tokens = file.tensor("tokens")?;
+        let tokens = tensor("tokens", Dtype::U32, &[tokens.shape().iter().product()])?;
+        let tokens: Vec<u32> = bytemuck::pod_collect_to_vec(tokens.bytes());
+        if tokens.len() > most {
+            return Err(Error::input(format!(
+                "{}: {} tokens are more than the model's context of {most}",
+                file.file(),
+                tokens.len()
+            )));
+        }
+        if self.kind().has_basis() {
+            let width = self.kv_heads * self.head_dim;
+            let basis = |layer: usize| -> Result<Vec<f32>> {
+                let basis = tensor(&format!("layers.{layer}.basis"), Dtype::F32, &[8, width])?;
+                Ok(bytemuck::pod_collect_to_vec(basis.bytes()))
+            };
+            self.set_bases(&(0..self.layer_count).map(basis).collect::<Result<Vec<_>>>()?)?;
+        }
+        self.truncate(0, 0);
+        self.reserve(tokens.len(), most)?;
+        for (layer, arrays) in self.layers.iter().enumerate() {
+            for (part, array) in ["keys", "values"].into_iter().zip(arrays) {
+                let shape = [tokens.len(), array.dims()[1]];
+                let rows = tensor(&format!("layers.{layer}.{part}"), array.dtype(), &shape)?;
+                array.overwrite(rows.bytes()).with_context(|| format!("layers.{layer}.{part}"))?;
+            }
+        }
+        self.advance(0, tokens.len());
+        Ok(tokens)
+    }
+}
+
+/// What the elements of caches are called in a file.
+fn stored(dtype: Dtype) -> Stored {
+    match dtype {
+        Dtype::F16 => Stored::F16,
+        Dtype::F32 => Stored::F32,
+        _ => Stored::U32,
+    }
+}
+
+fn bytes_of(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// The first bytes of an array.
+fn read(array: &MLXArray, n: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; n];
+    if let Some(buffer) = array.buffer() {
+        buffer.read(&mut bytes)?;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,446 @@
+//! Attention over a packed cache with all that stands before and after it.
+
+use super::attend::{
+    HEAD_GAINS, HEADS, HEADS8, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, NO_HEAD_GAINS,
+    VALUES, WG, lanes,
+};
+use super::attention::codes;
+use super::kernel::{FLOATS, PACK, SUM_SHARED, SUM_SUBGROUP, declare, fits, kind};
+use super::kv_pack::{SIGNS, WALSH};
+use super::rope::ANGLE;
+use super::{Attention, FEW, KvPack, RmsNorm, Rope, Rotate};
+use crate::array::MLXArray;
+use crate::cpu::{Packing, rotation_norm};
+use crate::dtype::Dtype;
+use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
+use crate::wgsl::{File, wgsl};
+use std::sync::Arc;
+
+static ATTEND_PACKED: File = wgsl!("attend_packed.wgsl");
+static COMBINE: File = wgsl!("attend_packed_combine.wgsl");
+static WALSH8: File = wgsl!("parts/walsh8.wgsl");
+static FRESH8: File = wgsl!("parts/fresh8.wgsl");
+static KEY_PIECES: File = wgsl!("parts/key_pieces.wgsl");
+static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
+static MEET_PACKED: File = wgsl!("parts/meet_packed.wgsl");
+static CODES8: File = wgsl!("parts/codes8.wgsl");
+static BASES8: File = wgsl!("parts/bases8.wgsl");
+static NO_BASES8: File = wgsl!("parts/no_bases8.wgsl");
+static KEY_DOTS_INT: File = wgsl!("parts/key_dots_int.wgsl");
+static KEY_DOTS_FLOAT: File = wgsl!("parts/key_dots_float.wgsl");
+
+/// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
+/// `keys [rows, words] u32, values [rows, words] u32, places [t, 2] u32, inv_freq [rotated / 2] f32,`
+/// `gain of q [d], gain of k [d] if normed, basis [8, kv_heads * d] f32 if there is one] -> [t, heads, d]`
+///
+/// [`RmsNorm`] of each query and key head if normed, [`Rope`], [`KvPack`] into the cache, which changes,
+/// [`Attention`] of rotated queries, and [`Rotate`] back. Tokens of one sequence must stand at consecutive positions,
+/// in order.
+#[derive(Clone, Debug)]
+pub struct AttendPacked {
+    /// Heads, scale, window, slots and how keys and values are coded.
+    pub attention: Attention,
+    /// How heads turn.
+    pub rope: Rope,
+    /// Whether heads are normed first, with which epsilon.
+    pub norm: Option<f32>,
+    /// Whether q, k and v are one array.
+    pub joined: bool,
+    /// Whether there is a basis.
+    pub basis: bool,
+}
+
+/// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: on an NVIDIA H100, 132
+/// multiprocessors of which take three each, 384 are faster than 256 and 512.
+const GROUPS: usize = 384;
+const UNIFIED_GROUPS: usize = 128;
+/// What the rounding of queries to 15 bits may do to a result.
+const PLANES: f32 = 1.0 / 8192.0;
+
+/// Where the inputs after q, k and v are.
+struct Inputs {
+    keys: usize,
+    values: usize,
+    places: usize,
+    inv_freq: usize,
+    q_gain: usize,
+    k_gain: usize,
+    basis: usize,
+}
+
+impl AttendPacked {
+    fn inputs(&self) -> Inputs {
+        let keys = if self.joined { 1 } else { 3 };
+        let [values, places, inv_freq, q_gain, k_gain] = [1, 2, 3, 4, 5].map(|i| keys + i);
+        let basis = if self.norm.is_some() { k_gain + 1 } else { q_gain };
+        Inputs { keys, values, places, inv_freq, q_gain, k_gain, basis }
+    }
+
+    /// Values of a head.
+    fn head_dim(&self, specs: &[Spec]) -> usize {
+        let Attention { heads, kv_heads, .. } = self.attention;
+        specs[0].axis(1) / if self.joined { heads + 2 * kv_heads } else { heads }
+    }
+
+    /// How keys and values are coded.
+    fn packing(&self) -> [Packing; 2] {
+        let Some(packing) = self.attention.packed else { panic!("{self:?} is not packed") };
+        packing
+    }
+
+    /// The result, and keys and values as they are afterwards.
+    fn formula(&self, x: &[MLXArray]) -> (MLXArray, MLXArray, MLXArray) {
+        let Attention { heads, kv_heads, .. } = self.attention;
+        let at = self.inputs();
+        let specs: Vec<Spec> = x.iter().map(|x| x.spec().clone()).collect();
+        let (t, d) = (specs[0].axis(2), self.head_dim(&specs));
+        let (q_width, kv_width) = (heads * d, kv_heads * d);
+        let (q, k, v) = if self.joined {
+            let part = |start, len| x[0].slice(1, start, len);
+            (part(0, q_width), part(q_width, kv_width), part(q_width + kv_width, kv_width))
+        } else {
+            (x[0].clone(), x[1].clone(), x[2].clone())
+        };
+        let places = &x[at.places];
+        let ready = |x_heads: &MLXArray, n: usize, gain: usize| {
+            let mut y = x_heads.reshape(&[t, n, d]);
+            if let Some(eps) = self.norm {
+                y = MLXArray::apply(RmsNorm { eps }, &[&y, &x[gain]]);
+            }
+            MLXArray::apply(self.rope.clone(), &[&y, places, &x[at.inv_freq]])
+        };
+        let basis = self.basis.then(|| &x[at.basis]);
+        let turn = |x: &MLXArray, inverse| {
+            MLXArray::apply(Rotate { inverse }, &[x].into_iter().chain(basis).collect::<Vec<_>>())
+        };
+        let pack = |cache: usize, rows: &MLXArray| {
+            let values = cache == at.values;
+            let op = KvPack { packing: self.packing()[usize::from(values)], values, head_dim: d };
+            let inputs = [&x[cache], rows, places].into_iter().chain(basis);
+            MLXArray::apply(op, &inputs.collect::<Vec<_>>())
+        };
+        let q = turn(&ready(&q, heads, at.q_gain), false);
+        let keys = pack(at.keys, &ready(&k, kv_heads, at.k_gain).reshape(&[t, kv_width]));
+        let values = pack(at.values, &v);
+        let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places]);
+        (turn(&y, true), keys, values)
+    }
+
+    /// The dispatches. `integers`: keys are multiplied as whole numbers; `subgroups`: lanes exchange values directly.
+    fn kernel(&self, site: &Site<'_>, integers: bool, subgroups: bool) -> Kernel {
+        let Attention { heads, kv_heads, scale, window, .. } = self.attention;
+        let at = self.inputs();
+        let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
+        let rows = site.inputs[at.keys].axis(2);
+        let chunks = (heads / kv_heads).div_ceil(HEADS);
+        let (lanes, splits) = (lanes(d), self.splits(site));
+        let window = window.map_or(Word::U32(0), Word::from);
+        let least = ("LEAST", WG as f64);
+        let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
+        let [keys, values] = self.packing();
+
+        let mut stage = Stage { name: "attend_packed", ..Stage::default() };
+        stage.files = vec![
+            &ATTEND_PACKED,
+            &KEY_RANGE,
+            &HEADS8,
+            &ANGLE,
+            &MEET_PACKED,
+            &WALSH8,
+            &SIGNS,
+            &FRESH8,
+            &KEY_PIECES,
+            &STORE_FRESH,
+            &CODES8,
+            &FLOATS,
+            &PACK,
+        ];
+        stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
+        stage.files.push(if self.basis { &BASES8 } else { &NO_BASES8 });
+        stage.files.push(if integers { &KEY_DOTS_INT } else { &KEY_DOTS_FLOAT });
+        stage.files.extend(match subgroups {
+            true => [&LANES_SUBGROUP, &SUM_SUBGROUP],
+            false => [&LANES_SHARED, &SUM_SHARED],
+        });
+        stage.constants = vec![
+            ("LANES", lanes as f64),
+            ("HEADS", (heads / kv_heads).div_ceil(chunks) as f64),
+            ("TOKENS", t as f64),
+            ("ANGLES", (t * lanes * VALUES / 2) as f64),
+            ("MEETING", meeting(lanes) as f64),
+            ("NORM", f64::from(u8::from(self.norm.is_some()))),
+            ("INTERLEAVED", f64::from(u8::from(self.rope.interleaved))),
+            ("GROUPS", keys.groups(d) as f64),
+            ("KEY_HEAD", keys.head_words(d) as f64),
+            ("VALUE_HEAD", values.head_words(d) as f64),
+            ("KEY_BITS", f64::from(keys.bits)),
+            ("KEY_REACH", keys.reach().into()),
+            ("KEY_EDGE", keys.edge().into()),
+            ("VALUE_BITS", f64::from(values.bits)),
+            ("VALUE_REACH", values.reach().into()),
+            ("VALUE_EDGE", values.edge().into()),
+            least,
+        ];
+        let (q_width, kv_width) = (heads * d, kv_heads * d);
+        let (q_pitch, kv_pitch, k_first, v_first) = match self.joined {
+            true => (q_width + 2 * kv_width, q_width + 2 * kv_width, q_width, q_width + kv_width),
+            false => (q_width, kv_width, 0, 0),
+        };
+        let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
+        stage.params = vec![
+            ("q_pitch", (q_pitch / 4).into()),
+            ("kv_pitch", (kv_pitch / 4).into()),
+            ("k_first", (k_first / 4).into()),
+            ("v_first", (v_first / 4).into()),
+            ("heads", heads.into()),
+            ("kv_heads", kv_heads.into()),
+            ("eights", (d / VALUES).into()),
+            ("half", site.inputs[at.inv_freq].size().into()),
+            ("rope_scale", self.rope.scale.into()),
+            ("eps", self.norm.unwrap_or(0.0).into()),
+            ("chunks", chunks.into()),
+            ("rows", rows.into()),
+            ("window", window),
+            ("splits", splits.into()),
+            ("scale", scale.into()),
+            ("norm", norm),
+            ("key_words", key_words.into()),
+            ("value_words", value_words.into()),
+        ];
+        let names: &[&str] = if self.joined { &["qkv"] } else { &["q", "k", "v"] };
+        let mut reads: Vec<(&str, &str)> = names.iter().map(|name| (*name, "array<vec4<f32>>")).collect();
+        reads.extend([("places", "array<vec2<u32>>"), ("inv_freq", "array<f32>")]);
+        stage.reads = (0..names.len()).chain([at.places, at.inv_freq]).map(Arg::Input).collect();
+        if self.norm.is_some() {
+            for (input, constant, name) in [(at.q_gain, "Q_GAIN", "q_gain"), (at.k_gain, "K_GAIN", "k_gain")]
+            {
+                stage.reads.push(Arg::Input(input));
+                stage.constants.push((constant, kind(site.inputs[input].dtype)));
+                reads.push((name, "array<u32>"));
+            }
+        }
+        if self.basis {
+            stage.reads.push(Arg::Input(at.basis));
+            reads.push(("bases", "array<vec4<f32>>"));
+        }
+        // Rows that are whole vectors are read by vectors.
+        let key_vector = if key_words % 4 == 0 { 4 } else { 1 };
+        let value_vector = if values.bits == 8 && value_words % 2 == 0 { 2 } else { 1 };
+        stage.writes = vec![Arg::Input(at.keys), Arg::Input(at.values), Arg::Scratch(0)];
+        let array = |n: usize| ["array<u32>", "array<vec2<u32>>", "array<vec4<u32>>"][n / 2];
+        stage.generated = declare(
+            &stage,
+            &reads,
+            &[("keys", array(key_vector)), ("values", array(value_vector)), ("out", "array<vec4<f32>>")],
+        );
+        for (function, separate) in [("q4", "q"), ("k4", "k"), ("v4", "v")] {
+            let array = if self.joined { "qkv" } else { separate };
+            stage.generated += &format!("fn {function}(at: u32) -> vec4<f32> {{ return {array}[at]; }}\n");
+        }
+        for (name, array, n) in [("key", "keys", key_vector), ("value", "values", value_vector)] {
+            let word = if n > 1 { format!("{array}[at / {n}u][at % {n}u]") } else { format!("{array}[at]") };
+            stage.generated += &format!(
+                "fn {name}_word(at: u32) -> u32 {{ return {word}; }}\n\
+                 fn set_{name}_word(at: u32, word: u32) {{ {word} = word; }}\n"
+            );
+        }
+        stage.generated += match key_vector {
+            4 => "fn key_quad(at: u32) -> vec4<u32> { return keys[at / 4u]; }\n",
+            _ => {
+                "fn key_quad(at: u32) -> vec4<u32> {\n\
+                 return vec4<u32>(keys[at], keys[at + 1u], keys[at + 2u], keys[at + 3u]);\n}\n"
+            }
+        };
+        // Lane c's words of the head whose first word is `at`, for lanes past the head the last.
+        stage.generated += "fn value8(at: u32, lane: u32) -> vec2<u32> {\n\
+                            let c = min(lane, params.eights - 1u);\n";
+        stage.generated += match (values.bits, value_vector) {
+            (8, 2) => "return values[at / 2u + c];\n}\n",
+            (8, _) => "return vec2<u32>(values[at + 2u * c], values[at + 2u * c + 1u]);\n}\n",
+            (4, _) => "return vec2<u32>(values[at + c], 0u);\n}\n",
+            (5, _) => {
+                "let block = at + 5u * (c / 4u);\nreturn vec2<u32>(values[block + c % 4u], values[block + 4u]);\n}\n"
+            }
+            (3, _) => {
+                "let block = at + 3u * (c / 4u);\n\
+                 return vec2<u32>(values[block + c % 4u / 2u], values[block + 2u]);\n}\n"
+            }
+            _ => "return vec2<u32>(values[at + c / 2u], 0u);\n}\n",
+        };
+        stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
+
+        let mut combine = Stage {
+            name: "attend_packed_combine",
+            files: vec![&COMBINE, &KEY_RANGE, &WALSH, &SIGNS],
+            constants: vec![
+                ("COLUMNS", (2 * lanes) as f64),
+                ("BASIS", f64::from(u8::from(self.basis))),
+                least,
+            ],
+            reads: vec![Arg::Scratch(0), Arg::Input(at.places)],
+            writes: vec![Arg::Output],
+            params: vec![
+                ("heads", heads.into()),
+                ("kv_heads", kv_heads.into()),
+                ("vectors", (d / 4).into()),
+                ("tokens", t.into()),
+                ("splits", splits.into()),
+                ("rows", rows.into()),
+                ("window", window),
+                ("norm", norm),
+            ],
+            grid: [heads as u32, t as u32, 1],
+            ..Stage::default()
+        };
+        // Without a basis the frequencies stand in for it, unread.
+        combine.reads.push(Arg::Input(if self.basis { at.basis } else { at.inv_freq }));
+        Kernel {
+            scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
+            stages: vec![stage, combine],
+            rounding: if integers { PLANES } else { 0.0 },
+        }
+    }
+
+    /// How many workgroups share the keys of a KV head, as for `Attend`.
+    fn splits(&self, site: &Site<'_>) -> usize {
+        let Attention { heads, kv_heads, window, slots, .. } = self.attention;
+        let (t, rows) = (site.inputs[0].axis(2), site.inputs[self.inputs().keys].axis(2));
+        let capacity = rows / slots.max(1);
+        let visible = window.unwrap_or(capacity).min(capacity);
+        let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
+        let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
+        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(WG))
+    }
+}
+
+/// Vectors of 4 values through which parts meet: 8 values of each invocation, or the rows that are made ready.
+fn meeting(lanes: usize) -> usize {
+    (2 * WG).max(2 * lanes * (HEADS + 2))
+}
+
+/// Bytes of workgroup memory: angles, what meets, new codes and scales, weights, queries, sums, exchange.
+fn memory(t: usize, lanes: usize, groups: usize) -> usize {
+    let queries = 16 * 4 * lanes + 16 + 64;
+    8 * t * lanes * VALUES / 2
+        + 16 * meeting(lanes)
+        + 32 * lanes
+        + 64
+        + 16 * groups * (WG + 2)
+        + queries
+        + 32 * WG
+}
+
+impl Op for AttendPacked {
+    fn name(&self) -> &'static str {
+        "attend_packed"
+    }
+
+    fn words(&self) -> Vec<Word> {
+        let mut words = self.attention.words();
+        words.extend(self.rope.words());
+        words.extend([self.joined, self.basis].map(|flag| Word::U32(flag.into())));
+        words.extend(self.norm.map(Word::F32));
+        words
+    }
+
+    fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
+        self.formula(inputs).0
+    }
+
+    fn updates(&self, inputs: &[MLXArray]) -> Vec<(usize, MLXArray)> {
+        let (_, keys, values) = self.formula(inputs);
+        vec![(self.inputs().keys, keys), (self.inputs().values, values)]
+    }
+
+    fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
+        let [keys, values] = self.packing();
+        let suits = t <= FEW
+            && (VALUES..=MAX_HEAD).contains(&d)
+            && d.is_multiple_of(VALUES)
+            && self.rope.rotated.is_multiple_of(2 * VALUES)
+            && matches!(keys.bits, 4 | 8)
+            && [keys, values].iter().all(|packing| !packing.affine && packing.group == 8 * VALUES)
+            && fits([self.attention.heads, t, 1])
+            && memory(t, lanes(d), keys.groups(d)) <= site.caps.workgroup_memory as usize
+            // The output is written by another stage, where a scratch buffer takes its place.
+            && site.inputs.len() < site.caps.storage_buffers as usize;
+        if !suits {
+            return Vec::new();
+        }
+        let subgroups = site.caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes(d));
+        let exchange = subgroups.then_some(true).into_iter().chain([false]);
+        let multiply = |subgroups| {
+            let integers = site.caps.dot4.then_some(true).into_iter().chain([false]);
+            integers.map(move |integers| (integers, subgroups))
+        };
+        exchange
+            .flat_map(multiply)
+            .map(|(integers, subgroups)| self.kernel(site, integers, subgroups))
+            .collect()
+    }
+}
+
+/// Sizes worth testing.
+pub(super) fn cases() -> Vec<Case> {
+    struct Shape(usize, usize, usize, usize);
+    let case = |Shape(heads, kv_heads, d, rows): Shape,
+                places: &[[u32; 2]],
+                bits: [u32; 2],
+                change: &dyn Fn(&mut AttendPacked)| {
+        let t = places.len();
+        let packed = bits.map(Packing::rotated);
+        let scale = 1.0 / (d as f32).sqrt();
+        let mut op = AttendPacked {
+            attention: Attention { heads, kv_heads, scale, window: None, slots: 1, packed: Some(packed) },
+            rope: Rope { rotated: d, scale: 1.0, interleaved: false },
+            norm: None,
+            joined: true,
+            basis: true,
+        };
+        change(&mut op);
+        let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
+        let widths = match op.joined {
+            true => vec![(heads + 2 * kv_heads) * d],
+            false => vec![heads * d, kv_heads * d, kv_heads * d],
+        };
+        let mut inputs: Vec<Fill> = widths.iter().map(|&width| normal(&[t, width], Dtype::F32)).collect();
+        inputs.extend([0, 1].map(|i| codes(packed[i], [rows, kv_heads, d], i)));
+        inputs.push(Fill::U32(vec![t, 2], places.concat()));
+        inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));
+        if op.norm.is_some() {
+            inputs.extend([normal(&[d], Dtype::BF16), normal(&[d], Dtype::F32)]);
+        }
+        if op.basis {
+            inputs.push(normal(&[8, kv_heads * d], Dtype::F32));
+        }
+        Case { op: Arc::new(op), inputs, reduction: rows + d }
+    };
+    let plain = |_: &mut AttendPacked| ();
+    vec![
+        case(Shape(4, 2, 64, 40), &[[21, 0]], [4, 4], &plain),
+        case(Shape(8, 2, 128, 70), &[[0, 0]], [8, 8], &plain),
+        case(Shape(8, 2, 128, 300), &[[299, 0]], [4, 4], &|op| op.norm = Some(1e-6)),
+        case(Shape(16, 8, 128, 500), &[[480, 0]], [8, 4], &plain),
+        case(Shape(4, 4, 128, 290), &[[264, 0]], [4, 3], &|op| (op.joined, op.basis) = (false, false)),
+        case(Shape(6, 2, 80, 700), &[[603, 0]], [4, 3], &|op| {
+            (op.rope.rotated, op.rope.scale) = (32, 1.25);
+        }),
+        case(Shape(7, 1, 96, 700), &[[699, 0]], [8, 4], &|op| op.attention.window = Some(100)),
+        case(Shape(5, 1, 256, 150), &[[131, 0]], [4, 4], &|op| op.rope.interleaved = true),
+        case(Shape(2, 1, 32, 20), &[[3, 0]], [8, 5], &|op| op.norm = Some(1e-5)),
+        case(Shape(3, 3, 64, 200), &[[150, 0]], [8, 8], &|op| op.basis = false),
+        case(Shape(3, 3, 40, 150), &[[140, 0]], [4, 2], &|op| op.rope.rotated = 16),
+        case(Shape(2, 2, 192, 40), &[[30, 0]], [4, 4], &plain),
+        // Tokens of several sequences, several of one, and both.
+        case(Shape(4, 2, 64, 200), &[[8, 100], [0, 0], [49, 50], [33, 150]], [8, 8], &|op| {
+            op.attention.slots = 4;
+        }),
+        case(Shape(4, 1, 128, 300), &[[254, 0], [255, 0], [256, 0], [257, 0], [258, 0]], [4, 4], &|op| {
+            (op.attention.window, op.norm) = (Some(130), Some(1e-6));
+        }),
+        case(Shape(2, 2, 80, 90), &[[60, 0], [61, 0], [0, 70], [1, 70], [2, 70], [62, 0]], [8, 3], &|op| {
+            (op.attention.slots, op.rope.interleaved, op.joined) = (2, true, false);
+        }),
+    ]
+}

@@ -1,0 +1,16 @@
+// The basis of packed heads: rows of centres and of factors of keys, queries, values and results, [8, kv_heads * d].
+// Lane c has 8 values of a head; lanes past its end get zeros.
+
+fn basis4(row: u32, h: u32, c: u32, last: u32) -> vec4<f32> {
+    return bases[(row * params.kv_heads + h) * 2u * params.eights + 2u * c + last];
+}
+
+fn into_basis(row: u32, x: mat2x4<f32>, h: u32, c: u32) -> mat2x4<f32> {
+    if c >= params.eights {
+        return mat2x4<f32>();
+    }
+    return mat2x4<f32>(
+        (x[0] - basis4(row, h, c, 0u)) * basis4(row + 1u, h, c, 0u),
+        (x[1] - basis4(row, h, c, 1u)) * basis4(row + 1u, h, c, 1u),
+    );
+}

@@ -1,0 +1,70 @@
+// Heads of this step as a packed cache keeps them: rotated, coded in groups of 64, 8 lanes a group, exactly as
+// kv_pack does it. Needs across4 (lanes_*), made_ready (meet), to_half (pack).
+
+override KEY_BITS: u32 = 4u;
+override KEY_REACH: f32 = 0.125;
+override KEY_EDGE: f32 = 8.0;
+override VALUE_BITS: u32 = 4u;
+override VALUE_REACH: f32 = 0.125;
+override VALUE_EDGE: f32 = 8.0;
+
+// 8 values of a head: codes, one in each byte; their group's scale; what they stand for.
+struct Coded { first: u32, last: u32, scale: f32, stands_for: mat2x4<f32> }
+
+fn greatest4(x: vec4<f32>) -> f32 {
+    return max(max(abs(x.x), abs(x.y)), max(abs(x.z), abs(x.w)));
+}
+
+// The greatest magnitude among so many neighbours; all call.
+fn greatest_of(lane: u32, x: mat2x4<f32>, lanes: u32) -> f32 {
+    var most = max(greatest4(x[0]), greatest4(x[1]));
+    for (var distance = 1u; distance < lanes; distance *= 2u) {
+        most = max(most, across4(lane, vec4<f32>(most), distance).x);
+    }
+    return most;
+}
+
+fn codes4(x: vec4<f32>, scale: f32, edge: f32, top: f32) -> vec4<f32> {
+    let inverse = select(0.0, 1.0 / max(scale, 1.0e-8), scale > 0.0);
+    var u = clamp(floor(x * inverse + edge), vec4<f32>(0.0), vec4<f32>(top));
+    // The quotient may be off by a rounding; these products are not.
+    u += select(vec4<f32>(0.0), vec4<f32>(1.0), x >= scale * (u + 1.0 - edge));
+    u -= select(vec4<f32>(0.0), vec4<f32>(1.0), x < scale * (u - edge));
+    return clamp(u, vec4<f32>(0.0), vec4<f32>(top));
+}
+
+fn bytes4(u: vec4<f32>) -> u32 {
+    let v = vec4<u32>(u);
+    return v.x | (v.y << 8u) | (v.z << 16u) | (v.w << 24u);
+}
+
+// Lane c's part of a head, which is rotated already; all call.
+fn coded(lane: u32, c: u32, x: mat2x4<f32>, is_value: bool) -> Coded {
+    let edge = select(KEY_EDGE, VALUE_EDGE, is_value);
+    let top = f32((1u << select(KEY_BITS, VALUE_BITS, is_value)) - 1u);
+    let most = greatest_of(lane, x, 8u);
+    let scale = unpack2x16float(to_half(most * select(KEY_REACH, VALUE_REACH, is_value))).x;
+    let first = codes4(x[0], scale, edge, top);
+    let last = codes4(x[1], scale, edge, top);
+    let zero = edge - 0.5;
+    var result = Coded(0u, 0u, scale, mat2x4<f32>(scale * (first - zero), scale * (last - zero)));
+    if c < params.eights {
+        result.first = bytes4(first);
+        result.last = bytes4(last);
+    }
+    return result;
+}
+
+fn score_of(row: u32, c: u32, key: mat2x4<f32>) -> f32 {
+    let query = made_ready(row, c);
+    return dot(query[0], key[0]) + dot(query[1], key[1]);
+}
+
+// This lane's share of the scores of a new key with each query head.
+fn scores(c: u32, key: mat2x4<f32>) -> vec4<f32> {
+    var score = vec4<f32>(score_of(0u, c, key), 0.0, 0.0, 0.0);
+    if HEADS > 1u { score.y = score_of(1u, c, key); }
+    if HEADS > 2u { score.z = score_of(2u, c, key); }
+    if HEADS > 3u { score.w = score_of(3u, c, key); }
+    return score;
+}
