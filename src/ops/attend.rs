@@ -1,8 +1,8 @@
 //! Attention with all that stands before it: norms of heads, rotation, writing the cache.
 
-use super::kernel::{FLOATS, PACK, declare, fits, kind};
-use super::rope::ANGLE;
-use super::{Attention, FEW, KvWrite, RmsNorm, Rope};
+use super::kernel::fits;
+use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
+use super::{Attention, FEW, KvWrite, Rope};
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
@@ -19,15 +19,12 @@ static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FOUR_KEYS: File = wgsl!("parts/four_keys.wgsl");
 static MEET: File = wgsl!("parts/meet.wgsl");
-pub(super) static HEADS8: File = wgsl!("parts/heads8.wgsl");
-pub(super) static HEAD_GAINS: File = wgsl!("parts/head_gains.wgsl");
-pub(super) static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, inv_freq [rotated / 2] f32,`
 /// `gain of q [d], gain of k [d] if normed] -> [t, heads, d]`
 ///
-/// [`RmsNorm`] of each query and key head if normed, [`Rope`], [`KvWrite`] into the cache, which changes, then
+/// [`RmsNorm`](super::RmsNorm) of each query and key head if normed, [`Rope`], [`KvWrite`] into the cache, which changes, then
 /// [`Attention`]. Tokens of one sequence must stand at consecutive positions, in order.
 #[derive(Clone, Debug)]
 pub struct Attend {
@@ -43,7 +40,6 @@ pub struct Attend {
 
 /// Invocations of a workgroup, and values of a head that one holds.
 pub(super) const WG: usize = 128;
-pub(super) const VALUES: usize = 8;
 pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
 pub(super) const HEADS: usize = 4;
@@ -57,130 +53,57 @@ const FEW_KEYS: usize = 256;
 /// Splits that are added up by one workgroup at most.
 pub(super) const MAX_SPLITS: usize = 128;
 
-/// Where the inputs after q, k and v are.
-struct Inputs {
-    keys: usize,
-    values: usize,
-    places: usize,
-    inv_freq: usize,
-    q_gain: usize,
-    k_gain: usize,
-}
-
 /// Sizes that everything follows from.
 struct Shape {
     t: usize,
     d: usize,
     rows: usize,
-    /// Values of all query heads, and of all key heads.
-    q_width: usize,
-    kv_width: usize,
 }
 
 impl Attend {
     fn inputs(&self) -> Inputs {
-        let keys = if self.joined { 1 } else { 3 };
-        let [values, places, inv_freq, q_gain, k_gain] = [1, 2, 3, 4, 5].map(|i| keys + i);
-        Inputs { keys, values, places, inv_freq, q_gain, k_gain }
+        Inputs::new(self.joined, self.norm.is_some())
     }
 
     fn shape(&self, specs: &[Spec]) -> Shape {
         let cache = &specs[self.inputs().keys];
-        let (rows, kv_width) = (cache.axis(2), cache.axis(1));
-        let d = kv_width / self.attention.kv_heads;
-        Shape { t: specs[0].axis(2), d, rows, q_width: self.attention.heads * d, kv_width }
+        Shape { t: specs[0].axis(2), d: cache.axis(1) / self.attention.kv_heads, rows: cache.axis(2) }
+    }
+
+    fn raw(&self, d: usize) -> RawHeads<'_> {
+        RawHeads { attention: &self.attention, rope: &self.rope, norm: self.norm, joined: self.joined, d }
     }
 
     /// The result, and keys and values as they are afterwards.
     fn formula(&self, x: &[MLXArray]) -> (MLXArray, MLXArray, MLXArray) {
-        let Attention { heads, kv_heads, .. } = self.attention;
         let at = self.inputs();
         let specs: Vec<Spec> = x.iter().map(|x| x.spec().clone()).collect();
-        let Shape { t, d, q_width, kv_width, .. } = self.shape(&specs);
-        let (q, k, v) = if self.joined {
-            let part = |start, len| x[0].slice(1, start, len);
-            (part(0, q_width), part(q_width, kv_width), part(q_width + kv_width, kv_width))
-        } else {
-            (x[0].clone(), x[1].clone(), x[2].clone())
-        };
+        let Shape { t, d, .. } = self.shape(&specs);
         let places = &x[at.places];
-        let ready = |x_heads: &MLXArray, n: usize, gain: usize| {
-            let mut y = x_heads.reshape(&[t, n, d]);
-            if let Some(eps) = self.norm {
-                y = MLXArray::apply(RmsNorm { eps }, &[&y, &x[gain]]);
-            }
-            MLXArray::apply(self.rope.clone(), &[&y, places, &x[at.inv_freq]])
-        };
-        let q = ready(&q, heads, at.q_gain);
-        let k = ready(&k, kv_heads, at.k_gain).reshape(&[t, kv_width]);
+        let [q, k, v] = self.raw(d).ready(x);
+        let k = k.reshape(&[t, self.attention.kv_heads * d]);
         let keys = MLXArray::apply(KvWrite, &[&x[at.keys], &k, places]);
         let values = MLXArray::apply(KvWrite, &[&x[at.values], &v, places]);
         let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places]);
         (y, keys, values)
     }
 
-    /// What kernels that begin with raw heads share: parts, bindings, parameters. `own` are their own files and
-    /// constants, `out` is what they write beside the cache, `more` parameters of their own.
+    /// A stage of raw heads over this cache. `own` are its files and constants, `out` is what it writes beside the
+    /// cache, `params` are parameters of its own.
     fn stage(
         &self,
         site: &Site<'_>,
         (own, constants): (&[&'static File], &[(&'static str, f64)]),
         out: Arg,
-        more: Vec<(&'static str, Word)>,
+        params: Vec<(&'static str, Word)>,
     ) -> Stage {
-        let Attention { heads, kv_heads, .. } = self.attention;
-        let at = self.inputs();
-        let Shape { d, q_width, kv_width, .. } = self.shape(site.inputs);
-        let cache = site.inputs[at.keys].dtype;
-
-        let mut stage = Stage { files: own.to_vec(), constants: constants.to_vec(), ..Stage::default() };
-        stage.files.extend([&HEADS8, &ANGLE]);
-        stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
-        stage.files.push(if cache == Dtype::F16 { &CACHE8_F16 } else { &CACHE8_F32 });
-        stage.files.extend([&FLOATS, &PACK]);
-        stage.constants.extend([
-            ("LANES", lanes(d) as f64),
-            ("NORM", f64::from(u8::from(self.norm.is_some()))),
-            ("INTERLEAVED", f64::from(u8::from(self.rope.interleaved))),
-        ]);
-        let (q_pitch, kv_pitch, k_first, v_first) = match self.joined {
-            true => (q_width + 2 * kv_width, q_width + 2 * kv_width, q_width, q_width + kv_width),
-            false => (q_width, kv_width, 0, 0),
+        let (file, words) = match site.inputs[self.inputs().keys].dtype {
+            Dtype::F16 => (&CACHE8_F16, "array<vec4<u32>>"),
+            _ => (&CACHE8_F32, "array<vec4<f32>>"),
         };
-        stage.params = vec![
-            ("q_pitch", (q_pitch / 4).into()),
-            ("kv_pitch", (kv_pitch / 4).into()),
-            ("k_first", (k_first / 4).into()),
-            ("v_first", (v_first / 4).into()),
-            ("heads", heads.into()),
-            ("kv_heads", kv_heads.into()),
-            ("eights", (d / VALUES).into()),
-            ("half", site.inputs[at.inv_freq].size().into()),
-            ("rope_scale", self.rope.scale.into()),
-            ("eps", self.norm.unwrap_or(0.0).into()),
-        ];
-        stage.params.extend(more);
-        let names: &[&str] = if self.joined { &["qkv"] } else { &["q", "k", "v"] };
-        let mut reads: Vec<(&str, &str)> = names.iter().map(|name| (*name, "array<vec4<f32>>")).collect();
-        reads.extend([("places", "array<vec2<u32>>"), ("inv_freq", "array<f32>")]);
-        stage.reads = (0..names.len()).chain([at.places, at.inv_freq]).map(Arg::Input).collect();
-        if self.norm.is_some() {
-            for (input, constant, name) in [(at.q_gain, "Q_GAIN", "q_gain"), (at.k_gain, "K_GAIN", "k_gain")]
-            {
-                stage.reads.push(Arg::Input(input));
-                stage.constants.push((constant, kind(site.inputs[input].dtype)));
-                reads.push((name, "array<u32>"));
-            }
-        }
-        let words = if cache == Dtype::F16 { "array<vec4<u32>>" } else { "array<vec4<f32>>" };
-        stage.writes = vec![Arg::Input(at.keys), Arg::Input(at.values), out];
-        stage.generated =
-            declare(&stage, &reads, &[("keys", words), ("values", words), ("out", "array<vec4<f32>>")]);
-        for (function, separate) in [("q4", "q"), ("k4", "k"), ("v4", "v")] {
-            let array = if self.joined { "qkv" } else { separate };
-            stage.generated += &format!("fn {function}(at: u32) -> vec4<f32> {{ return {array}[at]; }}\n");
-        }
-        stage
+        let files = &[own, &[file]].concat();
+        let own = Own { files, constants, out, cache: [words; 2], reads: &[], params };
+        self.raw(self.shape(site.inputs).d).stage(site, own)
     }
 
     /// Many tokens: one dispatch makes their heads ready and fills the cache, then the attention is as without.
@@ -305,22 +228,13 @@ fn least(d: usize) -> usize {
     8 * WG / lanes(d)
 }
 
-/// Invocations that cover a head.
-pub(super) fn lanes(d: usize) -> usize {
-    (d / VALUES).next_power_of_two().max(8)
-}
-
 impl Op for Attend {
     fn name(&self) -> &'static str {
         "attend"
     }
 
     fn words(&self) -> Vec<Word> {
-        let mut words = self.attention.words();
-        words.extend(self.rope.words());
-        words.push(Word::U32(self.joined.into()));
-        words.extend(self.norm.map(Word::F32));
-        words
+        self.raw(0).words()
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
@@ -336,11 +250,8 @@ impl Op for Attend {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let cache = site.inputs[self.inputs().keys].dtype;
         let groups = self.attention.heads;
-        let suits = (VALUES..=MAX_HEAD).contains(&d)
-            && d.is_multiple_of(VALUES)
-            && self.rope.rotated.is_multiple_of(2 * VALUES)
-            && matches!(cache, Dtype::F16 | Dtype::F32)
-            && fits([groups, t, 1]);
+        let suits =
+            self.raw(d).suit(MAX_HEAD) && matches!(cache, Dtype::F16 | Dtype::F32) && fits([groups, t, 1]);
         // The output takes the place of a scratch buffer where there is one.
         let bindings = site.inputs.len() + 1;
         let tokens = if t <= FEW { t } else { 1 };
@@ -379,11 +290,7 @@ pub(super) fn cases() -> Vec<Case> {
             };
             change(&mut op);
             let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
-            let widths = match op.joined {
-                true => vec![(heads + 2 * kv_heads) * d],
-                false => vec![heads * d, kv_heads * d, kv_heads * d],
-            };
-            let mut inputs: Vec<Fill> = widths.iter().map(|&width| normal(&[t, width], Dtype::F32)).collect();
+            let mut inputs = fills(op.joined, t, [heads, kv_heads, d]);
             let cache = normal(&[rows, kv_heads * d], dtype);
             inputs.extend([cache.clone(), cache, Fill::U32(vec![t, 2], places.concat())]);
             inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));

@@ -1,14 +1,11 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attend::{
-    HEAD_GAINS, HEADS, HEADS8, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, NO_HEAD_GAINS,
-    VALUES, WG, lanes,
-};
+use super::attend::{HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, WG};
 use super::attention::codes;
-use super::kernel::{FLOATS, PACK, SUM_SHARED, SUM_SUBGROUP, declare, fits, kind};
+use super::kernel::{SUM_SHARED, SUM_SUBGROUP, fits};
 use super::kv_pack::{SIGNS, WALSH};
-use super::rope::ANGLE;
-use super::{Attention, FEW, KvPack, RmsNorm, Rope, Rotate};
+use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
+use super::{Attention, FEW, KvPack, Rope, Rotate};
 use crate::array::MLXArray;
 use crate::cpu::{Packing, rotation_norm};
 use crate::dtype::Dtype;
@@ -33,7 +30,7 @@ static KEY_DOTS_FLOAT: File = wgsl!("parts/key_dots_float.wgsl");
 /// `keys [rows, words] u32, values [rows, words] u32, places [t, 2] u32, inv_freq [rotated / 2] f32,`
 /// `gain of q [d], gain of k [d] if normed, basis [8, kv_heads * d] f32 if there is one] -> [t, heads, d]`
 ///
-/// [`RmsNorm`] of each query and key head if normed, [`Rope`], [`KvPack`] into the cache, which changes,
+/// [`RmsNorm`](super::RmsNorm) of each query and key head if normed, [`Rope`], [`KvPack`] into the cache, which changes,
 /// [`Attention`] of rotated queries, and [`Rotate`] back. Tokens of one sequence must stand at consecutive positions,
 /// in order.
 #[derive(Clone, Debug)]
@@ -57,23 +54,13 @@ const UNIFIED_GROUPS: usize = 128;
 /// What the rounding of queries to 15 bits may do to a result.
 const PLANES: f32 = 1.0 / 8192.0;
 
-/// Where the inputs after q, k and v are.
-struct Inputs {
-    keys: usize,
-    values: usize,
-    places: usize,
-    inv_freq: usize,
-    q_gain: usize,
-    k_gain: usize,
-    basis: usize,
-}
-
 impl AttendPacked {
     fn inputs(&self) -> Inputs {
-        let keys = if self.joined { 1 } else { 3 };
-        let [values, places, inv_freq, q_gain, k_gain] = [1, 2, 3, 4, 5].map(|i| keys + i);
-        let basis = if self.norm.is_some() { k_gain + 1 } else { q_gain };
-        Inputs { keys, values, places, inv_freq, q_gain, k_gain, basis }
+        Inputs::new(self.joined, self.norm.is_some())
+    }
+
+    fn raw(&self, d: usize) -> RawHeads<'_> {
+        RawHeads { attention: &self.attention, rope: &self.rope, norm: self.norm, joined: self.joined, d }
     }
 
     /// Values of a head.
@@ -90,26 +77,12 @@ impl AttendPacked {
 
     /// The result, and keys and values as they are afterwards.
     fn formula(&self, x: &[MLXArray]) -> (MLXArray, MLXArray, MLXArray) {
-        let Attention { heads, kv_heads, .. } = self.attention;
         let at = self.inputs();
         let specs: Vec<Spec> = x.iter().map(|x| x.spec().clone()).collect();
         let (t, d) = (specs[0].axis(2), self.head_dim(&specs));
-        let (q_width, kv_width) = (heads * d, kv_heads * d);
-        let (q, k, v) = if self.joined {
-            let part = |start, len| x[0].slice(1, start, len);
-            (part(0, q_width), part(q_width, kv_width), part(q_width + kv_width, kv_width))
-        } else {
-            (x[0].clone(), x[1].clone(), x[2].clone())
-        };
         let places = &x[at.places];
-        let ready = |x_heads: &MLXArray, n: usize, gain: usize| {
-            let mut y = x_heads.reshape(&[t, n, d]);
-            if let Some(eps) = self.norm {
-                y = MLXArray::apply(RmsNorm { eps }, &[&y, &x[gain]]);
-            }
-            MLXArray::apply(self.rope.clone(), &[&y, places, &x[at.inv_freq]])
-        };
-        let basis = self.basis.then(|| &x[at.basis]);
+        let [q, k, v] = self.raw(d).ready(x);
+        let basis = self.basis.then(|| &x[at.rest]);
         let turn = |x: &MLXArray, inverse| {
             MLXArray::apply(Rotate { inverse }, &[x].into_iter().chain(basis).collect::<Vec<_>>())
         };
@@ -119,8 +92,8 @@ impl AttendPacked {
             let inputs = [&x[cache], rows, places].into_iter().chain(basis);
             MLXArray::apply(op, &inputs.collect::<Vec<_>>())
         };
-        let q = turn(&ready(&q, heads, at.q_gain), false);
-        let keys = pack(at.keys, &ready(&k, kv_heads, at.k_gain).reshape(&[t, kv_width]));
+        let q = turn(&q, false);
+        let keys = pack(at.keys, &k.reshape(&[t, self.attention.kv_heads * d]));
         let values = pack(at.values, &v);
         let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places]);
         (turn(&y, true), keys, values)
@@ -139,12 +112,9 @@ impl AttendPacked {
         let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
         let [keys, values] = self.packing();
 
-        let mut stage = Stage { name: "attend_packed", ..Stage::default() };
-        stage.files = vec![
+        let files: &[&File] = &[
             &ATTEND_PACKED,
             &KEY_RANGE,
-            &HEADS8,
-            &ANGLE,
             &MEET_PACKED,
             &WALSH8,
             &SIGNS,
@@ -152,24 +122,16 @@ impl AttendPacked {
             &KEY_PIECES,
             &STORE_FRESH,
             &CODES8,
-            &FLOATS,
-            &PACK,
+            if self.basis { &BASES8 } else { &NO_BASES8 },
+            if integers { &KEY_DOTS_INT } else { &KEY_DOTS_FLOAT },
+            if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED },
+            if subgroups { &SUM_SUBGROUP } else { &SUM_SHARED },
         ];
-        stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
-        stage.files.push(if self.basis { &BASES8 } else { &NO_BASES8 });
-        stage.files.push(if integers { &KEY_DOTS_INT } else { &KEY_DOTS_FLOAT });
-        stage.files.extend(match subgroups {
-            true => [&LANES_SUBGROUP, &SUM_SUBGROUP],
-            false => [&LANES_SHARED, &SUM_SHARED],
-        });
-        stage.constants = vec![
-            ("LANES", lanes as f64),
+        let constants = &[
             ("HEADS", (heads / kv_heads).div_ceil(chunks) as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
             ("MEETING", meeting(lanes) as f64),
-            ("NORM", f64::from(u8::from(self.norm.is_some()))),
-            ("INTERLEAVED", f64::from(u8::from(self.rope.interleaved))),
             ("GROUPS", keys.groups(d) as f64),
             ("KEY_HEAD", keys.head_words(d) as f64),
             ("VALUE_HEAD", values.head_words(d) as f64),
@@ -181,23 +143,8 @@ impl AttendPacked {
             ("VALUE_EDGE", values.edge().into()),
             least,
         ];
-        let (q_width, kv_width) = (heads * d, kv_heads * d);
-        let (q_pitch, kv_pitch, k_first, v_first) = match self.joined {
-            true => (q_width + 2 * kv_width, q_width + 2 * kv_width, q_width, q_width + kv_width),
-            false => (q_width, kv_width, 0, 0),
-        };
         let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
-        stage.params = vec![
-            ("q_pitch", (q_pitch / 4).into()),
-            ("kv_pitch", (kv_pitch / 4).into()),
-            ("k_first", (k_first / 4).into()),
-            ("v_first", (v_first / 4).into()),
-            ("heads", heads.into()),
-            ("kv_heads", kv_heads.into()),
-            ("eights", (d / VALUES).into()),
-            ("half", site.inputs[at.inv_freq].size().into()),
-            ("rope_scale", self.rope.scale.into()),
-            ("eps", self.norm.unwrap_or(0.0).into()),
+        let params = vec![
             ("chunks", chunks.into()),
             ("rows", rows.into()),
             ("window", window),
@@ -207,36 +154,20 @@ impl AttendPacked {
             ("key_words", key_words.into()),
             ("value_words", value_words.into()),
         ];
-        let names: &[&str] = if self.joined { &["qkv"] } else { &["q", "k", "v"] };
-        let mut reads: Vec<(&str, &str)> = names.iter().map(|name| (*name, "array<vec4<f32>>")).collect();
-        reads.extend([("places", "array<vec2<u32>>"), ("inv_freq", "array<f32>")]);
-        stage.reads = (0..names.len()).chain([at.places, at.inv_freq]).map(Arg::Input).collect();
-        if self.norm.is_some() {
-            for (input, constant, name) in [(at.q_gain, "Q_GAIN", "q_gain"), (at.k_gain, "K_GAIN", "k_gain")]
-            {
-                stage.reads.push(Arg::Input(input));
-                stage.constants.push((constant, kind(site.inputs[input].dtype)));
-                reads.push((name, "array<u32>"));
-            }
-        }
-        if self.basis {
-            stage.reads.push(Arg::Input(at.basis));
-            reads.push(("bases", "array<vec4<f32>>"));
-        }
         // Rows that are whole vectors are read by vectors.
         let key_vector = if key_words % 4 == 0 { 4 } else { 1 };
         let value_vector = if values.bits == 8 && value_words % 2 == 0 { 2 } else { 1 };
-        stage.writes = vec![Arg::Input(at.keys), Arg::Input(at.values), Arg::Scratch(0)];
         let array = |n: usize| ["array<u32>", "array<vec2<u32>>", "array<vec4<u32>>"][n / 2];
-        stage.generated = declare(
-            &stage,
-            &reads,
-            &[("keys", array(key_vector)), ("values", array(value_vector)), ("out", "array<vec4<f32>>")],
-        );
-        for (function, separate) in [("q4", "q"), ("k4", "k"), ("v4", "v")] {
-            let array = if self.joined { "qkv" } else { separate };
-            stage.generated += &format!("fn {function}(at: u32) -> vec4<f32> {{ return {array}[at]; }}\n");
-        }
+        let basis = ("bases", "array<vec4<f32>>", Arg::Input(at.rest));
+        let own = Own {
+            files,
+            constants,
+            out: Arg::Scratch(0),
+            cache: [array(key_vector), array(value_vector)],
+            reads: if self.basis { &[basis] } else { &[] },
+            params,
+        };
+        let mut stage = Stage { name: "attend_packed", ..self.raw(d).stage(site, own) };
         for (name, array, n) in [("key", "keys", key_vector), ("value", "values", value_vector)] {
             let word = if n > 1 { format!("{array}[at / {n}u][at % {n}u]") } else { format!("{array}[at]") };
             stage.generated += &format!(
@@ -293,7 +224,7 @@ impl AttendPacked {
             ..Stage::default()
         };
         // Without a basis the frequencies stand in for it, unread.
-        combine.reads.push(Arg::Input(if self.basis { at.basis } else { at.inv_freq }));
+        combine.reads.push(Arg::Input(if self.basis { at.rest } else { at.inv_freq }));
         Kernel {
             scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
             stages: vec![stage, combine],
@@ -336,10 +267,8 @@ impl Op for AttendPacked {
     }
 
     fn words(&self) -> Vec<Word> {
-        let mut words = self.attention.words();
-        words.extend(self.rope.words());
-        words.extend([self.joined, self.basis].map(|flag| Word::U32(flag.into())));
-        words.extend(self.norm.map(Word::F32));
+        let mut words = self.raw(0).words();
+        words.push(Word::U32(self.basis.into()));
         words
     }
 
@@ -356,9 +285,7 @@ impl Op for AttendPacked {
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
         let [keys, values] = self.packing();
         let suits = t <= FEW
-            && (VALUES..=MAX_HEAD).contains(&d)
-            && d.is_multiple_of(VALUES)
-            && self.rope.rotated.is_multiple_of(2 * VALUES)
+            && self.raw(d).suit(MAX_HEAD)
             && matches!(keys.bits, 4 | 8)
             && [keys, values].iter().all(|packing| !packing.affine && packing.group == 8 * VALUES)
             && fits([self.attention.heads, t, 1])
@@ -400,11 +327,7 @@ pub(super) fn cases() -> Vec<Case> {
         };
         change(&mut op);
         let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
-        let widths = match op.joined {
-            true => vec![(heads + 2 * kv_heads) * d],
-            false => vec![heads * d, kv_heads * d, kv_heads * d],
-        };
-        let mut inputs: Vec<Fill> = widths.iter().map(|&width| normal(&[t, width], Dtype::F32)).collect();
+        let mut inputs = fills(op.joined, t, [heads, kv_heads, d]);
         inputs.extend([0, 1].map(|i| codes(packed[i], [rows, kv_heads, d], i)));
         inputs.push(Fill::U32(vec![t, 2], places.concat()));
         inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));

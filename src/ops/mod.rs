@@ -21,6 +21,7 @@ mod matvec_one;
 mod next;
 mod packing;
 mod philox;
+mod raw_heads;
 mod rms_norm;
 mod rope;
 mod sample;
