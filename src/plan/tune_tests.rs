@@ -189,7 +189,7 @@ fn what_was_found_is_used_by_the_next_process() {
     }
     let entry = key(&linear(), &site, &own);
     assert_eq!(next(&|all| all["kernels"][&entry] = json!("matvec R=3")), arrangement(&own));
-    let past = |all: &mut Value| all["kernels"] = json!({ entry.replace("R=", "R=1"): arrangement(other) });
+    let past = |all: &mut Value| all["kernels"] = json!({ entry.replace("WG=", "WG=1"): arrangement(other) });
     assert_eq!(next(&past), arrangement(&own));
     // Damaged.
     assert_eq!(next(&|all| all["kernels"] = json!(7)), arrangement(&own));
