@@ -412,7 +412,7 @@ fn a_prompt_is_kept_in_a_file() {
     assert_eq!(first["prompt_tokens"], 6);
     assert_eq!(more["prompt_tokens"], 7);
     fails(
-        &["generate", "--tokens", "1,2", "--kv", "int4", "--prompt-cache", file],
+        &["generate", "--device", "cpu", "--tokens", "1,2", "--kv", "int4", "--prompt-cache", file],
         2,
         &["kind", "int8", "int4"],
     );
