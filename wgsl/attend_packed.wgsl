@@ -12,7 +12,7 @@
 // bits 35.4 us, where attend takes 47.9 us over f16; 2048 keys 21.8 us, attend 15.4 us. What it takes before the
 // first key, some 19 us, is the next thing to shorten.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
-// Parts: first_key, end_key, share (key_range); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
+// Parts: first_key, end_key, window_start, share (key_range); page_of, row_at (pages); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
 // q_gain8, k_gain8 (head_gains, no_head_gains); into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs);
 // coded, scores (fresh8); store_fresh (store_fresh); note_query, keep_queries (key_dots_*); key_words, scales_of,
 // scale_of, piece_scores (key_pieces); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin
@@ -32,10 +32,11 @@ var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
 
 struct FourValues { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, d: vec2<u32> }
 
-// Lane c's words of the four values that its part has from `first` on, none past the last that is stored.
-fn four_values(slot: u32, first: u32, last: u32, h: u32, c: u32) -> FourValues {
+// Lane c's words of the four values that its part has from `first` on, none past the last that is stored, in the page
+// whose first row is `page`.
+fn four_values(page: u32, first: u32, last: u32, h: u32, c: u32) -> FourValues {
     let at = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u) * (WG / LANES);
-    let p = (min(at, vec4<u32>(last)) + slot) * params.value_words + h * VALUE_HEAD;
+    let p = (min(at, vec4<u32>(last)) % PAGE + page) * params.value_words + h * VALUE_HEAD;
     return FourValues(value8(p.x, c), value8(p.y, c), value8(p.z, c), value8(p.w, c));
 }
 
@@ -62,17 +63,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let stored = min(high, fresh);
     let last = max(stored, 1u) - 1u;
+    let start = window_start(here);
     // Whether this split has the token's own key, which is the last.
     let owner = low <= here.x && here.x < high;
 
     let c = lane % LANES;
     let part = lane / LANES;
     let parts = WG / LANES;
-    // The first keys are on their way while queries are made ready.
-    var row = here.y + min(low + lane, last);
+    // The first keys are on their way while queries are made ready. A tile is a page, looked up a tile before.
+    var page = page_of(here.y + min(low, last));
+    var next_page = page_of(here.y + min(low + WG, last));
+    let own_row = row_at(here.y + here.x);
+    var row = page + min(low + lane, last) % PAGE;
     var key = key_words(row, h, 0u);
     var scales = scales_of(row, h);
-    var values_now = four_values(here.y, low + part, last, h, c);
+    var values_now = four_values(page, low + part, last, h, c);
 
     // Heads to make ready: queries, key, value, perhaps a neighbour's; each part takes one.
     let head = h * heads + first_head;
@@ -126,7 +131,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     keep_queries(lane);
     if owner && first_head == 0u {
-        store_fresh(lane, h, here.y + here.x);
+        store_fresh(lane, h, own_row);
     }
 
     var a0 = mat2x4<f32>();
@@ -150,18 +155,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     let weights_at = (c / 8u) % GROUPS * (WG + 2u) + part;
     for (var tile = low; tile < stored; tile += WG) {
+        let following_page = page_of(here.y + min(tile + 2u * WG, last));
         var score = vec4<f32>(0.0);
         for (var piece = 0u; piece < PIECES; piece++) {
             let now = key;
             if piece + 1u == PIECES {
-                row = here.y + min(tile + WG + lane, last);
+                row = next_page + min(tile + WG + lane, last) % PAGE;
             }
             key = key_words(row, h, (piece + 1u) % PIECES);
             score += piece_scores(now, piece, scales.key, h);
         }
         let of_values = scales.value;
         scales = scales_of(row, h);
-        let seen = tile + lane < stored;
+        let seen = tile + lane >= start && tile + lane < stored;
         // The barriers of max4 stand between the last tile's reads of `weights` and the writes below.
         let higher = max(greatest, max4(lane, select(vec4<f32>(-3.0e38), score, seen)));
         if any(higher > greatest) {
@@ -181,7 +187,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         for (var first = 0u; first < WG; first += 4u * parts) {
             let now = values_now;
-            values_now = four_values(here.y, tile + first + 4u * parts + part, last, h, c);
+            let next = first + 4u * parts;
+            values_now = four_values(select(page, next_page, next == WG), tile + next + part, last, h, c);
             let at = weights_at + first;
             let w0 = weights[at];
             let x0 = values8(now.a, c);
@@ -208,12 +215,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             a2 += w3.z * x3;
             a3 += w3.w * x3;
         }
+        page = next_page;
+        next_page = following_page;
     }
 
     // Keys of other tokens of this step that come before its own.
     for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
-        if i == t || places[i].y != here.y || position < low || position >= high {
+        if i == t || places[i].y != here.y || position < max(low, start) || position >= high {
             continue;
         }
         let raw_key = row_of(HEADS, i, h, head, c);

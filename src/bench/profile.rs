@@ -113,7 +113,7 @@ impl Bench {
             Ok(())
         })?;
         let cache = self.generator.cache();
-        let used = cache.len() as f64 / cache.capacity().max(1) as f64;
+        let used = cache.len() as f64 / (128 * cache.pages()).max(1) as f64;
         let mut traffic = Traffic { cache: cache.buffers(), used };
         let mut shapes = HashMap::new();
         let mut kernels: Vec<KernelTime> = Vec::new();

@@ -139,8 +139,8 @@ impl Batch {
         Ok(())
     }
 
-    /// Lets a slot begin with the first tokens of another's, whose keys and values are copied; what it had is given
-    /// up. The next prompt finds them there. How many they are: at most `tokens`, and what the other has.
+    /// Lets a slot begin with the first tokens of another's, whose keys and values it shares; what it had is given up. The
+    /// next prompt finds them there. How many they are: at most `tokens`, and what the other has.
     ///
     /// # Errors
     /// No such slot; the device failed.
@@ -153,9 +153,9 @@ impl Batch {
         let tokens = tokens.min(source.sequence.tokens.len()).min(self.runner.cache().slot_len(from));
         let ids = source.sequence.tokens[..tokens].to_vec();
         self.lanes[to].sequence.tokens.clear();
-        self.runner.copy_prefix(from, to, tokens)?;
-        self.lanes[to].sequence.tokens = ids;
-        Ok(tokens)
+        let shared = self.runner.share(from, to, tokens)?;
+        self.lanes[to].sequence.tokens = ids[..shared].to_vec();
+        Ok(shared)
     }
 
     /// Forgets what a slot remembers: the next prompt is read from its beginning.
@@ -169,7 +169,8 @@ impl Batch {
         Ok(())
     }
 
-    /// Allows so many tokens in each slot; an answer that needs more ends with an error of kind memory.
+    /// Allows so many tokens in all slots together, in pages of 128; an answer that needs more than there is ends with an
+    /// error of kind memory.
     pub fn limit_cache(&mut self, tokens: usize) {
         self.runner.limit(tokens);
     }
@@ -246,17 +247,17 @@ impl Batch {
 
     /// Makes room for the next token of each answer, or ends those that there is none for.
     fn make_room(&mut self) -> Result<()> {
-        let next = |lane: &Lane| if lane.active { lane.sequence.tokens.len() } else { 0 };
-        let longest = self.lanes.iter().map(next).max().unwrap_or(0);
-        let Err(e) = self.runner.reserve(longest) else { return Ok(()) };
-        if !e.is_memory() {
-            return Err(e);
-        }
-        let room = self.runner.cache().capacity();
         for slot in 0..self.lanes.len() {
-            if next(&self.lanes[slot]) > room {
-                self.lanes[slot].failure = Some(e.clone());
-                self.end(slot, FinishReason::Failed);
+            if !self.lanes[slot].active {
+                continue;
+            }
+            match self.runner.reserve(slot, self.lanes[slot].sequence.tokens.len()) {
+                Ok(()) => {}
+                Err(e) if e.is_memory() => {
+                    self.lanes[slot].failure = Some(e);
+                    self.end(slot, FinishReason::Failed);
+                }
+                Err(e) => return Err(e),
             }
         }
         Ok(())

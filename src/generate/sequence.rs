@@ -93,10 +93,12 @@ impl Sequence {
         if !options.ignore_eos {
             self.end_ids.extend(model.eos_token_ids());
         }
-        let room = prompt.len() + options.max_tokens.unwrap_or(0).min(ROOM);
+        // Who shares pages with others takes them as needed.
+        let ahead = if runner.cache().slots() > 1 { 0 } else { options.max_tokens.unwrap_or(0).min(ROOM) };
+        let room = prompt.len() + ahead;
         // Where all the room that the answer may want is not to be had, it may do with less.
-        runner.reserve(room.min(context)).or_else(|e| match e.is_memory() {
-            true => runner.reserve(prompt.len()),
+        runner.reserve(self.slot, room.min(context)).or_else(|e| match e.is_memory() {
+            true => runner.reserve(self.slot, prompt.len()),
             false => Err(e),
         })?;
         self.sampler.begin(&options, prompt);

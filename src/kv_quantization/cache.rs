@@ -1,22 +1,25 @@
 //! The cache: a matrix of rows per layer for keys and one for values, as floats or packed.
 
+use super::group::Group;
 use super::kind::KvKind;
 use crate::array::{Device, MLXArray};
+use crate::cpu::PAGE;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::memory::Buffer;
 use crate::ops::{self, Packing};
 use crate::plan::Program;
 
-/// Rows that a cache grows by at least.
+/// Tokens that a sequence's table grows by at least.
 const STEP: usize = 256;
 
-/// Keys and values of the tokens so far, per layer: of one sequence, or of several in slots of equal length.
+/// Keys and values of the tokens so far, per layer: of one sequence, or of several in slots that share its pages.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Keys and values, each `[slots * capacity, width]` or, packed, `[.., words]`; none before the first
-    /// reservation.
+    /// Keys and values, each `[pages * 128, width]` or, packed, `[.., words]`; none before the first reservation.
     pub(super) layers: Vec<[MLXArray; 2]>,
+    /// Which sequence has which pages.
+    pub(super) group: Group,
     /// The basis of each layer's heads, `[8, width]`, where the kind asks for one.
     pub(super) bases: Vec<MLXArray>,
     pub(super) layer_count: usize,
@@ -26,8 +29,10 @@ pub struct KvCache {
     device: Device,
     /// Tokens in each slot.
     lens: Vec<usize>,
-    /// Tokens that a slot has room for.
+    /// Tokens that a slot's table has room for: whole pages.
     capacity: usize,
+    /// Pages that there may be.
+    budget: usize,
     generation: u64,
 }
 
@@ -40,26 +45,35 @@ impl KvCache {
         kind: KvKind,
         device: Device,
     ) -> Self {
+        let slots = slots.max(1);
         Self {
             layers: Vec::new(),
+            group: Group::new(slots),
             bases: Vec::new(),
             layer_count,
             kv_heads,
             head_dim,
             kind,
             device,
-            lens: vec![0; slots.max(1)],
+            lens: vec![0; slots],
             capacity: 0,
+            budget: usize::MAX,
             generation: 0,
         }
     }
 
-    fn pair(&self, capacity: usize) -> Result<[MLXArray; 2]> {
+    /// Says how many tokens all sequences together may have, in whole pages.
+    pub(crate) fn set_budget(&mut self, tokens: usize) {
+        self.budget = tokens / PAGE;
+    }
+
+    /// An array for keys and one for values of a layer.
+    fn pair(&self, pages: usize) -> Result<[MLXArray; 2]> {
         let one = |i: usize| {
             let width = self.kind.packing().map_or(self.kv_heads * self.head_dim, |packing| {
                 packing[i].row_words(self.kv_heads, self.head_dim)
             });
-            MLXArray::mutable(&[self.slots() * capacity, width], self.kind.dtype(), self.device)
+            MLXArray::mutable(&[pages * PAGE, width], self.kind.dtype(), self.device)
         };
         Ok([one(0)?, one(1)?])
     }
@@ -92,51 +106,119 @@ impl KvCache {
     /// # Errors
     /// The device failed.
     pub(crate) fn rows(&self, layer: usize, n: usize) -> Result<[Vec<f32>; 2]> {
-        let width = self.kv_heads * self.head_dim;
-        let [mut keys, mut values] = [vec![0f32; n * width], vec![0f32; n * width]];
-        for (array, rows) in self.layers[layer].iter().zip([&mut keys, &mut values]) {
-            if let Some(buffer) = array.buffer() {
-                buffer.read(bytemuck::cast_slice_mut(rows))?;
-            }
-        }
-        Ok([keys, values])
+        let [keys, values] = &self.layers[layer];
+        let read = |array| Ok(bytemuck::pod_collect_to_vec(&self.stored(array, n)?));
+        Ok([read(keys)?, read(values)?])
     }
 
-    /// Makes room for `tokens` tokens in all in each slot, `most` being the context length. Tokens that are there stay.
+    /// What an array of a layer holds of the first `n` tokens of the first slot, token after token.
     ///
     /// # Errors
-    /// Not enough memory; then the cache is as it was.
-    pub(crate) fn reserve(&mut self, tokens: usize, most: usize) -> Result<()> {
-        if tokens <= self.capacity {
-            return Ok(());
+    /// The device failed.
+    pub(super) fn stored(&self, array: &MLXArray, n: usize) -> Result<Vec<u8>> {
+        let row = array.nbytes() / array.dims()[0];
+        let rows = (0..n).map(|position| self.group.row(0, position));
+        let mut all = vec![0; rows.clone().max().map_or(0, |last| last + 1) * row];
+        if let Some(buffer) = array.buffer() {
+            buffer.read(&mut all)?;
         }
-        // Half as much again, so that a long text is copied a logarithmic number of times.
-        let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
-        let capacity = wanted.min(most.max(tokens));
+        Ok(rows.flat_map(|at| &all[at * row..][..row]).copied().collect())
+    }
+
+    /// The opposite: `bytes` are rows of the first tokens of the first slot, which has pages for them.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn store(&self, array: &MLXArray, bytes: &[u8]) -> Result<()> {
+        let row = array.nbytes() / array.dims()[0];
+        let rows = (0..bytes.len() / row).map(|position| self.group.row(0, position));
+        let mut all = vec![0; rows.clone().max().map_or(0, |last| last + 1) * row];
+        for (at, bytes) in rows.zip(bytes.chunks_exact(row)) {
+            all[at * row..][..row].copy_from_slice(bytes);
+        }
+        array.overwrite(&all)
+    }
+
+    /// Makes room for `tokens` tokens in all in a slot, `most` being the context length. Tokens that are there stay.
+    ///
+    /// # Errors
+    /// Not enough memory; then every sequence is as it was, but for pages that it has too many.
+    pub(crate) fn reserve(&mut self, slot: usize, tokens: usize, most: usize) -> Result<()> {
+        if tokens > self.capacity {
+            // Half as much again, so that programs change a logarithmic number of times.
+            let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
+            let capacity = wanted.min(most.max(tokens)).next_multiple_of(PAGE);
+            self.group.widen(capacity / PAGE, self.device)?;
+            self.capacity = capacity;
+            self.generation += 1;
+        }
+        let lacking = self.group.lacks(slot, tokens);
+        if lacking > self.group.pages.free() {
+            self.grow(lacking - self.group.pages.free())
+                .with_context(|| format!("a KV cache for {tokens} tokens of one text"))?;
+        }
+        self.group.extend(slot, tokens);
+        self.own(slot)?;
+        self.group.flush()
+    }
+
+    /// Gives a slot a page of its own where it is to go on within one that others have, too.
+    fn own(&mut self, slot: usize) -> Result<()> {
+        let len = self.lens[slot];
+        let Some(page) = self.group.page(slot, len).filter(|page| self.group.pages.is_shared(*page)) else {
+            return Ok(());
+        };
+        if self.group.pages.free() == 0 {
+            self.grow(1)?;
+        }
+        let Some(own) = self.group.pages.take() else { return Ok(()) };
+        self.move_rows(page, own, len % PAGE)?;
+        self.group.replace(slot, len / PAGE, own);
+        Ok(())
+    }
+
+    /// Copies the first rows of a page to another.
+    fn move_rows(&self, from: u32, to: u32, rows: usize) -> Result<()> {
+        let moves = self.layers.iter().flatten().filter_map(|matrix| {
+            let page = matrix.nbytes() / matrix.dims()[0] * PAGE;
+            let bytes = (page / PAGE * rows).next_multiple_of(4);
+            Some((matrix.buffer()?, from as usize * page, to as usize * page, bytes))
+        });
+        Buffer::copy_within(&moves.collect::<Vec<_>>())
+    }
+
+    /// Adds at least so many pages. Arrays are replaced, their content moves.
+    fn grow(&mut self, lacking: usize) -> Result<()> {
+        let (before, slots) = (self.group.pages.total(), self.slots());
+        let least = before + lacking;
+        if least > self.budget {
+            return Err(Error::memory(format!(
+                "it has {} tokens of room for all texts, and {} are free",
+                self.budget * PAGE,
+                (self.budget - before.min(self.budget) + self.group.pages.free()) * PAGE
+            )));
+        }
+        // One sequence gets what its table has room for; several share, and a long one may take what others do not.
+        let usual = if slots == 1 { self.capacity / PAGE } else { (before + before / 2).max(2 * slots) };
+        let total = least.max(usual).min(self.budget);
         let mut layers = Vec::with_capacity(self.layer_count);
         for layer in 0..self.layer_count {
-            let new = self.pair(capacity).with_context(|| format!("a KV cache of {capacity} tokens"))?;
-            let old = self.layers.get(layer).filter(|_| !self.is_empty());
-            for (old, new) in old.into_iter().flatten().zip(&new) {
-                let row = old.nbytes() / old.dims()[0];
-                let slots = self.lens.iter().enumerate().filter(|(_, len)| **len > 0);
-                let parts: Vec<[usize; 3]> = slots
-                    .map(|(slot, len)| [slot * self.capacity * row, slot * capacity * row, len * row])
-                    .collect();
-                if let (Some(old), Some(new)) = (old.buffer(), new.buffer()) {
-                    new.copy_from(&old, &parts)?;
+            let new = self.pair(total)?;
+            for (old, new) in self.layers.get(layer).into_iter().flatten().zip(&new) {
+                if let (Some(from), Some(to)) = (old.buffer(), new.buffer()) {
+                    to.copy_from(&from, &[[0, 0, old.nbytes()]])?;
                 }
             }
             layers.push(new);
         }
         self.layers = layers;
-        self.capacity = capacity;
+        self.group.pages.grow(total);
         self.generation += 1;
         Ok(())
     }
 
     /// The graph of writing rows `[t, width]` at `places` `[t, 2]` into a layer: its keys and values
-    /// afterwards, each `[slots * capacity, width]` or packed.
+    /// afterwards, each `[pages * 128, width]` or packed.
     pub(crate) fn write(
         &self,
         layer: usize,
@@ -144,21 +226,22 @@ impl KvCache {
         v: &MLXArray,
         places: &MLXArray,
     ) -> (MLXArray, MLXArray) {
-        let [keys, values] = &self.layers[layer];
+        let ([keys, values], table) = (&self.layers[layer], self.table(layer));
         let Some(packing) = self.kind.packing() else {
             let write = |cache, rows: &MLXArray| match self.kind {
-                KvKind::Simulated(baseline) => {
-                    MLXArray::apply(ops::KvWrite, &[cache, &baseline.round(rows, self.head_dim), places])
-                }
-                _ => MLXArray::apply(ops::KvWrite, &[cache, rows, places]),
+                KvKind::Simulated(baseline) => MLXArray::apply(
+                    ops::KvWrite,
+                    &[cache, &baseline.round(rows, self.head_dim), places, table],
+                ),
+                _ => MLXArray::apply(ops::KvWrite, &[cache, rows, places, table]),
             };
             return (write(keys, k), write(values, v));
         };
         let pack = |i: usize, cache: &MLXArray, rows: &MLXArray| {
             let op = ops::KvPack { packing: packing[i], values: i == 1, head_dim: self.head_dim };
             match self.bases.get(layer) {
-                Some(basis) => MLXArray::apply(op, &[cache, rows, places, basis]),
-                None => MLXArray::apply(op, &[cache, rows, places]),
+                Some(basis) => MLXArray::apply(op, &[cache, rows, places, table, basis]),
+                None => MLXArray::apply(op, &[cache, rows, places, table]),
             }
         };
         (pack(0, keys, k), pack(1, values, v))
@@ -184,10 +267,14 @@ impl KvCache {
             return Err(Error::input(format!("a cache of kind {} cannot become another", other.kind)));
         }
         let n = other.slot_len(0);
+        let leaf = |words: &[u32], dims: &[usize]| {
+            MLXArray::from_bytes(bytemuck::cast_slice(words), dims, Dtype::U32, self.device)
+        };
         let places: Vec<u32> = (0..n).flat_map(|position| self.place(0, position)).collect();
-        let places = MLXArray::from_bytes(bytemuck::cast_slice(&places), &[n, 2], Dtype::U32, self.device)?;
+        let rows: Vec<u32> = (0..n).map(|position| other.group.row(0, position) as u32).collect();
+        let (places, rows) = (leaf(&places, &[n, 2])?, leaf(&rows, &[n])?);
         for (layer, [k, v]) in other.layers.iter().enumerate() {
-            let rows = |x: &MLXArray| x.slice(0, 0, n).astype(Dtype::F32);
+            let rows = |x: &MLXArray| x.take(&rows, 0).astype(Dtype::F32);
             let (keys, values) = self.write(layer, &rows(k), &rows(v), &places);
             Program::new(&[keys, values])?.run()?;
         }
@@ -195,24 +282,34 @@ impl KvCache {
         Ok(())
     }
 
-    /// Copies the first `tokens` tokens of a slot into another, on the device; what the other had is forgotten.
+    /// Lets a slot begin with the first `tokens` tokens of another: it shares their whole pages, and gets a copy of the
+    /// rest, made on the device, if there is a page for it. What it had is forgotten. How many tokens it has then.
     ///
     /// # Errors
-    /// No memory, a device that does not answer.
-    pub(crate) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
+    /// A device that does not answer.
+    pub(crate) fn share(&mut self, from: usize, to: usize, tokens: usize) -> Result<usize> {
         if from == to {
-            return Ok(());
+            return Ok(self.lens[to]);
         }
         let tokens = tokens.min(self.lens[from]);
-        self.lens[to] = 0;
-        let moves = self.layers.iter().flatten().filter_map(|matrix| {
-            let row = matrix.nbytes() / matrix.dims()[0];
-            let at = |slot: usize| slot * self.capacity * row;
-            Some((matrix.buffer()?, at(from), at(to), tokens * row))
-        });
-        Buffer::copy_within(&moves.collect::<Vec<_>>())?;
-        self.lens[to] = tokens;
-        Ok(())
+        self.truncate(to, 0);
+        self.group.share(from, to, tokens / PAGE);
+        self.lens[to] = tokens / PAGE * PAGE;
+        let rest = tokens % PAGE;
+        let source = self.group.page(from, tokens).filter(|_| rest > 0);
+        if let Some(source) = source {
+            match self.reserve(to, tokens, self.capacity) {
+                Ok(()) => {}
+                Err(e) if e.is_memory() => return self.group.flush().map(|()| self.lens[to]),
+                Err(e) => return Err(e),
+            }
+            if let Some(own) = self.group.page(to, tokens) {
+                self.move_rows(source, own, rest)?;
+                self.lens[to] = tokens;
+            }
+        }
+        self.group.flush()?;
+        Ok(self.lens[to])
     }
 
     /// How keys and values are coded, if they are not floats.
@@ -220,7 +317,15 @@ impl KvCache {
         self.kind.packing()
     }
 
-    /// The place of a position in a slot: the position, and the row at which the slot begins.
+    /// What pages sequences have in a layer, `[slots * pages of a slot]`.
+    ///
+    /// # Panics
+    /// Before the first reservation.
+    pub(crate) fn table(&self, _layer: usize) -> &MLXArray {
+        self.group.table().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The place of a position in a slot: the position, and the logical row at which the slot begins.
     pub(crate) fn place(&self, slot: usize, position: usize) -> [u32; 2] {
         [position as u32, (slot * self.capacity) as u32]
     }
@@ -230,9 +335,10 @@ impl KvCache {
         self.lens[slot] += tokens;
     }
 
-    /// Forgets all but the first `len` tokens of a slot.
+    /// Forgets all but the first `len` tokens of a slot, and gives back the pages that these do not need.
     pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
         self.lens[slot] = self.lens[slot].min(len);
+        self.group.trim(slot, self.lens[slot]);
     }
 
     /// Tokens that a slot holds.
@@ -265,9 +371,14 @@ impl KvCache {
         self.len() == 0
     }
 
-    /// Tokens that there is room for in each slot without growing.
+    /// Tokens that a slot may have before plans are made anew.
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Pages that there are, of 128 tokens of all layers each.
+    pub fn pages(&self) -> usize {
+        self.group.pages.total()
     }
 
     /// How keys and values are stored.
@@ -285,71 +396,105 @@ impl KvCache {
 mod tests {
     use super::*;
 
+    /// Fills what a layer's values are stored in with their own numbers.
+    fn number(cache: &KvCache) -> Vec<f32> {
+        let array = &cache.layers[0][1];
+        let all: Vec<f32> = (0..array.size()).map(|i| i as f32).collect();
+        array.overwrite(bytemuck::cast_slice(&all)).unwrap();
+        all
+    }
+
     #[test]
     fn growing_keeps_what_is_there() {
-        let mut cache = KvCache::new(2, [1, 3], 1, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(1, [1, 3], 1, KvKind::F32, Device::CPU);
         assert_eq!((cache.bytes(), cache.capacity()), (0, 0));
-        cache.reserve(2, 1000).unwrap();
-        assert_eq!((cache.capacity(), cache.bytes()), (256, 2 * 2 * 256 * 3 * 4));
-        let rows: Vec<f32> = (0..6).map(|i| i as f32).collect();
-        cache.layers[1][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-        cache.advance(0, 2);
+        cache.reserve(0, 2, 1000).unwrap();
+        assert_eq!((cache.capacity(), cache.bytes()), (256, 2 * 256 * 3 * 4));
+        let rows = number(&cache);
+        cache.advance(0, 200);
         let before = cache.generation();
-        cache.reserve(256, 1000).unwrap();
+        cache.reserve(0, 256, 1000).unwrap();
         assert_eq!(cache.generation(), before);
-        cache.reserve(257, 1000).unwrap();
-        assert_eq!((cache.capacity(), cache.generation()), (512, before + 1));
-        assert_eq!(cache.layers[1][0].data()[..6], rows);
-        cache.reserve(900, 1000).unwrap();
-        assert_eq!(cache.capacity(), 1000); // the context length is enough
+        cache.reserve(0, 257, 1000).unwrap();
+        assert_eq!((cache.capacity(), cache.pages()), (512, 4));
+        assert!(cache.generation() > before);
+        let now = cache.stored(&cache.layers[0][1], 200).unwrap();
+        assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&now), rows[..600]);
+        cache.reserve(0, 900, 1000).unwrap();
+        assert_eq!(cache.capacity(), 1024); // the context length is enough
         cache.truncate(0, 1);
-        assert_eq!(cache.len(), 1);
+        assert_eq!((cache.len(), cache.pages()), (1, 8));
+    }
+
+    /// What a slot has, as the numbers of [`number`].
+    fn rows(cache: &KvCache, slot: usize) -> Vec<usize> {
+        (0..cache.slot_len(slot)).map(|position| cache.group.row(slot, position)).collect()
     }
 
     #[test]
-    fn growing_moves_every_slot() {
-        let mut cache = KvCache::new(1, [2, 1], 3, KvKind::F32, Device::CPU);
-        cache.reserve(1, 1000).unwrap();
-        let rows: Vec<f32> = (0..2 * 3 * 256).map(|i| i as f32).collect();
-        cache.layers[0][1].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-        cache.advance(0, 1);
-        cache.advance(2, 2);
-        assert_eq!((cache.len(), cache.place(2, 7)), (3, [7, 512]));
-        cache.reserve(300, 1000).unwrap();
-        assert_eq!((cache.bytes(), cache.place(2, 7)), (2 * 3 * 512 * 2 * 4, [7, 1024]));
-        let moved = cache.layers[0][1].data();
-        assert_eq!((&moved[..2], &moved[2048..2052]), (&rows[..2], &rows[1024..1028]));
-        assert!(moved[2..2048].iter().all(|x| *x == 0.0));
+    fn one_long_and_several_short_sequences_fit_where_equal_slots_would_not() {
+        let mut cache = KvCache::new(1, [1, 1], 4, KvKind::F32, Device::CPU);
+        cache.set_budget(12 * PAGE);
+        for (slot, tokens) in [(0, 9 * PAGE), (1, 1), (2, PAGE), (3, 5)] {
+            cache.reserve(slot, tokens, 4096).unwrap();
+            cache.advance(slot, tokens);
+        }
+        assert_eq!(cache.pages(), 12);
+        let mut all: Vec<usize> = (0..4).flat_map(|slot| rows(&cache, slot)).collect();
+        let n = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!((all.len(), cache.len()), (n, n));
+        let e = cache.reserve(1, PAGE + 1, 4096).unwrap_err();
+        assert!(e.is_memory() && e.to_string().contains("1536"), "{e}");
+        // Room that another gives back.
+        cache.truncate(0, 8 * PAGE);
+        cache.reserve(1, PAGE + 1, 4096).unwrap();
+        assert_eq!(cache.place(2, 7), [7, 2 * cache.capacity() as u32]);
     }
 
     #[test]
-    fn a_prefix_is_copied_to_another_slot() {
+    fn a_prefix_is_shared_by_pages_and_its_end_is_copied() {
         for device in [Device::CPU, Device::GPU] {
             let mut cache = KvCache::new(2, [1, 4], 3, KvKind::F32, device);
-            cache.reserve(1, 1000).unwrap();
-            let rows: Vec<f32> = (0..3 * 256 * 4).map(|i| i as f32).collect();
-            cache.layers[1][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-            (cache.lens[0], cache.lens[2]) = (5, 9);
-            cache.copy_prefix(0, 2, 3).unwrap();
-            assert_eq!(cache.lens, [5, 0, 3]);
-            let after = cache.layers[1][0].data();
-            assert_eq!((&after[2048..2060], &after[2060..]), (&rows[..12], &rows[2060..]));
-            assert_eq!(after[..2048], rows[..2048]);
+            cache.reserve(0, 300, 1000).unwrap();
+            cache.advance(0, 300);
+            number(&cache);
+            assert_eq!(cache.share(0, 2, 290).unwrap(), 290);
+            let (from, to) = (rows(&cache, 0), rows(&cache, 2));
+            assert_eq!((&from[..256], to.len()), (&to[..256], 290));
+            assert!(to[256..].iter().all(|row| !from.contains(row)));
+            let after = cache.layers[0][1].data();
+            let of = |rows: &[usize]| rows.iter().map(|row| after[4 * row]).collect::<Vec<_>>();
+            assert_eq!(of(&from[..290]), of(&to));
+            // Who goes on within a shared page gets one of its own.
+            cache.truncate(0, 130);
+            cache.reserve(0, 131, 1000).unwrap();
+            let now = rows(&cache, 0);
+            assert_eq!((&now[..128], rows(&cache, 2)), (&from[..128], to.clone()));
+            assert!(now[128..].iter().all(|row| !to.contains(row)));
+            let after = cache.layers[0][1].data();
+            assert_eq!((after[4 * now[128]], after[4 * now[129]]), (after[4 * to[128]], after[4 * to[129]]));
         }
     }
 
     #[test]
     fn packed_rows_grow_as_well() {
         let mut cache = KvCache::new(1, [2, 64], 2, KvKind::K4V3, Device::CPU);
-        cache.reserve(1, 1000).unwrap();
-        assert_eq!(cache.bytes() as u64, 2 * 256 * KvKind::K4V3.bytes_per_token(2, 64));
-        let words: Vec<u32> = (0..2 * 256 * 13).collect(); // values: 2 heads of 6 words, a word of scales
-        cache.layers[0][1].overwrite(bytemuck::cast_slice(&words)).unwrap();
+        cache.reserve(1, 1, 1000).unwrap();
+        assert_eq!(cache.bytes() as u64, (cache.pages() * PAGE) as u64 * KvKind::K4V3.bytes_per_token(2, 64));
         cache.advance(1, 3);
-        cache.reserve(300, 1000).unwrap();
-        let mut moved = vec![0u32; 2 * 512 * 13];
+        // Values: 2 heads of 6 words, a word of scales.
+        let words: Vec<u32> = (0..3 * 13).collect();
+        let array = cache.layers[0][1].clone();
+        let mut image = vec![0u32; array.size()];
+        let at = cache.group.row(1, 0) * 13;
+        image[at..at + 39].copy_from_slice(&words);
+        array.overwrite(bytemuck::cast_slice(&image)).unwrap();
+        cache.reserve(1, 900, 1000).unwrap();
+        let mut moved = vec![0u32; cache.layers[0][1].size()];
         cache.layers[0][1].buffer().unwrap().read(bytemuck::cast_slice_mut(&mut moved)).unwrap();
-        assert_eq!(moved[512 * 13..][..39], words[256 * 13..][..39]);
+        assert_eq!(moved[cache.group.row(1, 0) * 13..][..39], words);
         assert!(cache.wants_bases());
     }
 }

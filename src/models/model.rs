@@ -337,7 +337,7 @@ impl Model {
             MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
         };
         let mut cache = self.cache(1, KvKind::F32);
-        cache.reserve(n, n)?;
+        cache.reserve(0, n, n)?;
         let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
         let (ids, places) = (leaf(tokens, &[n])?, leaf(&places, &[n, 2])?);
         let logits = self.logits(&ids, &Step { places: &places, cache: &cache, queries }, last_only);
@@ -378,7 +378,7 @@ impl Model {
         if cache.wants_bases() {
             cache.set_bases(&self.bases()?)?;
         }
-        cache.reserve(rows, rows)?;
+        cache.reserve(0, rows, rows)?;
         let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
         Ok(MLXArray::apply(ops::Argmax, &[&logits]))
     }
