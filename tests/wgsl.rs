@@ -132,8 +132,7 @@ fn check_bindings(what: &str, module: &Module, stage: &Stage, caps: &Caps) {
     }
     let count = reads + writes + usize::from(!stage.params.is_empty() && !stage.baked);
     assert_eq!(bound, (0..count).collect(), "{what}: bindings");
-    let most =
-        if what.starts_with("attend") { caps } else { &Caps::BASELINE }.storage_buffers as usize;
+    let most = if what.starts_with("attend") { caps } else { &Caps::BASELINE }.storage_buffers as usize;
     assert!(reads + writes <= most, "{what}: {} buffers", reads + writes);
 }
 

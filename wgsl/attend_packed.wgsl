@@ -15,7 +15,7 @@
 // Parts: first_key, end_key, window_start, share (key_range); page_of, row_at (pages); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
 // q_gain8, k_gain8 (head_gains, no_head_gains); into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs);
 // coded, scores (fresh8); store_fresh (store_fresh); note_query, keep_queries (key_dots_*); key_words, scales_of,
-// scale_of, piece_scores (key_pieces); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin
+// scale_of, piece_scores (key_pieces); four_values (four_values); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin
 // (angle). Bindings, q4, k4, v4, key_quad, value8, key_word and the like are generated, for formats differ.
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
@@ -29,16 +29,6 @@ override WEIGHTS: u32 = GROUPS * (WG + 2u);
 
 // Weight of each of 128 values times its scale, per group and query head; the last two keep groups apart.
 var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
-
-struct FourValues { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, d: vec2<u32> }
-
-// Lane c's words of the four values that its part has from `first` on, none past the last that is stored, in the page
-// whose first row is `page`.
-fn four_values(page: u32, first: u32, last: u32, h: u32, c: u32) -> FourValues {
-    let at = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u) * (WG / LANES);
-    let p = (min(at, vec4<u32>(last)) % PAGE + page) * params.value_words + h * VALUE_HEAD;
-    return FourValues(value8(p.x, c), value8(p.y, c), value8(p.z, c), value8(p.w, c));
-}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -211,6 +211,22 @@ impl Sequence {
         runner.truncate(self.slot, self.tokens.len());
     }
 
+    /// Puts the next of its tokens through the model again, all but the last, where the cache has lost them; whether they
+    /// are all there now.
+    ///
+    /// # Errors
+    /// Not enough memory; the device failed.
+    pub(super) fn restore(&self, runner: &mut Runner) -> Result<bool> {
+        let end = self.tokens.len().saturating_sub(1);
+        let have = runner.cache().slot_len(self.slot).min(end);
+        let next = end.min(have + runner.chunk);
+        if have < next {
+            runner.reserve(self.slot, self.tokens.len())?;
+            runner.step(self.slot, &self.tokens[have..next], Want::Last)?;
+        }
+        Ok(next == end)
+    }
+
     /// As a device step begins: the last token goes through the model next, again if a step that was
     /// given up has put it through already.
     pub(super) fn row(&self, runner: &mut Runner) -> Result<Row<'_>> {

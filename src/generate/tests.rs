@@ -275,6 +275,75 @@ fn sequences_of_a_batch_have_their_own_options() {
     }
 }
 
+/// Answers that do not fit into the cache together wait for each other, and are what each is alone.
+#[test]
+fn where_pages_run_out_the_youngest_wait_and_answers_stay_the_same() {
+    for (device, ..) in routes() {
+        let model = model("llama", device);
+        let prompts: Vec<Vec<u32>> =
+            [100, 60, 120, 90].iter().enumerate().map(|(i, &n)| ids(n + i)[i..].to_vec()).collect();
+        let alone: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|prompt| answer(&mut Generator::new(&model, None), prompt, greedy(90)))
+            .collect();
+        for (pages, prefixes) in [(4, true), (5, false), (64, true)] {
+            let mut batch = Batch::new(&model, 4, None).unwrap();
+            batch.limit_cache(pages * 128);
+            batch.keep_prefixes(prefixes);
+            let joins = (0..4).map(|i| (i, i, prompts[i].clone(), greedy(90))).collect();
+            assert_eq!(run(&mut batch, joins), alone, "{pages} pages on the {device}");
+            assert_eq!(batch.preempted() > 0, pages < 8, "{pages} pages: {}", batch.preempted());
+            assert!(batch.cache().pages() <= pages);
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_all_pages_are_too_few_for_fails_alone() {
+    let model = model("llama", Device::CPU);
+    let mut batch = Batch::new(&model, 2, None).unwrap();
+    batch.limit_cache(3 * 128);
+    batch.prompt(0, &ids(300), greedy(200)).unwrap();
+    let e = batch.prompt(1, &ids(500)[100..], greedy(3)).unwrap_err();
+    assert!(e.is_memory() && e.to_string().contains("384"), "{e}");
+    let mut tokens = 0;
+    while batch.is_active() {
+        for &(slot, item) in batch.step().unwrap() {
+            match item {
+                BatchItem::Token(_) => tokens += 1,
+                BatchItem::End(reason) => assert_eq!((slot, reason), (0, super::FinishReason::Failed)),
+            }
+        }
+    }
+    assert_eq!(tokens, 3 * 128 - 300 + 1);
+    assert!(batch.failure(0).is_some_and(crate::Error::is_memory));
+    // What it had is there for others.
+    let short = run(&mut batch, vec![(0, 1, ids(40), greedy(5))]);
+    assert_eq!(short[1], answer(&mut Generator::new(&model, None), &ids(40), greedy(5)));
+}
+
+#[test]
+fn a_prompt_begins_with_what_any_had() {
+    for (device, ..) in routes() {
+        let model = model("llama", device);
+        let mut batch = Batch::new(&model, 2, None).unwrap();
+        let text = ids(330);
+        let fresh = answer(&mut Generator::new(&model, None), &text, greedy(6));
+        // Of another slot token by token; of pages that nobody has any more by whole pages.
+        assert_eq!(batch.reuse(0, &text).unwrap(), 0);
+        assert_eq!(run(&mut batch, vec![(0, 0, text.clone(), greedy(6))])[0], fresh);
+        assert_eq!(batch.reuse(1, &text).unwrap(), 329);
+        assert_eq!(batch.pages_of(0..2), 4);
+        assert_eq!(run(&mut batch, vec![(0, 1, text.clone(), greedy(6))])[1], fresh);
+        (batch.forget(0).unwrap(), batch.forget(1).unwrap());
+        assert_eq!((batch.pages_of(0..2), batch.reuse(1, &text).unwrap()), (0, 256));
+        assert_eq!(run(&mut batch, vec![(0, 1, text.clone(), greedy(6))])[1], fresh);
+        batch.keep_prefixes(false);
+        batch.forget(1).unwrap();
+        assert_eq!(batch.reuse(1, &text).unwrap(), 0);
+    }
+}
+
 /// Forbids a token and notes what was chosen.
 struct Forbid(u32, std::sync::Arc<std::sync::Mutex<Vec<u32>>>);
 

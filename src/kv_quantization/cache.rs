@@ -2,6 +2,7 @@
 
 use super::group::Group;
 use super::kind::KvKind;
+use super::pages::{Name, Names};
 use crate::array::{Device, MLXArray};
 use crate::cpu::PAGE;
 use crate::dtype::Dtype;
@@ -28,11 +29,14 @@ pub struct KvCache {
     kind: KvKind,
     device: Device,
     /// Tokens in each slot.
-    lens: Vec<usize>,
+    pub(super) lens: Vec<usize>,
+    /// Names of the first full pages of each slot.
+    pub(super) named: Vec<Vec<Name>>,
+    pub(super) names: Names,
     /// Tokens that a slot's table has room for: whole pages.
-    capacity: usize,
+    pub(super) capacity: usize,
     /// Pages that there may be.
-    budget: usize,
+    pub(super) budget: usize,
     generation: u64,
 }
 
@@ -56,6 +60,8 @@ impl KvCache {
             kind,
             device,
             lens: vec![0; slots],
+            named: vec![Vec::new(); slots],
+            names: Names::default(),
             capacity: 0,
             budget: usize::MAX,
             generation: 0,
@@ -144,14 +150,7 @@ impl KvCache {
     /// # Errors
     /// Not enough memory; then every sequence is as it was, but for pages that it has too many.
     pub(crate) fn reserve(&mut self, slot: usize, tokens: usize, most: usize) -> Result<()> {
-        if tokens > self.capacity {
-            // Half as much again, so that programs change a logarithmic number of times.
-            let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
-            let capacity = wanted.min(most.max(tokens)).next_multiple_of(PAGE);
-            self.group.widen(capacity / PAGE, self.device)?;
-            self.capacity = capacity;
-            self.generation += 1;
-        }
+        self.widen(tokens, most)?;
         let lacking = self.group.lacks(slot, tokens);
         if lacking > self.group.pages.free() {
             self.grow(lacking - self.group.pages.free())
@@ -162,33 +161,22 @@ impl KvCache {
         self.group.flush()
     }
 
-    /// Gives a slot a page of its own where it is to go on within one that others have, too.
-    fn own(&mut self, slot: usize) -> Result<()> {
-        let len = self.lens[slot];
-        let Some(page) = self.group.page(slot, len).filter(|page| self.group.pages.is_shared(*page)) else {
+    /// Makes the tables of all slots long enough for so many tokens in each.
+    pub(super) fn widen(&mut self, tokens: usize, most: usize) -> Result<()> {
+        if tokens <= self.capacity {
             return Ok(());
-        };
-        if self.group.pages.free() == 0 {
-            self.grow(1)?;
         }
-        let Some(own) = self.group.pages.take() else { return Ok(()) };
-        self.move_rows(page, own, len % PAGE)?;
-        self.group.replace(slot, len / PAGE, own);
+        // Half as much again, so that programs change a logarithmic number of times.
+        let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
+        let capacity = wanted.min(most.max(tokens)).next_multiple_of(PAGE);
+        self.group.widen(capacity / PAGE, self.device)?;
+        self.capacity = capacity;
+        self.generation += 1;
         Ok(())
     }
 
-    /// Copies the first rows of a page to another.
-    fn move_rows(&self, from: u32, to: u32, rows: usize) -> Result<()> {
-        let moves = self.layers.iter().flatten().filter_map(|matrix| {
-            let page = matrix.nbytes() / matrix.dims()[0] * PAGE;
-            let bytes = (page / PAGE * rows).next_multiple_of(4);
-            Some((matrix.buffer()?, from as usize * page, to as usize * page, bytes))
-        });
-        Buffer::copy_within(&moves.collect::<Vec<_>>())
-    }
-
     /// Adds at least so many pages. Arrays are replaced, their content moves.
-    fn grow(&mut self, lacking: usize) -> Result<()> {
+    pub(super) fn grow(&mut self, lacking: usize) -> Result<()> {
         let (before, slots) = (self.group.pages.total(), self.slots());
         let least = before + lacking;
         if least > self.budget {
@@ -282,36 +270,6 @@ impl KvCache {
         Ok(())
     }
 
-    /// Lets a slot begin with the first `tokens` tokens of another: it shares their whole pages, and gets a copy of the
-    /// rest, made on the device, if there is a page for it. What it had is forgotten. How many tokens it has then.
-    ///
-    /// # Errors
-    /// A device that does not answer.
-    pub(crate) fn share(&mut self, from: usize, to: usize, tokens: usize) -> Result<usize> {
-        if from == to {
-            return Ok(self.lens[to]);
-        }
-        let tokens = tokens.min(self.lens[from]);
-        self.truncate(to, 0);
-        self.group.share(from, to, tokens / PAGE);
-        self.lens[to] = tokens / PAGE * PAGE;
-        let rest = tokens % PAGE;
-        let source = self.group.page(from, tokens).filter(|_| rest > 0);
-        if let Some(source) = source {
-            match self.reserve(to, tokens, self.capacity) {
-                Ok(()) => {}
-                Err(e) if e.is_memory() => return self.group.flush().map(|()| self.lens[to]),
-                Err(e) => return Err(e),
-            }
-            if let Some(own) = self.group.page(to, tokens) {
-                self.move_rows(source, own, rest)?;
-                self.lens[to] = tokens;
-            }
-        }
-        self.group.flush()?;
-        Ok(self.lens[to])
-    }
-
     /// How keys and values are coded, if they are not floats.
     pub(crate) fn packing(&self) -> Option<[Packing; 2]> {
         self.kind.packing()
@@ -338,6 +296,7 @@ impl KvCache {
     /// Forgets all but the first `len` tokens of a slot, and gives back the pages that these do not need.
     pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
         self.lens[slot] = self.lens[slot].min(len);
+        self.named[slot].truncate(self.lens[slot] / PAGE);
         self.group.trim(slot, self.lens[slot]);
     }
 
@@ -451,31 +410,6 @@ mod tests {
         cache.truncate(0, 8 * PAGE);
         cache.reserve(1, PAGE + 1, 4096).unwrap();
         assert_eq!(cache.place(2, 7), [7, 2 * cache.capacity() as u32]);
-    }
-
-    #[test]
-    fn a_prefix_is_shared_by_pages_and_its_end_is_copied() {
-        for device in [Device::CPU, Device::GPU] {
-            let mut cache = KvCache::new(2, [1, 4], 3, KvKind::F32, device);
-            cache.reserve(0, 300, 1000).unwrap();
-            cache.advance(0, 300);
-            number(&cache);
-            assert_eq!(cache.share(0, 2, 290).unwrap(), 290);
-            let (from, to) = (rows(&cache, 0), rows(&cache, 2));
-            assert_eq!((&from[..256], to.len()), (&to[..256], 290));
-            assert!(to[256..].iter().all(|row| !from.contains(row)));
-            let after = cache.layers[0][1].data();
-            let of = |rows: &[usize]| rows.iter().map(|row| after[4 * row]).collect::<Vec<_>>();
-            assert_eq!(of(&from[..290]), of(&to));
-            // Who goes on within a shared page gets one of its own.
-            cache.truncate(0, 130);
-            cache.reserve(0, 131, 1000).unwrap();
-            let now = rows(&cache, 0);
-            assert_eq!((&now[..128], rows(&cache, 2)), (&from[..128], to.clone()));
-            assert!(now[128..].iter().all(|row| !to.contains(row)));
-            let after = cache.layers[0][1].data();
-            assert_eq!((after[4 * now[128]], after[4 * now[129]]), (after[4 * to[128]], after[4 * to[129]]));
-        }
     }
 
     #[test]

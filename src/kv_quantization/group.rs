@@ -1,6 +1,6 @@
 //! The pages of layers that see equally far, and which sequence has which.
 
-use super::pages::Pages;
+use super::pages::{Name, Pages};
 use crate::array::{Device, MLXArray};
 use crate::cpu::PAGE;
 use crate::dtype::Dtype;
@@ -87,6 +87,26 @@ impl Group {
                 self.pages.give(page);
             }
         }
+    }
+
+    /// Says what the `i`th page of a sequence holds.
+    pub(super) fn name(&mut self, slot: usize, i: usize, name: Name) {
+        if let Some(&page) = self.held[slot].get(i) {
+            self.pages.name(page, name);
+        }
+    }
+
+    /// Gives a sequence the page of a name, if there is one, as its next.
+    pub(super) fn recall(&mut self, slot: usize, name: Name) -> bool {
+        let Some(page) = self.pages.find(name) else { return false };
+        self.pages.share(page);
+        self.set(slot, page);
+        true
+    }
+
+    /// The pages of a sequence.
+    pub(super) fn held(&self, slot: usize) -> &[u32] {
+        &self.held[slot]
     }
 
     /// Lets an empty sequence begin with the first pages of another.

@@ -15,6 +15,7 @@ mod group;
 mod kind;
 mod pages;
 mod saved;
+mod sharing;
 
 pub use baseline::Baseline;
 pub(crate) use basis::{Sample, Turning};

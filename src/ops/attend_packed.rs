@@ -21,6 +21,7 @@ static FRESH8: File = wgsl!("parts/fresh8.wgsl");
 static KEY_PIECES: File = wgsl!("parts/key_pieces.wgsl");
 static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
 static MEET_PACKED: File = wgsl!("parts/meet_packed.wgsl");
+static FOUR_VALUES: File = wgsl!("parts/four_values.wgsl");
 static CODES8: File = wgsl!("parts/codes8.wgsl");
 static BASES8: File = wgsl!("parts/bases8.wgsl");
 static NO_BASES8: File = wgsl!("parts/no_bases8.wgsl");
@@ -122,6 +123,7 @@ impl AttendPacked {
             &FRESH8,
             &KEY_PIECES,
             &STORE_FRESH,
+            &FOUR_VALUES,
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
             if integers { &KEY_DOTS_INT } else { &KEY_DOTS_FLOAT },
