@@ -24,8 +24,8 @@ impl Batch {
         // The last token must go through the model in any case.
         let prompt = &prompt[..prompt.len().saturating_sub(1)];
         let kept = |batch: &Self, slot: usize| {
-            let there = batch.runner.cache().slot_len(slot);
-            common(&batch.lanes[slot].sequence.tokens, prompt).min(there)
+            let alike = common(&batch.lanes[slot].sequence.tokens, prompt);
+            batch.runner.cache().within(slot, alike)
         };
         let own = kept(self, slot);
         if !self.prefixes {
@@ -51,7 +51,7 @@ impl Batch {
     pub fn has_room(&self, tokens: usize) -> bool {
         let cache = self.runner.cache();
         let running = (0..self.lanes.len()).filter(|&slot| self.lanes[slot].active);
-        tokens.div_ceil(PAGE) + cache.pages_of(running) <= cache.spare() + cache.pages_of(0..self.lanes.len())
+        cache.needs(tokens) + cache.pages_of(running) <= cache.spare() + cache.pages_of(0..self.lanes.len())
     }
 
     /// A slot lets go of its pages.

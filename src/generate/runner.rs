@@ -79,12 +79,14 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(model: &Model, slots: usize, kind: KvKind) -> Self {
-        let cache = model.cache(slots, kind);
+        // Who shares a model waits for others' chunks.
+        let chunk = if slots > 1 { CHUNK } else { chunk_on(model.device()) };
+        let mut cache = model.cache(slots, kind);
+        cache.set_chunk(chunk);
         let (generation, latest) = (cache.generation(), (0, Want::Last));
         Self {
             model: model.clone(),
-            // Who shares a model waits for others' chunks.
-            chunk: if slots > 1 { CHUNK } else { chunk_on(model.device()) },
+            chunk,
             cache,
             programs: HashMap::new(),
             generation,
@@ -402,6 +404,7 @@ impl Runner {
         self.chunks(slot, early, (total, 0), Want::Last, report)?;
         let Some(&token) = last.last() else { return Err(Error::input("there are no tokens to read")) };
         let end = self.cache.slot_len(slot) + last.len() - 1;
+        self.reserve(slot, end + 1)?;
         self.load(&[Row { slot, token, place: self.cache.place(slot, end), sampler }])?;
         let first = if last.len() == 1 {
             self.launch()?

@@ -86,8 +86,8 @@ impl Sequence {
         }
         let known = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // At least one token must go through the model to say what comes next.
-        let cached = known.min(runner.cache().slot_len(self.slot)).min(prompt.len() - 1);
-        runner.truncate(self.slot, cached);
+        runner.truncate(self.slot, known.min(prompt.len() - 1));
+        let cached = runner.cache().slot_len(self.slot);
         self.tokens.truncate(cached);
         self.end_ids.clone_from(&options.stop_ids);
         if !options.ignore_eos {

@@ -8,8 +8,7 @@ use crate::cpu::PAGE;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::memory::Buffer;
-use crate::ops::{self, Packing};
-use crate::plan::Program;
+use crate::ops::Packing;
 
 /// Tokens that a sequence's table grows by at least.
 const STEP: usize = 256;
@@ -19,8 +18,10 @@ const STEP: usize = 256;
 pub struct KvCache {
     /// Keys and values, each `[pages * 128, width]` or, packed, `[.., words]`; none before the first reservation.
     pub(super) layers: Vec<[MLXArray; 2]>,
-    /// Which sequence has which pages.
-    pub(super) group: Group,
+    /// Which sequence has which pages, of layers that see equally far; those that see most are the first.
+    pub(super) groups: Vec<Group>,
+    /// The group of each layer.
+    group_of: Vec<usize>,
     /// The basis of each layer's heads, `[8, width]`, where the kind asks for one.
     pub(super) bases: Vec<MLXArray>,
     pub(super) layer_count: usize,
@@ -41,20 +42,27 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache of so many slots, for so many layers with so many key heads (and value heads).
+    /// An empty cache of so many slots, for layers that see so many tokens (all if none) with so many key heads (and value
+    /// heads).
     pub(crate) fn new(
-        layer_count: usize,
+        windows: &[Option<usize>],
         [kv_heads, head_dim]: [usize; 2],
         slots: usize,
         kind: KvKind,
         device: Device,
     ) -> Self {
         let slots = slots.max(1);
+        let far = |window: &Option<usize>| std::cmp::Reverse(window.unwrap_or(usize::MAX));
+        let mut distinct = windows.to_vec();
+        distinct.sort_by_key(far);
+        distinct.dedup();
+        let group_of = |window| distinct.iter().position(|known| known == window).unwrap_or(0);
         Self {
             layers: Vec::new(),
-            group: Group::new(slots),
+            groups: distinct.iter().map(|window| Group::new(slots, *window)).collect(),
+            group_of: windows.iter().map(group_of).collect(),
             bases: Vec::new(),
-            layer_count,
+            layer_count: windows.len(),
             kv_heads,
             head_dim,
             kind,
@@ -71,6 +79,27 @@ impl KvCache {
     /// Says how many tokens all sequences together may have, in whole pages.
     pub(crate) fn set_budget(&mut self, tokens: usize) {
         self.budget = tokens / PAGE;
+    }
+
+    /// Says how many tokens are put through at once, at most: layers with a window have room for those beside it.
+    pub(crate) fn set_chunk(&mut self, tokens: usize) {
+        self.groups.iter_mut().for_each(|group| group.chunk = tokens);
+    }
+
+    /// The pages of a layer.
+    pub(super) fn group(&self, layer: usize) -> &Group {
+        &self.groups[self.group_of[layer]]
+    }
+
+    /// The layers of a group.
+    pub(super) fn layers_of(&self, group: usize) -> impl Iterator<Item = usize> + '_ {
+        self.group_of.iter().enumerate().filter(move |(_, of)| **of == group).map(|(layer, _)| layer)
+    }
+
+    /// Pages that a group may have.
+    pub(super) fn budget_of(&self, group: usize) -> usize {
+        let windows = self.groups[group].window().map(|_| self.groups[group].most(usize::MAX));
+        windows.map_or(self.budget, |each| self.budget.min(each.saturating_mul(self.slots())))
     }
 
     /// An array for keys and one for values of a layer.
@@ -107,58 +136,24 @@ impl KvCache {
         Ok(())
     }
 
-    /// The first `n` keys and values of a layer of the first slot of an f32 cache, `[n, width]` each.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub(crate) fn rows(&self, layer: usize, n: usize) -> Result<[Vec<f32>; 2]> {
-        let [keys, values] = &self.layers[layer];
-        let read = |array| Ok(bytemuck::pod_collect_to_vec(&self.stored(array, n)?));
-        Ok([read(keys)?, read(values)?])
-    }
-
-    /// What an array of a layer holds of the first `n` tokens of the first slot, token after token.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub(super) fn stored(&self, array: &MLXArray, n: usize) -> Result<Vec<u8>> {
-        let row = array.nbytes() / array.dims()[0];
-        let rows = (0..n).map(|position| self.group.row(0, position));
-        let mut all = vec![0; rows.clone().max().map_or(0, |last| last + 1) * row];
-        if let Some(buffer) = array.buffer() {
-            buffer.read(&mut all)?;
-        }
-        Ok(rows.flat_map(|at| &all[at * row..][..row]).copied().collect())
-    }
-
-    /// The opposite: `bytes` are rows of the first tokens of the first slot, which has pages for them.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub(super) fn store(&self, array: &MLXArray, bytes: &[u8]) -> Result<()> {
-        let row = array.nbytes() / array.dims()[0];
-        let rows = (0..bytes.len() / row).map(|position| self.group.row(0, position));
-        let mut all = vec![0; rows.clone().max().map_or(0, |last| last + 1) * row];
-        for (at, bytes) in rows.zip(bytes.chunks_exact(row)) {
-            all[at * row..][..row].copy_from_slice(bytes);
-        }
-        array.overwrite(&all)
-    }
-
     /// Makes room for `tokens` tokens in all in a slot, `most` being the context length. Tokens that are there stay.
     ///
     /// # Errors
     /// Not enough memory; then every sequence is as it was, but for pages that it has too many.
     pub(crate) fn reserve(&mut self, slot: usize, tokens: usize, most: usize) -> Result<()> {
         self.widen(tokens, most)?;
-        let lacking = self.group.lacks(slot, tokens);
-        if lacking > self.group.pages.free() {
-            self.grow(lacking - self.group.pages.free())
-                .with_context(|| format!("a KV cache for {tokens} tokens of one text"))?;
+        let len = self.lens[slot];
+        for group in 0..self.groups.len() {
+            let lacking = self.groups[group].lacks(slot, len, tokens);
+            if lacking > self.groups[group].pages.free() {
+                self.grow(group, lacking - self.groups[group].pages.free())
+                    .with_context(|| format!("a KV cache for {tokens} tokens of one text"))?;
+            }
+            self.groups[group].extend(slot, len, tokens);
+            self.own(group, slot)?;
+            self.groups[group].flush()?;
         }
-        self.group.extend(slot, tokens);
-        self.own(slot)?;
-        self.group.flush()
+        Ok(())
     }
 
     /// Makes the tables of all slots long enough for so many tokens in each.
@@ -169,30 +164,50 @@ impl KvCache {
         // Half as much again, so that programs change a logarithmic number of times.
         let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
         let capacity = wanted.min(most.max(tokens)).next_multiple_of(PAGE);
-        self.group.widen(capacity / PAGE, self.device)?;
+        for group in &mut self.groups {
+            group.widen(capacity / PAGE, self.device)?;
+        }
         self.capacity = capacity;
         self.generation += 1;
         Ok(())
     }
 
-    /// Adds at least so many pages. Arrays are replaced, their content moves.
-    pub(super) fn grow(&mut self, lacking: usize) -> Result<()> {
-        let (before, slots) = (self.group.pages.total(), self.slots());
+    /// Adds at least so many pages to a group. Arrays are replaced, their content moves.
+    pub(super) fn grow(&mut self, group: usize, lacking: usize) -> Result<()> {
+        let (before, slots, budget) = (self.groups[group].pages.total(), self.slots(), self.budget_of(group));
         let least = before + lacking;
-        if least > self.budget {
+        if least > budget {
             return Err(Error::memory(format!(
                 "it has {} tokens of room for all texts, and {} are free",
-                self.budget * PAGE,
-                (self.budget - before.min(self.budget) + self.group.pages.free()) * PAGE
+                budget * PAGE,
+                (budget - before.min(budget) + self.groups[group].pages.free()) * PAGE
             )));
         }
         // One sequence gets what its table has room for; several share, and a long one may take what others do not.
-        let usual = if slots == 1 { self.capacity / PAGE } else { (before + before / 2).max(2 * slots) };
-        let total = least.max(usual).min(self.budget);
+        let usual = match slots {
+            1 => self.groups[group].most(self.capacity),
+            _ => (before + before / 2).max(2 * slots),
+        };
+        let total = least.max(usual).min(budget);
+        match self.enlarge(group, total) {
+            Err(e) if e.is_memory() && total > least => self.enlarge(group, least),
+            done => done,
+        }
+    }
+
+    fn enlarge(&mut self, group: usize, total: usize) -> Result<()> {
         let mut layers = Vec::with_capacity(self.layer_count);
         for layer in 0..self.layer_count {
+            let old = self.layers.get(layer);
+            if self.group_of[layer] != group {
+                layers.push(match old {
+                    Some(old) => old.clone(),
+                    None => self.pair(1)?,
+                });
+                continue;
+            }
             let new = self.pair(total)?;
-            for (old, new) in self.layers.get(layer).into_iter().flatten().zip(&new) {
+            for (old, new) in old.into_iter().flatten().zip(&new).filter(|(old, _)| old.size() > 0) {
                 if let (Some(from), Some(to)) = (old.buffer(), new.buffer()) {
                     to.copy_from(&from, &[[0, 0, old.nbytes()]])?;
                 }
@@ -200,73 +215,8 @@ impl KvCache {
             layers.push(new);
         }
         self.layers = layers;
-        self.group.pages.grow(total);
+        self.groups[group].pages.grow(total);
         self.generation += 1;
-        Ok(())
-    }
-
-    /// The graph of writing rows `[t, width]` at `places` `[t, 2]` into a layer: its keys and values
-    /// afterwards, each `[pages * 128, width]` or packed.
-    pub(crate) fn write(
-        &self,
-        layer: usize,
-        k: &MLXArray,
-        v: &MLXArray,
-        places: &MLXArray,
-    ) -> (MLXArray, MLXArray) {
-        let ([keys, values], table) = (&self.layers[layer], self.table(layer));
-        let Some(packing) = self.kind.packing() else {
-            let write = |cache, rows: &MLXArray| match self.kind {
-                KvKind::Simulated(baseline) => MLXArray::apply(
-                    ops::KvWrite,
-                    &[cache, &baseline.round(rows, self.head_dim), places, table],
-                ),
-                _ => MLXArray::apply(ops::KvWrite, &[cache, rows, places, table]),
-            };
-            return (write(keys, k), write(values, v));
-        };
-        let pack = |i: usize, cache: &MLXArray, rows: &MLXArray| {
-            let op = ops::KvPack { packing: packing[i], values: i == 1, head_dim: self.head_dim };
-            match self.bases.get(layer) {
-                Some(basis) => MLXArray::apply(op, &[cache, rows, places, table, basis]),
-                None => MLXArray::apply(op, &[cache, rows, places, table]),
-            }
-        };
-        (pack(0, keys, k), pack(1, values, v))
-    }
-
-    /// Queries `[t, heads, head_dim]` into the basis that the layer's keys lie in; or sums of its values out of it.
-    pub(crate) fn turn(&self, layer: usize, x: &MLXArray, inverse: bool) -> MLXArray {
-        match (self.kind.packing(), self.bases.get(layer)) {
-            (Some([packing, _]), Some(basis)) if !packing.affine => {
-                MLXArray::apply(ops::Rotate { inverse }, &[x, basis])
-            }
-            (Some([packing, _]), None) if !packing.affine => MLXArray::apply(ops::Rotate { inverse }, &[x]),
-            _ => x.clone(),
-        }
-    }
-
-    /// Writes what the first slot of another cache holds, one of floats, into the first slot.
-    ///
-    /// # Errors
-    /// `is_input`: a packed cache; no memory, a device that does not answer.
-    pub(crate) fn take(&mut self, other: &Self) -> Result<()> {
-        if other.packing().is_some() {
-            return Err(Error::input(format!("a cache of kind {} cannot become another", other.kind)));
-        }
-        let n = other.slot_len(0);
-        let leaf = |words: &[u32], dims: &[usize]| {
-            MLXArray::from_bytes(bytemuck::cast_slice(words), dims, Dtype::U32, self.device)
-        };
-        let places: Vec<u32> = (0..n).flat_map(|position| self.place(0, position)).collect();
-        let rows: Vec<u32> = (0..n).map(|position| other.group.row(0, position) as u32).collect();
-        let (places, rows) = (leaf(&places, &[n, 2])?, leaf(&rows, &[n])?);
-        for (layer, [k, v]) in other.layers.iter().enumerate() {
-            let rows = |x: &MLXArray| x.take(&rows, 0).astype(Dtype::F32);
-            let (keys, values) = self.write(layer, &rows(k), &rows(v), &places);
-            Program::new(&[keys, values])?.run()?;
-        }
-        self.advance(0, n);
         Ok(())
     }
 
@@ -279,8 +229,8 @@ impl KvCache {
     ///
     /// # Panics
     /// Before the first reservation.
-    pub(crate) fn table(&self, _layer: usize) -> &MLXArray {
-        self.group.table().unwrap_or_else(|e| panic!("{e}"))
+    pub(crate) fn table(&self, layer: usize) -> &MLXArray {
+        self.group(layer).table().unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// The place of a position in a slot: the position, and the logical row at which the slot begins.
@@ -291,13 +241,24 @@ impl KvCache {
     /// Says that the rows of `tokens` more tokens have been written to a slot.
     pub(crate) fn advance(&mut self, slot: usize, tokens: usize) {
         self.lens[slot] += tokens;
+        for group in &mut self.groups {
+            group.slide(slot, self.lens[slot]);
+        }
     }
 
-    /// Forgets all but the first `len` tokens of a slot, and gives back the pages that these do not need.
+    /// Forgets all but the first `len` tokens of a slot, and gives back the pages that these do not need. It forgets these,
+    /// too, where a layer with a window no longer has what they need to go on.
     pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
-        self.lens[slot] = self.lens[slot].min(len);
-        self.named[slot].truncate(self.lens[slot] / PAGE);
-        self.group.trim(slot, self.lens[slot]);
+        let len = self.within(slot, len);
+        self.lens[slot] = len;
+        self.named[slot].truncate(len / PAGE);
+        self.groups.iter_mut().for_each(|group| group.trim(slot, len));
+    }
+
+    /// `len`, or what a slot holds if that is less, if it can go on from there; otherwise 0.
+    pub(crate) fn within(&self, slot: usize, len: usize) -> usize {
+        let len = self.lens[slot].min(len);
+        if self.groups.iter().all(|group| group.holds(slot, len)) { len } else { 0 }
     }
 
     /// Tokens that a slot holds.
@@ -335,9 +296,14 @@ impl KvCache {
         self.capacity
     }
 
-    /// Pages that there are, of 128 tokens of all layers each.
+    /// Pages that there are, of 128 tokens each, in the layers that see most.
     pub fn pages(&self) -> usize {
-        self.group.pages.total()
+        self.groups.first().map_or(0, |group| group.pages.total())
+    }
+
+    /// Where it is.
+    pub(super) fn device(&self) -> Device {
+        self.device
     }
 
     /// How keys and values are stored.
@@ -365,7 +331,7 @@ mod tests {
 
     #[test]
     fn growing_keeps_what_is_there() {
-        let mut cache = KvCache::new(1, [1, 3], 1, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(&[None], [1, 3], 1, KvKind::F32, Device::CPU);
         assert_eq!((cache.bytes(), cache.capacity()), (0, 0));
         cache.reserve(0, 2, 1000).unwrap();
         assert_eq!((cache.capacity(), cache.bytes()), (256, 2 * 256 * 3 * 4));
@@ -377,7 +343,7 @@ mod tests {
         cache.reserve(0, 257, 1000).unwrap();
         assert_eq!((cache.capacity(), cache.pages()), (512, 4));
         assert!(cache.generation() > before);
-        let now = cache.stored(&cache.layers[0][1], 200).unwrap();
+        let now = cache.stored(0, &cache.layers[0][1], 200).unwrap();
         assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&now), rows[..600]);
         cache.reserve(0, 900, 1000).unwrap();
         assert_eq!(cache.capacity(), 1024); // the context length is enough
@@ -387,12 +353,12 @@ mod tests {
 
     /// What a slot has, as the numbers of [`number`].
     fn rows(cache: &KvCache, slot: usize) -> Vec<usize> {
-        (0..cache.slot_len(slot)).map(|position| cache.group.row(slot, position)).collect()
+        (0..cache.slot_len(slot)).map(|position| cache.groups[0].row(slot, position).unwrap()).collect()
     }
 
     #[test]
     fn one_long_and_several_short_sequences_fit_where_equal_slots_would_not() {
-        let mut cache = KvCache::new(1, [1, 1], 4, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(&[None], [1, 1], 4, KvKind::F32, Device::CPU);
         cache.set_budget(12 * PAGE);
         for (slot, tokens) in [(0, 9 * PAGE), (1, 1), (2, PAGE), (3, 5)] {
             cache.reserve(slot, tokens, 4096).unwrap();
@@ -414,7 +380,7 @@ mod tests {
 
     #[test]
     fn packed_rows_grow_as_well() {
-        let mut cache = KvCache::new(1, [2, 64], 2, KvKind::K4V3, Device::CPU);
+        let mut cache = KvCache::new(&[None], [2, 64], 2, KvKind::K4V3, Device::CPU);
         cache.reserve(1, 1, 1000).unwrap();
         assert_eq!(cache.bytes() as u64, (cache.pages() * PAGE) as u64 * KvKind::K4V3.bytes_per_token(2, 64));
         cache.advance(1, 3);
@@ -422,13 +388,13 @@ mod tests {
         let words: Vec<u32> = (0..3 * 13).collect();
         let array = cache.layers[0][1].clone();
         let mut image = vec![0u32; array.size()];
-        let at = cache.group.row(1, 0) * 13;
+        let at = cache.groups[0].row(1, 0).unwrap() * 13;
         image[at..at + 39].copy_from_slice(&words);
         array.overwrite(bytemuck::cast_slice(&image)).unwrap();
         cache.reserve(1, 900, 1000).unwrap();
         let mut moved = vec![0u32; cache.layers[0][1].size()];
         cache.layers[0][1].buffer().unwrap().read(bytemuck::cast_slice_mut(&mut moved)).unwrap();
-        assert_eq!(moved[cache.group.row(1, 0) * 13..][..39], words);
+        assert_eq!(moved[cache.groups[0].row(1, 0).unwrap() * 13..][..39], words);
         assert!(cache.wants_bases());
     }
 }

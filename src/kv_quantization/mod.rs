@@ -5,12 +5,14 @@
 //!
 //! One matrix `[pages * 128, kv_heads * head_dim]` per layer for keys and one for values, so that a token's row is one
 //! contiguous write. Sequences take pages of 128 tokens as they grow and give them back; a table says which sequence has
-//! which, and kernels follow it. Sequences that begin alike have pages in common. Where pages are added the
+//! which, and kernels follow it. Sequences that begin alike have pages in common; layers with a
+//! sliding window give back what falls out of it. Where pages are added the
 //! buffers are replaced, and [`KvCache::generation`] tells programs that were bound to the old ones.
 
 mod baseline;
 mod basis;
 mod cache;
+mod content;
 mod group;
 mod kind;
 mod pages;
@@ -20,4 +22,5 @@ mod sharing;
 pub use baseline::Baseline;
 pub(crate) use basis::{Sample, Turning};
 pub use cache::KvCache;
+pub(crate) use group::window_pages;
 pub use kind::KvKind;

@@ -1,7 +1,7 @@
 //! What a cache holds of a prompt, as a safetensors file: made on one device, restored on any.
 //!
 //! Tensors: `tokens` `[n]`; of each layer `layers.<i>.keys` and `.values` `[n, width]`, as the cache stores them, and
-//! `.basis` where there is one, for codes mean nothing without it. The metadata says of which model, which kind and
+//! `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are zeros. The metadata says of which model, which kind and
 //! which version of this layout.
 
 use super::cache::KvCache;
@@ -33,7 +33,7 @@ impl KvCache {
                     format!("layers.{layer}.{name}"),
                     stored(array.dtype()),
                     vec![n, width],
-                    self.stored(array, n)?,
+                    self.stored(layer, array, n)?,
                 ));
             }
             if let Some(basis) = self.bases.get(layer) {
@@ -107,12 +107,14 @@ impl KvCache {
             self.set_bases(&(0..self.layer_count).map(basis).collect::<Result<Vec<_>>>()?)?;
         }
         self.truncate(0, 0);
+        self.widen(tokens.len(), most)?;
+        self.groups.iter_mut().for_each(|group| group.skip(0, tokens.len()));
         self.reserve(0, tokens.len(), most)?;
         for (layer, arrays) in self.layers.iter().enumerate() {
             for (part, array) in ["keys", "values"].into_iter().zip(arrays) {
                 let shape = [tokens.len(), array.dims()[1]];
                 let rows = tensor(&format!("layers.{layer}.{part}"), array.dtype(), &shape)?;
-                self.store(array, rows.bytes()).with_context(|| format!("layers.{layer}.{part}"))?;
+                self.store(layer, array, rows.bytes()).with_context(|| format!("layers.{layer}.{part}"))?;
             }
         }
         self.advance(0, tokens.len());

@@ -2,31 +2,33 @@
 //! they hold.
 
 use super::cache::KvCache;
+use super::pages::Name;
 use crate::cpu::PAGE;
 use crate::error::Result;
 use crate::memory::Buffer;
 
 impl KvCache {
     /// Gives a slot a page of its own where it is to go on within one that others have, too, or may find.
-    pub(super) fn own(&mut self, slot: usize) -> Result<()> {
-        let len = self.lens[slot];
-        let Some(page) = self.group.page(slot, len) else { return Ok(()) };
-        if !self.group.pages.is_shared(page) {
-            self.group.pages.forget(page);
+    pub(super) fn own(&mut self, group: usize, slot: usize) -> Result<()> {
+        let (len, of) = (self.lens[slot], &mut self.groups[group]);
+        let Some(page) = of.page(slot, len) else { return Ok(()) };
+        if !of.pages.is_shared(page) {
+            of.pages.forget(page);
             return Ok(());
         }
-        if self.group.pages.free() == 0 {
-            self.grow(1)?;
+        if of.pages.free() == 0 {
+            self.grow(group, 1)?;
         }
-        let Some(own) = self.group.pages.take() else { return Ok(()) };
-        self.move_rows(page, own, len % PAGE)?;
-        self.group.replace(slot, len / PAGE, own);
+        let Some(own) = self.groups[group].pages.take() else { return Ok(()) };
+        self.move_rows(group, page, own, len % PAGE)?;
+        self.groups[group].replace(slot, len / PAGE, own);
         Ok(())
     }
 
     /// Copies the first rows of a page to another.
-    fn move_rows(&self, from: u32, to: u32, rows: usize) -> Result<()> {
-        let moves = self.layers.iter().flatten().filter_map(|matrix| {
+    fn move_rows(&self, group: usize, from: u32, to: u32, rows: usize) -> Result<()> {
+        let matrices = self.layers_of(group).flat_map(|layer| &self.layers[layer]);
+        let moves = matrices.filter_map(|matrix| {
             let page = matrix.nbytes() / matrix.dims()[0] * PAGE;
             let bytes = (page / PAGE * rows).next_multiple_of(4);
             Some((matrix.buffer()?, from as usize * page, to as usize * page, bytes))
@@ -35,7 +37,7 @@ impl KvCache {
     }
 
     /// Lets a slot begin with the first `tokens` tokens of another: it shares their whole pages, and gets a copy of the
-    /// rest, made on the device, if there is a page for it. What it had is forgotten. How many tokens it has then.
+    /// rest, made on the device, if there are pages for it. What it had is forgotten. How many tokens it has then.
     ///
     /// # Errors
     /// A device that does not answer.
@@ -43,28 +45,30 @@ impl KvCache {
         if from == to {
             return Ok(self.lens[to]);
         }
-        let tokens = tokens.min(self.lens[from]);
+        let tokens = self.within(from, tokens);
         self.truncate(to, 0);
-        self.group.share(from, to, tokens / PAGE);
-        self.lens[to] = tokens / PAGE * PAGE;
-        let [from_names, to_names] = [from, to].map(|slot| std::mem::take(&mut self.named[slot]));
-        let mut names = to_names;
-        names.extend(from_names.iter().take(tokens / PAGE));
-        (self.named[from], self.named[to]) = (from_names, names);
-        let rest = tokens % PAGE;
-        let source = self.group.page(from, tokens).filter(|_| rest > 0);
-        if let Some(source) = source {
+        let whole = tokens / PAGE * PAGE;
+        self.groups.iter_mut().for_each(|group| group.share(from, to, whole / PAGE));
+        self.lens[to] = whole;
+        let names = std::mem::take(&mut self.named[from]);
+        self.named[to].extend(names.iter().take(whole / PAGE));
+        self.named[from] = names;
+        if tokens > whole {
             match self.reserve(to, tokens, self.capacity) {
-                Ok(()) => {}
-                Err(e) if e.is_memory() => return self.group.flush().map(|()| self.lens[to]),
+                Ok(()) => {
+                    for (i, group) in self.groups.iter().enumerate() {
+                        if let (Some(page), Some(own)) = (group.page(from, whole), group.page(to, whole)) {
+                            self.move_rows(i, page, own, tokens - whole)?;
+                        }
+                    }
+                    self.lens[to] = tokens;
+                }
+                // The whole pages may be of use yet.
+                Err(e) if e.is_memory() => self.truncate(to, whole),
                 Err(e) => return Err(e),
             }
-            if let Some(own) = self.group.page(to, tokens) {
-                self.move_rows(source, own, rest)?;
-                self.lens[to] = tokens;
-            }
         }
-        self.group.flush()?;
+        self.groups.iter_mut().try_for_each(|group| group.flush())?;
         Ok(self.lens[to])
     }
 
@@ -74,18 +78,29 @@ impl KvCache {
         for i in self.named[slot].len()..full {
             let name = self.names.next(self.named[slot].last().copied(), &tokens[i * PAGE..][..PAGE]);
             self.named[slot].push(name);
-            self.group.name(slot, i, name);
+            self.groups.iter_mut().for_each(|group| group.name(slot, i, name));
+        }
+    }
+
+    /// Names of the first pages of these tokens with which a sequence can begin.
+    fn known_names(&self, tokens: &[u32]) -> Vec<Name> {
+        let mut names: Vec<Name> = Vec::with_capacity(tokens.len() / PAGE);
+        for tokens in tokens.chunks_exact(PAGE) {
+            names.push(self.names.next(names.last().copied(), tokens));
+        }
+        // What one group has to leave out changes what others need.
+        loop {
+            let most = self.groups.iter().map(|group| group.known(&names)).min().unwrap_or(0);
+            if most == names.len() {
+                return names;
+            }
+            names.truncate(most);
         }
     }
 
     /// How many of these tokens pages are known for.
     pub(crate) fn known(&self, tokens: &[u32]) -> usize {
-        let mut before = None;
-        let known = tokens.chunks_exact(PAGE).take_while(|tokens| {
-            before = Some(self.names.next(before, tokens));
-            before.is_some_and(|name| self.group.pages.find(name).is_some())
-        });
-        known.count() * PAGE
+        self.known_names(tokens).len() * PAGE
     }
 
     /// Lets a slot begin with the pages that are known for these tokens, `most` being the context length; what it had is
@@ -96,26 +111,31 @@ impl KvCache {
     pub(crate) fn recall(&mut self, slot: usize, tokens: &[u32], most: usize) -> Result<usize> {
         self.truncate(slot, 0);
         self.widen(tokens.len(), most)?;
-        for tokens in tokens.chunks_exact(PAGE) {
-            let name = self.names.next(self.named[slot].last().copied(), tokens);
-            if !self.group.recall(slot, name) {
-                break;
-            }
-            self.named[slot].push(name);
-            self.lens[slot] += PAGE;
+        let names = self.known_names(tokens);
+        for group in &mut self.groups {
+            group.recall(slot, &names);
+            group.flush()?;
         }
-        self.group.flush()?;
+        self.lens[slot] = names.len() * PAGE;
+        self.named[slot] = names;
         Ok(self.lens[slot])
     }
 
-    /// Pages that can be had without taking any from a sequence.
-    pub(crate) fn spare(&self) -> usize {
-        self.group.pages.free() + self.budget.saturating_sub(self.group.pages.total())
+    /// Pages that a text of so many tokens has at most, in the layers that see most.
+    pub(crate) fn needs(&self, tokens: usize) -> usize {
+        self.groups.first().map_or(0, |group| group.most(tokens))
     }
 
-    /// Pages that some slots have, each counted once.
+    /// Pages that can be had without taking any from a sequence, in the layers that see most.
+    pub(crate) fn spare(&self) -> usize {
+        let free = self.groups.first().map_or(0, |group| group.pages.free());
+        free + self.budget_of(0).saturating_sub(self.pages())
+    }
+
+    /// Pages that some slots have in the layers that see most, each counted once.
     pub(crate) fn pages_of(&self, slots: impl Iterator<Item = usize>) -> usize {
-        let mut pages: Vec<u32> = slots.flat_map(|slot| self.group.held(slot)).copied().collect();
+        let Some(group) = self.groups.first() else { return 0 };
+        let mut pages: Vec<u32> = slots.flat_map(|slot| group.held(slot)).collect();
         pages.sort_unstable();
         pages.dedup();
         pages.len()
@@ -138,13 +158,13 @@ mod tests {
 
     /// What a slot has, as the numbers of [`number`].
     fn rows(cache: &KvCache, slot: usize) -> Vec<usize> {
-        (0..cache.slot_len(slot)).map(|position| cache.group.row(slot, position)).collect()
+        (0..cache.slot_len(slot)).map(|position| cache.groups[0].row(slot, position).unwrap()).collect()
     }
 
     #[test]
     fn a_prefix_is_shared_by_pages_and_its_end_is_copied() {
         for device in [Device::CPU, Device::GPU] {
-            let mut cache = KvCache::new(2, [1, 4], 3, KvKind::F32, device);
+            let mut cache = KvCache::new(&[None; 2], [1, 4], 3, KvKind::F32, device);
             cache.reserve(0, 300, 1000).unwrap();
             cache.advance(0, 300);
             number(&cache);
@@ -168,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_beginning_is_found_again_until_its_pages_are_needed() {
-        let mut cache = KvCache::new(1, [1, 1], 3, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(&[None], [1, 1], 3, KvKind::F32, Device::CPU);
         cache.set_budget(6 * PAGE);
         let text: Vec<u32> = (0..3 * PAGE as u32 + 7).collect();
         cache.reserve(0, text.len(), 4096).unwrap();

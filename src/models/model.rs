@@ -201,7 +201,9 @@ impl Model {
     pub(crate) fn cache(&self, slots: usize, kind: KvKind) -> KvCache {
         let config = &self.0.config;
         let heads = [config.num_key_value_heads, config.head_dim];
-        KvCache::new(config.num_hidden_layers, heads, slots, kind, self.0.device)
+        let within = |window: &usize| *window < self.context_length();
+        let windows = (0..config.num_hidden_layers).map(|layer| config.window(layer).filter(within));
+        KvCache::new(&windows.collect::<Vec<_>>(), heads, slots, kind, self.0.device)
     }
 
     /// In what basis a packed cache keeps the heads of each layer, from a few random tokens, measured once. Any basis
