@@ -110,7 +110,7 @@ impl ModelEngine {
     pub fn new(model: &Model, card: Card, options: EngineOptions) -> Result<Self> {
         let mut batch = Batch::new(model, options.slots, options.kind)?;
         batch.keep_prefixes(options.prefix_cache);
-        let most = options.slots * model.context_length().next_multiple_of(PAGE);
+        let most = options.slots * card.context_length.next_multiple_of(PAGE);
         let cache_pages = options.cache_tokens.unwrap_or(most) / PAGE;
         batch.limit_cache(cache_pages * PAGE);
         let shared = Arc::new(Shared::default());
