@@ -130,20 +130,26 @@ fn code(x: f32, scale: vec2<f32>) -> u32 {
     return u32(clamp(u, 0.0, top));
 }
 
+// A quotient may be off by a rounding where division is; what it leaves, which fma finds exactly, mends it.
+fn divided(x: f32, d: f32) -> f32 {
+    let q = x / d;
+    return q + fma(-q, d, x) / d;
+}
+
 fn affine(low: f32, high: f32) -> vec2<f32> {
     let side = abs(low) > abs(high);
     let edge = select(high, low, side);
-    let step = max((high - low) / f32((1u << BITS) - 1u), 1.0e-7);
+    let step = max(divided(high - low, f32((1u << BITS) - 1u)), 1.0e-7);
     let signed_step = select(-step, step, side);
-    let whole = round(edge / signed_step);
+    let whole = round(divided(edge, signed_step));
     if whole == 0.0 {
         return vec2<f32>(signed_step, 0.0);
     }
-    return vec2<f32>(edge / whole, edge);
+    return vec2<f32>(divided(edge, whole), edge);
 }
 
 fn affine_code(x: f32, scale: vec2<f32>) -> u32 {
-    return u32(clamp(round((x - scale.y) / scale.x), 0.0, f32((1u << BITS) - 1u)));
+    return u32(clamp(round(divided(x - scale.y, scale.x)), 0.0, f32((1u << BITS) - 1u)));
 }
 
 // A word of the 32 codes from `first` on of the head at `base`.

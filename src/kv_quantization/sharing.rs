@@ -215,4 +215,101 @@ mod tests {
         cache.reserve(0, 6 * PAGE, 4096).unwrap();
         assert_eq!((cache.known(&text), cache.spare()), (0, 0));
     }
+
+    /// What stands in each layer where a token lies: all tokens up to it, in 24 bits.
+    fn mark(tokens: &[u32]) -> f32 {
+        let hash = tokens.iter().fold(7u32, |hash, token| (hash ^ token).wrapping_mul(0x9e37_79b1));
+        (hash >> 8) as f32
+    }
+
+    /// Random sequences that grow, are cut, shared, named and found again, in layers that see everything, 100 and 300
+    /// tokens: each finds what it wrote, and no page is lost.
+    #[test]
+    fn every_sequence_finds_its_own() {
+        const SLOTS: usize = 4;
+        let windows = [None, Some(100), Some(300), None];
+        let mut cache = KvCache::new(&windows, [1, 1], SLOTS, KvKind::F32, Device::CPU);
+        cache.set_chunk(256);
+        cache.set_budget(7 * PAGE);
+        let mut texts = vec![Vec::<u32>::new(); SLOTS];
+        let mut state = 1u32;
+        let mut random = move |n: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 10) as usize % n
+        };
+        let (mut full, mut found) = (0, 0);
+        for _ in 0..4000 {
+            let (slot, other) = (random(SLOTS), random(SLOTS));
+            let len = texts[slot].len();
+            match random(8) {
+                0..=3 => {
+                    let n = [1, 1, random(20), 1 + random(256)][random(4)];
+                    match cache.reserve(slot, len + n, 2048) {
+                        Ok(()) => {
+                            // Few different texts, so that beginnings meet again.
+                            let fork = random(3) as u32;
+                            texts[slot].extend((len..len + n).map(|at| at as u32 + 1000 * fork));
+                            for layer in 0..windows.len() {
+                                let array = &cache.layers[layer][0];
+                                let mut all = array.data();
+                                for at in len..len + n {
+                                    let row = cache.group(layer).row(slot, at).unwrap();
+                                    all[row] = mark(&texts[slot][..=at]);
+                                }
+                                array.overwrite(bytemuck::cast_slice(&all)).unwrap();
+                            }
+                            cache.advance(slot, n);
+                        }
+                        Err(e) => {
+                            assert!(e.is_memory(), "{e}");
+                            full += 1;
+                            cache.truncate(other, 0);
+                            texts[other].clear();
+                        }
+                    }
+                }
+                4 => {
+                    let keep = if random(3) == 0 { random(len + 1) } else { len - len.min(random(4)) };
+                    cache.truncate(slot, keep);
+                    let kept = cache.slot_len(slot);
+                    assert!(kept == keep || kept == 0);
+                    texts[slot].truncate(kept);
+                }
+                5 if slot != other => {
+                    let n = cache.share(slot, other, random(len + 1)).unwrap();
+                    texts[other] = texts[slot][..n].to_vec();
+                }
+                6 => cache.remember(slot, &texts[slot]),
+                7 => {
+                    let text = texts[other].clone();
+                    let n = cache.recall(slot, &text, 2048).unwrap();
+                    found += usize::from(n > 0);
+                    if slot != other {
+                        texts[slot] = text[..n].to_vec();
+                    } else {
+                        texts[slot].truncate(n);
+                    }
+                }
+                _ => {}
+            }
+            for (slot, text) in texts.iter().enumerate() {
+                assert_eq!(cache.slot_len(slot), text.len());
+                for (layer, window) in windows.iter().enumerate() {
+                    let all = cache.layers.get(layer).map(|pair| pair[0].data()).unwrap_or_default();
+                    let first = window.map_or(0, |window| (text.len() + 1).saturating_sub(window));
+                    for at in first..text.len() {
+                        let row = cache.group(layer).row(slot, at).unwrap();
+                        assert_eq!(all[row], mark(&text[..=at]), "layer {layer}, slot {slot}, token {at}");
+                    }
+                }
+            }
+            for group in &cache.groups {
+                let mut held: Vec<u32> = (0..SLOTS).flat_map(|slot| group.held(slot)).collect();
+                held.sort_unstable();
+                held.dedup();
+                assert_eq!(held.len() + group.pages.free(), group.pages.total());
+            }
+        }
+        assert!(full > 10 && found > 10, "{full} times full, {found} times found");
+    }
 }
