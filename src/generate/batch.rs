@@ -10,6 +10,7 @@ use super::hook::LogitsHook;
 use super::options::GenerateOptions;
 use super::runner::Runner;
 use super::sequence::{Choice, Sequence};
+use crate::cpu::PAGE;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Pending;
 use crate::kv_quantization::{KvCache, KvKind};
@@ -194,10 +195,11 @@ impl Batch {
         self.preempted
     }
 
-    /// Allows so many tokens in all slots together, in pages of 128; an answer that needs more than there is ends with an
-    /// error of kind memory.
+    /// Allows so many tokens in all slots together, in pages of 128 that are made at first use; an answer that needs more
+    /// than there is ends with an error of kind memory. Without a limit pages are added as they are needed.
     pub fn limit_cache(&mut self, tokens: usize) {
-        self.runner.limit(tokens);
+        let most = self.lanes.len() * self.model.context_length().next_multiple_of(PAGE);
+        self.runner.limit(tokens.min(most));
     }
 
     /// Ends a slot's answer here; it may have ended already.

@@ -12,6 +12,8 @@ mod generator;
 mod hook;
 mod options;
 mod pace;
+#[cfg(test)]
+mod pages_tests;
 mod room;
 mod runner;
 mod sampler;

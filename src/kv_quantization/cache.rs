@@ -76,7 +76,7 @@ impl KvCache {
         }
     }
 
-    /// Says how many tokens all sequences together may have, in whole pages.
+    /// Says how many tokens all sequences together may have, in whole pages, which are there from the first use on.
     pub(crate) fn set_budget(&mut self, tokens: usize) {
         self.budget = tokens / PAGE;
     }
@@ -183,8 +183,10 @@ impl KvCache {
                 (budget - before.min(budget) + self.groups[group].pages.free()) * PAGE
             )));
         }
-        // One sequence gets what its table has room for; several share, and a long one may take what others do not.
+        // A budget is there to be used. Else one sequence gets what its table has room for; several share, and a long one
+        // may take what others do not.
         let usual = match slots {
+            _ if self.budget < usize::MAX / PAGE => budget,
             1 => self.groups[group].most(self.capacity),
             _ => (before + before / 2).max(2 * slots),
         };

@@ -109,15 +109,22 @@ impl KvCache {
         self.truncate(0, 0);
         self.widen(tokens.len(), most)?;
         self.groups.iter_mut().for_each(|group| group.skip(0, tokens.len()));
-        self.reserve(0, tokens.len(), most)?;
-        for (layer, arrays) in self.layers.iter().enumerate() {
-            for (part, array) in ["keys", "values"].into_iter().zip(arrays) {
-                let shape = [tokens.len(), array.dims()[1]];
-                let rows = tensor(&format!("layers.{layer}.{part}"), array.dtype(), &shape)?;
-                self.store(layer, array, rows.bytes()).with_context(|| format!("layers.{layer}.{part}"))?;
-            }
-        }
         self.advance(0, tokens.len());
+        let filled = self.reserve(0, tokens.len(), most).and_then(|()| {
+            for (layer, arrays) in self.layers.iter().enumerate() {
+                for (part, array) in ["keys", "values"].into_iter().zip(arrays) {
+                    let shape = [tokens.len(), array.dims()[1]];
+                    let rows = tensor(&format!("layers.{layer}.{part}"), array.dtype(), &shape)?;
+                    self.store(layer, array, rows.bytes())
+                        .with_context(|| format!("layers.{layer}.{part}"))?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(e) = filled {
+            self.truncate(0, 0);
+            return Err(e);
+        }
         Ok(tokens)
     }
 }

@@ -42,8 +42,8 @@ pub struct EngineOptions {
     pub kind: Option<KvKind>,
     /// Begin a prompt with what the cache has of it. Answers are the same without, later.
     pub prefix_cache: bool,
-    /// Tokens that the cache may have for all answers together, in pages of 128; by default as many as all could want,
-    /// if there is memory. A request that needs more than all fails.
+    /// Tokens that the cache may have for all answers together, in pages of 128; by default what they
+    /// need, if there is memory. A request that needs more than all fails.
     pub cache_tokens: Option<usize>,
 }
 
@@ -112,7 +112,9 @@ impl ModelEngine {
         batch.keep_prefixes(options.prefix_cache);
         let most = options.slots * card.context_length.next_multiple_of(PAGE);
         let cache_pages = options.cache_tokens.unwrap_or(most) / PAGE;
-        batch.limit_cache(cache_pages * PAGE);
+        if let Some(tokens) = options.cache_tokens {
+            batch.limit_cache(tokens);
+        }
         let shared = Arc::new(Shared::default());
         let lanes = (0..options.slots).map(|_| None).collect();
         let prefixes = options.prefix_cache;
