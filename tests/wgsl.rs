@@ -229,9 +229,8 @@ fn browsers_accept_every_shader() {
         if cooperates(&source) || caps.dot4 {
             return;
         }
-        // Browsers demand the line that naga refuses.
-        let enable = if caps.subgroups.is_some() { "enable subgroups; " } else { "" };
-        texts.entry(format!("{enable}{}", source.text())).or_insert((what.to_string(), source));
+        let text = format!("{} {}", source.for_browsers().join(" "), source.text());
+        texts.entry(text).or_insert((what.to_string(), source));
     });
     for (i, (text, (what, source))) in texts.iter().enumerate() {
         let path = folder.path().join(format!("{i}.wgsl"));

@@ -32,14 +32,19 @@ override STEP: u32 = 4u * WG / LANES;
 const SLACK: f32 = 8.0;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let splits = groups.y;
     let h = group.x / params.chunks;
     let heads = params.heads / params.kv_heads;
     let first_head = (group.x % params.chunks) * HEADS;
     let t = group.z;
     let here = places[t];
     let begin = first_key(here);
-    let size = share(end_key(here) - begin);
+    let size = share(end_key(here) - begin, splits);
     let low = begin + group.y * size;
     let high = min(low + size, end_key(here));
     if low >= high {
@@ -238,7 +243,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = lane; i < 4u * LANES; i += WG) {
             let own = first + i / (2u * LANES);
             if own < HEADS && own <= most && i % (2u * LANES) < 2u * params.eights {
-                settle(i / (2u * LANES), own, i % (2u * LANES), row, group.y);
+                settle(i / (2u * LANES), own, i % (2u * LANES), row, group.y, splits);
             }
         }
     }

@@ -31,14 +31,19 @@ override WEIGHTS: u32 = GROUPS * (WG + 2u);
 var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let splits = groups.y;
     let h = group.x / params.chunks;
     let heads = params.heads / params.kv_heads;
     let first_head = (group.x % params.chunks) * HEADS;
     let t = group.z;
     let here = places[t];
     let begin = first_key(here);
-    let size = share(end_key(here) - begin);
+    let size = share(end_key(here) - begin, splits);
     let low = begin + group.y * size;
     let high = min(low + size, end_key(here));
     if low >= high {
@@ -79,7 +84,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     let turn = turn8(t, c);
-    for (var first = 0u; first < HEADS + FRESH; first += parts) {
+    // Who has no new key makes queries only.
+    let rows = select(HEADS, HEADS + FRESH, owner);
+    for (var first = 0u; first < rows; first += parts) {
         let r = first + part;
         let is_query = r < HEADS;
         let own_h = select(h, neighbour, r >= HEADS + 2u);
@@ -97,7 +104,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // Rows of a basis: keys, queries, values.
         ready = into_basis(select(select(0u, 4u, is_value), 2u, is_query), ready, own_h, c);
         ready = rotated8(lane, c, ready);
-        let codes = coded(lane, c, ready, is_value);
+        var codes = Coded();
+        if owner {
+            codes = coded(lane, c, ready, is_value);
+        }
         if is_query {
             ready = mat2x4<f32>(params.scale * ready[0], params.scale * ready[1]);
         }
@@ -237,13 +247,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     total = sum4(lane, total);
     let head_row = t * params.heads + head;
     let last_head = min(HEADS - 1u, most);
-    let to = head_row * params.splits + group.y;
+    let to = head_row * splits + group.y;
     settle(lane, to, a0);
-    if HEADS > 1u { settle(lane, to + min(1u, last_head) * params.splits, a1); }
-    if HEADS > 2u { settle(lane, to + min(2u, last_head) * params.splits, a2); }
-    if HEADS > 3u { settle(lane, to + min(3u, last_head) * params.splits, a3); }
+    if HEADS > 1u { settle(lane, to + min(1u, last_head) * splits, a1); }
+    if HEADS > 2u { settle(lane, to + min(2u, last_head) * splits, a2); }
+    if HEADS > 3u { settle(lane, to + min(3u, last_head) * splits, a3); }
     if lane <= last_head {
-        let edges = TOKENS * params.heads * params.splits * 2u * params.eights;
-        out[edges + (head_row + lane) * params.splits + group.y] = vec4<f32>(greatest[lane], total[lane], 0.0, 0.0);
+        let edges = TOKENS * params.heads * splits * 2u * params.eights;
+        out[edges + (head_row + lane) * splits + group.y] = vec4<f32>(greatest[lane], total[lane], 0.0, 0.0);
     }
 }

@@ -1,7 +1,7 @@
 //! Attention with all that stands before it: norms of heads, rotation, writing the cache.
 
 use super::kernel::fits;
-use super::pages::paged;
+use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvWrite, Rope};
 use crate::array::MLXArray;
@@ -148,7 +148,7 @@ impl Attend {
     fn kernel(&self, site: &Site<'_>, splits: usize, lanes_file: &'static File) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
-        let Shape { t, d, rows, .. } = self.shape(site.inputs);
+        let Shape { t, d, .. } = self.shape(site.inputs);
         let group = heads / kv_heads;
         let chunks = group.div_ceil(HEADS);
         let lanes = lanes(d);
@@ -161,13 +161,7 @@ impl Attend {
             ("MEETING", meeting(lanes) as f64),
             least,
         ];
-        let more = vec![
-            ("chunks", chunks.into()),
-            ("rows", rows.into()),
-            ("window", window),
-            ("splits", splits.into()),
-            ("scale", scale.into()),
-        ];
+        let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
         let files = [&ATTEND, &KEY_RANGE, lanes_file, &FOUR_KEYS, &MEET];
         let mut stage = self.stage(site, (&files, &constants), out, more);
@@ -178,16 +172,15 @@ impl Attend {
         }
         let combine = Stage {
             name: "attend_combine",
-            files: vec![&COMBINE, &KEY_RANGE],
+            files: vec![&COMBINE, &KEY_RANGE, &PAGES],
             constants: vec![("COLUMNS", (2 * lanes) as f64), least],
-            reads: vec![Arg::Scratch(0), Arg::Input(at.places)],
+            reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],
+            baked: true,
             params: vec![
                 ("heads", heads.into()),
                 ("vectors", (d / 4).into()),
                 ("tokens", t.into()),
-                ("splits", splits.into()),
-                ("rows", rows.into()),
                 ("window", window),
             ],
             grid: [heads as u32, t as u32, 1],

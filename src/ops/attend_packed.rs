@@ -4,7 +4,7 @@ use super::attend::{HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MA
 use super::attention::codes;
 use super::kernel::{SUM_SHARED, SUM_SUBGROUP, fits};
 use super::kv_pack::{SIGNS, WALSH};
-use super::pages::paged;
+use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvPack, Rope, Rotate};
 use crate::array::MLXArray;
@@ -106,7 +106,6 @@ impl AttendPacked {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
-        let rows = site.inputs[at.table].size() * PAGE;
         let chunks = (heads / kv_heads).div_ceil(HEADS);
         let (lanes, splits) = (lanes(d), self.splits(site));
         let window = window.map_or(Word::U32(0), Word::from);
@@ -149,9 +148,7 @@ impl AttendPacked {
         let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
         let params = vec![
             ("chunks", chunks.into()),
-            ("rows", rows.into()),
             ("window", window),
-            ("splits", splits.into()),
             ("scale", scale.into()),
             ("norm", norm),
             ("key_words", key_words.into()),
@@ -205,21 +202,20 @@ impl AttendPacked {
 
         let mut combine = Stage {
             name: "attend_packed_combine",
-            files: vec![&COMBINE, &KEY_RANGE, &WALSH, &SIGNS],
+            files: vec![&COMBINE, &KEY_RANGE, &PAGES, &WALSH, &SIGNS],
             constants: vec![
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
                 least,
             ],
-            reads: vec![Arg::Scratch(0), Arg::Input(at.places)],
+            reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],
+            baked: true,
             params: vec![
                 ("heads", heads.into()),
                 ("kv_heads", kv_heads.into()),
                 ("vectors", (d / 4).into()),
                 ("tokens", t.into()),
-                ("splits", splits.into()),
-                ("rows", rows.into()),
                 ("window", window),
                 ("norm", norm),
             ],

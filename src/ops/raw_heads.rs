@@ -115,8 +115,12 @@ impl RawHeads<'_> {
     pub(super) fn stage(&self, site: &Site<'_>, own: Own<'_>) -> Stage {
         let Attention { heads, kv_heads, .. } = *self.attention;
         let (at, (q_width, kv_width)) = (self.inputs(), self.widths());
-        let mut stage =
-            Stage { files: own.files.to_vec(), constants: own.constants.to_vec(), ..Stage::default() };
+        let mut stage = Stage {
+            files: own.files.to_vec(),
+            constants: own.constants.to_vec(),
+            baked: true,
+            ..Stage::default()
+        };
         stage.files.extend([&HEADS8, &ANGLE, &PAGES]);
         stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
         stage.files.extend([&FLOATS, &PACK]);

@@ -1,12 +1,14 @@
 // The positions first_key .. end_key among which those are that the token at place `here` sees, and how many of them a
-// split takes.
+// split takes. Needs params.window, table and PAGE (pages).
+// Room and the number of splits grow with the cache: as constants they would make kernels anew.
 
 // A split has at least so many keys and begins at a multiple of them, which divides a page; what it has is a multiple of
 // as many as are taken at once.
 override LEAST: u32 = 32u;
 
 fn end_key(here: vec2<u32>) -> u32 {
-    return min(here.x + 1u, params.rows - min(here.y, params.rows));
+    let rows = arrayLength(&table) * PAGE;
+    return min(here.x + 1u, rows - min(here.y, rows));
 }
 
 // The first that it sees.
@@ -19,6 +21,6 @@ fn first_key(here: vec2<u32>) -> u32 {
     return window_start(here) / LEAST * LEAST;
 }
 
-fn share(keys: u32) -> u32 {
-    return max((keys + params.splits * LEAST - 1u) / (params.splits * LEAST), 1u) * LEAST;
+fn share(keys: u32, splits: u32) -> u32 {
+    return max((keys + splits * LEAST - 1u) / (splits * LEAST), 1u) * LEAST;
 }
