@@ -75,9 +75,13 @@ impl Batch {
     /// Makes room for the next token of each answer, the oldest first.
     pub(super) fn make_room(&mut self) -> Result<()> {
         self.resume()?;
-        let mut order: Vec<usize> = (0..self.lanes.len()).filter(|&slot| self.lanes[slot].runs()).collect();
-        order.sort_unstable_by_key(|&slot| self.lanes[slot].turn);
-        for slot in order {
+        let mut served = 0;
+        loop {
+            let next = (0..self.lanes.len())
+                .filter(|&slot| self.lanes[slot].runs() && self.lanes[slot].turn > served)
+                .min_by_key(|&slot| self.lanes[slot].turn);
+            let Some(slot) = next else { return Ok(()) };
+            served = self.lanes[slot].turn;
             while self.lanes[slot].runs() {
                 let tokens = self.lanes[slot].sequence.tokens.len();
                 match self.runner.reserve(slot, tokens) {
@@ -87,7 +91,6 @@ impl Batch {
                 }
             }
         }
-        Ok(())
     }
 
     /// Frees pages for an answer, or lets it wait, or ends it where that would not help.
