@@ -10,10 +10,11 @@
 // positions.
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
-// Parts: first_key, end_key, window_start, share (key_range); page_of, row_at (pages); key8, value8, round8, eight (cache8_*); rows_of, scores
-// (four_keys); across4, spread4, base_lane, any_lane (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
-// q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, set_edges, meet, settle (meet); cos_sin (angle). Bindings and q4, k4,
-// v4 are generated, for queries, keys and values may be one array.
+// Parts: first_key, end_key, window_start, share (key_range); first_new (first_new); page_of, row_at (pages); key8,
+// value8, round8, eight (cache8_*); rows_of, scores (four_keys); across4, spread4, base_lane, any_lane (lanes_*);
+// row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, set_edges,
+// meet, settle (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one
+// array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
 // code nor its tables in any cache, so both ends are short.
 // On an NVIDIA H100, f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine: 32768 keys
@@ -48,14 +49,7 @@ fn main(
     if low >= high {
         return;
     }
-    // The first key that this step writes: from there on the cache is of old.
-    var fresh = here.x;
-    for (var i = 0u; i < TOKENS; i++) {
-        if places[i].y == here.y {
-            fresh = min(fresh, places[i].x);
-        }
-    }
-    let stored = min(high, fresh);
+    let stored = min(high, first_new(here));
     let last = max(stored, 1u) - 1u;
     let start = window_start(here);
     // Whether this split has the token's own key, which is the last.

@@ -12,11 +12,12 @@
 // bits 35.4 us, where attend takes 47.9 us over f16; 2048 keys 21.8 us, attend 15.4 us. What it takes before the
 // first key, some 19 us, is the next thing to shorten.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
-// Parts: first_key, end_key, window_start, share (key_range); page_of, row_at (pages); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
-// q_gain8, k_gain8 (head_gains, no_head_gains); into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs);
-// coded, scores (fresh8); store_fresh (store_fresh); note_query, keep_queries (key_dots_*); key_words, scales_of,
-// scale_of, piece_scores (key_pieces); four_values (four_values); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin
-// (angle). Bindings, q4, k4, v4, key_quad, value8, key_word and the like are generated, for formats differ.
+// Parts: first_key, end_key, window_start, share (key_range); first_new (first_new); page_of, row_at (pages); across4
+// (lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); into_basis
+// (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded, scores (fresh8); store_fresh (store_fresh);
+// note_query, keep_queries (key_dots_*); key_words, scales_of, scale_of, piece_scores (key_pieces); four_values,
+// weights (four_values); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin (angle).
+// Bindings, q4, k4, v4, key_quad, value8, key_word and the like are generated, for formats differ.
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
 override LANES: u32 = 16u;
@@ -25,10 +26,6 @@ override HEADS: u32 = 4u;
 // Tokens of the step.
 override TOKENS: u32 = 1u;
 const WG: u32 = 128u;
-override WEIGHTS: u32 = GROUPS * (WG + 2u);
-
-// Weight of each of 128 values times its scale, per group and query head; the last two keep groups apart.
-var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
 
 @compute @workgroup_size(WG)
 fn main(
@@ -49,14 +46,7 @@ fn main(
     if low >= high {
         return;
     }
-    // The first key that this step writes: from there on the cache is of old.
-    var fresh = here.x;
-    for (var i = 0u; i < TOKENS; i++) {
-        if places[i].y == here.y {
-            fresh = min(fresh, places[i].x);
-        }
-    }
-    let stored = min(high, fresh);
+    let stored = min(high, first_new(here));
     let last = max(stored, 1u) - 1u;
     let start = window_start(here);
     // Whether this split has the token's own key, which is the last.

@@ -17,6 +17,7 @@ static COMBINE: File = wgsl!("attend_combine.wgsl");
 pub(super) static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
 pub(super) static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
 pub(super) static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
+pub(super) static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FOUR_KEYS: File = wgsl!("parts/four_keys.wgsl");
@@ -164,7 +165,7 @@ impl Attend {
         ];
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let files = [&ATTEND, &KEY_RANGE, lanes_file, &FOUR_KEYS, &MEET];
+        let files = [&ATTEND, &KEY_RANGE, &FIRST_NEW, lanes_file, &FOUR_KEYS, &MEET];
         let mut stage = self.stage(site, (&files, &constants), out, more);
         stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];

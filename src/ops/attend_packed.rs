@@ -1,6 +1,6 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attend::{HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, WG};
+use super::attend::{FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, WG};
 use super::attention::codes;
 use super::kernel::{SUM_SHARED, SUM_SUBGROUP, fits};
 use super::kv_pack::{SIGNS, WALSH};
@@ -116,6 +116,7 @@ impl AttendPacked {
         let files: &[&File] = &[
             &ATTEND_PACKED,
             &KEY_RANGE,
+            &FIRST_NEW,
             &MEET_PACKED,
             &WALSH8,
             &SIGNS,

@@ -1,4 +1,9 @@
-// Values of a packed cache, four at a time. Needs pages, value8 (generated), VALUE_HEAD (key_pieces).
+// Values of a packed cache, four at a time, and their weights. Needs pages, value8 (generated), VALUE_HEAD (key_pieces).
+
+override WEIGHTS: u32 = GROUPS * (WG + 2u);
+
+// Weight of each of 128 values times its scale, per group and query head; the last two keep groups apart.
+var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
 
 struct FourValues { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, d: vec2<u32> }
 
