@@ -294,6 +294,11 @@ impl Runner {
         Ok(())
     }
 
+    /// Whether [`Runner::launch`] has its program.
+    pub(super) fn can_launch(&self) -> bool {
+        self.programs.contains_key(&(self.rows.len(), Want::Each))
+    }
+
     /// Starts a step of the sequences that were loaded; their next tokens come later.
     ///
     /// # Errors

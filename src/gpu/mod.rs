@@ -31,7 +31,7 @@ mod transfer;
 mod vulkan;
 
 pub use caps::{Caps, Tier};
-pub(crate) use counters::{Counters, counters};
+pub(crate) use counters::{Counters, Spent, counters};
 pub use device::{Gpu, Ticket};
 pub(crate) use disk::write_whole;
 pub use encode::Prepared;
