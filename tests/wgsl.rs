@@ -43,13 +43,7 @@ fn stages(mut visit: impl FnMut(&str, &str, &Caps, &Stage)) {
             for (adapter, caps) in adapters() {
                 let kernels = case.kernels(&caps);
                 // What only rules make exists only where it has a kernel.
-                let normed = format!("{:?}", case.op).contains("norm: Some");
-                let optional = match *name {
-                    "attend_packed" => true,
-                    // A norm of several rows is a kernel of its own where matrix units take packed weights.
-                    "linear" => adapter == "coop16" && normed && case.inputs[0].spec().dims[0] > 1,
-                    _ => false,
-                };
+                let optional = *name == "attend_packed";
                 assert!(optional || !kernels.is_empty(), "{name} has no kernel for {adapter}: {case:?}");
                 for stage in kernels.iter().flat_map(|kernel| &kernel.stages) {
                     let what = format!("{name}/{} for {adapter}", stage.name);

@@ -4,10 +4,11 @@
 // what rounding took away follow those of the values.
 //
 // Work split: a workgroup of WG makes a row, its invocations stride over units of 8.
-// Parts: x8 (x_aligned, x_odd), max4 (sum_shared, sum_subgroup).
+// Parts: x8 (x_aligned, x_odd), gain8 (gain, no_gain), max4 and sum4 (sum_shared, sum_subgroup).
 enable f16;
 
 override WG: u32 = 256u;
+override NORM: bool = false;
 override PLANES: u32 = 1u;
 override BM: u32 = 64u;
 override BK: u32 = 32u;
@@ -17,22 +18,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let m = min(group.x, params.m - 1u);
     let inside = group.x < params.m;
     var most = vec4<f32>(0.0);
+    var squares = vec4<f32>(0.0);
     for (var i = lane; i < params.units; i += WG) {
         let values = x8(m, i);
-        most = max(most, max(abs(values[0]), abs(values[1])));
+        squares += values[0] * values[0] + values[1] * values[1];
+        let gained = gained8(values, i);
+        most = max(most, max(abs(gained[0]), abs(gained[1])));
     }
     most = max4(lane, most);
     let exponent = bitcast<u32>(max(max(most.x, most.y), max(most.z, most.w))) >> 23u;
     let shift = clamp(exponent, 14u, 254u);
     let factor = bitcast<f32>((267u - shift) << 23u);
+    var scale = bitcast<f32>((shift - 13u) << 23u);
+    if NORM {
+        squares = sum4(lane, squares);
+        let sum = squares.x + squares.y + squares.z + squares.w;
+        scale *= inverseSqrt(sum / f32(params.k) + params.eps);
+    }
     if lane == 0u && inside {
-        row_scale[m] = bitcast<f32>((shift - 13u) << 23u);
+        row_scale[m] = scale;
     }
     let width = params.all_steps / PLANES * (BK / 8u);
     for (var i = lane; i < width; i += WG) {
         var values = mat2x4<f32>(vec4<f32>(0.0), vec4<f32>(0.0));
         if inside && i < params.units {
-            values = x8(m, i) * factor;
+            values = gained8(x8(m, i), i) * factor;
         }
         if PLANES == 2u {
             // Cut by hand: a compiler may take a number for its own rounding.
@@ -43,6 +53,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             put(group.x, i, values);
         }
     }
+}
+
+fn gained8(values: mat2x4<f32>, i: u32) -> mat2x4<f32> {
+    let gain = gain8(i);
+    return mat2x4<f32>(values[0] * gain[0], values[1] * gain[1]);
 }
 
 fn cut4(values: vec4<f32>) -> vec4<f32> {

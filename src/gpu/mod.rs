@@ -39,4 +39,4 @@ pub use memory::Buffer;
 pub use open::Options;
 pub use readback::Pending;
 pub use recording::{Bind, Dispatch, Recording, Step};
-pub(crate) use timing::{Detail, Timed, watch};
+pub(crate) use timing::{Detail, Seen, Timed, watch};

@@ -155,12 +155,9 @@ impl Op for Linear {
         if self.is_few(site) {
             return matvec::kernels(self, site);
         }
-        // Norms of many rows are kernels of their own.
-        if self.norm.is_some() {
-            return Vec::new();
-        }
-        let (first, epilogue) = (self.places().weight, &self.epilogue(site));
-        Matmul { site, format: self.format, first, epilogue, exact: false }.kernels()
+        let Places { weight, gain, .. } = self.places();
+        let (first, epilogue, norm) = (weight, &self.epilogue(site), self.norm.zip(gain));
+        Matmul { site, format: self.format, first, epilogue, exact: false, norm }.kernels()
     }
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {

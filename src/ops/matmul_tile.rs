@@ -7,6 +7,9 @@ use crate::gpu::Caps;
 /// Workgroups that keep a large GPU busy; the interface does not say how many it runs at a time.
 const BUSY: usize = 128;
 
+/// Rows of `x` up to which a tile is as high as they are, and k is split until there are workgroups enough.
+pub(super) const FEW_TILES: usize = 64;
+
 /// How a workgroup of the cooperative kernel divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tile {
