@@ -158,6 +158,9 @@ pub(crate) struct InfoArgs {
     /// Also measure how fast tensors are written, and try every kernel
     #[arg(long)]
     pub(crate) measure: bool,
+    /// Of the kernels, try only those whose name or op's name contains this
+    #[arg(long, value_name = "NAME", requires = "measure")]
+    pub(crate) only: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -37,7 +37,7 @@ impl Fit {
         let cache_per_token = kind.bytes_per_token(config.num_key_value_heads, config.head_dim)
             * config.num_hidden_layers as u64;
         let widest = config.intermediate_size.max(config.num_attention_heads * config.head_dim);
-        let rows = super::runner::chunk_on(Device::best()).min(context);
+        let rows = super::pace::chunk_on(Device::best()).min(context);
         let scratch = 4 * (rows * (4 * config.hidden_size + 4 * widest) + config.vocab_size) as u64;
         Self {
             weights: 0,

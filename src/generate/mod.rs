@@ -24,7 +24,7 @@ pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use hook::LogitsHook;
 pub use options::GenerateOptions;
-pub(crate) use runner::chunk_on;
+pub(crate) use pace::chunk_on;
 pub use runner::{each_logits, hidden_states, logits, logits_after};
 pub use text::TextStream;
 #[cfg(feature = "serve")]

@@ -10,6 +10,7 @@
 //! and every wait ends.
 
 mod caps;
+mod chips;
 mod counters;
 mod device;
 mod disk;

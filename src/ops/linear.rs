@@ -253,6 +253,11 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(case(Linear { gate, ..normed.clone() }, dtype, [m, 46, k]));
             cases.push(case(Linear { residual: true, ..linear.clone() }, dtype, [m, 19, k]));
         }
+        // Many rows: norms where there are matrix units, k split under a gate.
+        for (m, k) in [(12, 1088), (40, 192), (70, 192)] {
+            cases.push(case(normed.clone(), dtype, [m, 37, k]));
+            cases.push(case(Linear { gate, ..normed.clone() }, dtype, [m, 92, k]));
+        }
         cases.push(case(Linear { bias: true, ..normed }, dtype, [1, 23, 128]));
         cases.push(case(Linear { residual: true, bias: true, ..linear.clone() }, dtype, [30, 70, 128]));
         let gelu = Linear { gate: Some(GateKind::Gelu), bias: true, ..linear };

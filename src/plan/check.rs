@@ -166,17 +166,20 @@ fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
 }
 
 /// Tries every kernel of every op on the adapter, as first use would, and returns how many were tried and
-/// what disagreed with its definition.
+/// what disagreed with its definition. `only` those of which the name of a stage or of the op contains this.
 ///
 /// # Errors
 /// No adapter.
-pub fn try_kernels() -> crate::Result<(usize, Vec<String>)> {
+pub fn try_kernels(only: &str) -> crate::Result<(usize, Vec<String>)> {
     let gpu = Gpu::shared()?;
     let (mut tried, mut wrong) = (HashSet::new(), Vec::new());
     for (name, cases) in ops::ALL {
         for case in cases() {
-            let new: Vec<Kernel> =
-                case.kernels(gpu.caps()).into_iter().filter(|k| tried.insert(identity(k))).collect();
+            let wanted = |kernel: &Kernel| {
+                name.contains(only) || kernel.stages.iter().any(|stage| stage.name.contains(only))
+            };
+            let kernels = case.kernels(gpu.caps()).into_iter().filter(wanted);
+            let new: Vec<Kernel> = kernels.filter(|k| tried.insert(identity(k))).collect();
             if new.is_empty() {
                 continue;
             }
