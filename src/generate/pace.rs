@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(submissions(&config, &plain, 512, 4096), 28);
         assert!(submissions(&config, &shared, 512, 4096) > 200);
         assert_eq!(chunk(&config, &fast, 2048, 4096), 2048);
-        assert_eq!(chunk(&config, &shared, 512, 4096), 128);
+        assert_eq!(chunk(&config, &shared, 512, 4096), 64);
     }
 
     /// As submissions are made: cut after so many kernels, at any of them.

@@ -336,6 +336,10 @@ impl Matmul<'_> {
 }
 
 #[cfg(test)]
+#[path = "matmul_tests.rs"]
+mod stage_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::op::Spec;

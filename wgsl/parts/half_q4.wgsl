@@ -1,18 +1,19 @@
 // A weight of 4-bit codes on its way into workgroup memory as f16: four words, 32 codes of one group, are
-// fetched at a time (half_packed). A code becomes a float by its bits, as the lowest of 2^23's.
+// fetched at a time (half_packed). A code becomes a float by its bits, 1 + code / 16, and a weight by one more
+// multiply-add.
 
 const LOAD: u32 = 32u;
 
-fn digits(word: u32, shifts: vec4<u32>) -> vec4<f32> {
-    let bits = ((vec4<u32>(word) >> shifts) & vec4<u32>(15u)) | vec4<u32>(0x4b000000u);
-    return bitcast<vec4<f32>>(bits) - vec4<f32>(8388608.0);
+fn digits(places: vec4<u32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>((places & vec4<u32>(0x00780000u)) | vec4<u32>(0x3f800000u));
 }
 
 fn decode(word: u32, scale: f32, offset: f32) -> mat2x4<f32> {
-    return mat2x4<f32>(
-        scale * digits(word, vec4<u32>(0u, 4u, 8u, 12u)) + vec4<f32>(offset),
-        scale * digits(word, vec4<u32>(16u, 20u, 24u, 28u)) + vec4<f32>(offset),
-    );
+    let step = vec4<f32>(16.0 * scale);
+    let base = vec4<f32>(offset - 16.0 * scale);
+    let low = vec4<u32>(word) << vec4<u32>(19u, 15u, 11u, 7u);
+    let high = vec4<u32>(word << 3u, word >> 1u, word >> 5u, word >> 9u);
+    return mat2x4<f32>(fma(digits(low), step, base), fma(digits(high), step, base));
 }
 
 fn keep1(at: u32, word: u32, scale: f32, offset: f32) {

@@ -1,11 +1,13 @@
 // A weight of 8-bit codes on its way into workgroup memory as f16: four words, 16 codes of one group, are
-// fetched at a time (half_packed). A code becomes a float by its bits, as the lowest of 2^23's.
+// fetched at a time (half_packed). A code becomes a float by its bits, 1 + code / 256, and a weight by one more
+// multiply-add.
 
 const LOAD: u32 = 16u;
 
 fn decode(word: u32, scale: f32, offset: f32) -> vec4<f32> {
-    let bits = ((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) | vec4<u32>(0x4b000000u);
-    return scale * (bitcast<vec4<f32>>(bits) - vec4<f32>(8388608.0)) + vec4<f32>(offset);
+    let places = vec4<u32>(word << 15u, word << 7u, word >> 1u, word >> 9u);
+    let digits = bitcast<vec4<f32>>((places & vec4<u32>(0x007f8000u)) | vec4<u32>(0x3f800000u));
+    return fma(digits, vec4<f32>(256.0 * scale), vec4<f32>(offset - 256.0 * scale));
 }
 
 fn keep(at: u32, raw: Raw) {
