@@ -9,6 +9,8 @@ enable f16;
 
 override WG: u32 = 256u;
 override NORM: bool = false;
+// The order of values in 8 of them: as they are, or as codes of 4 or 8 bits are unpacked (half_q4, half_q8).
+override ORDER: u32 = 0u;
 override PLANES: u32 = 1u;
 override BM: u32 = 64u;
 override BK: u32 = 32u;
@@ -67,6 +69,16 @@ fn cut4(values: vec4<f32>) -> vec4<f32> {
 fn put(m: u32, i: u32, values: mat2x4<f32>) {
     let tile = m / BM * params.all_steps + i / (BK / 8u);
     let at = ((tile * BM + m % BM) * (BK / 8u) + i % (BK / 8u)) * 2u;
-    halves[at] = vec4<f16>(values[0]);
-    halves[at + 1u] = vec4<f16>(values[1]);
+    let a = vec4<f16>(values[0]);
+    let b = vec4<f16>(values[1]);
+    if ORDER == 4u {
+        halves[at] = vec4<f16>(a.x, b.x, a.y, b.y);
+        halves[at + 1u] = vec4<f16>(a.z, b.z, a.w, b.w);
+    } else if ORDER == 8u {
+        halves[at] = a.xzyw;
+        halves[at + 1u] = b.xzyw;
+    } else {
+        halves[at] = a;
+        halves[at + 1u] = b;
+    }
 }

@@ -89,7 +89,7 @@ fn keep_x(u: u32, values: Values) {
 
 fn fetch_w(u: u32, step: u32) -> Raw {
     let load = min(u * THREADS + lane, W_LOADS - 1u);
-    let k = step % params.steps_of_k * BK + load % (BK / LOAD) * LOAD;
+    let k = step_of_k(step) * BK + load % (BK / LOAD) * LOAD;
     return fetch(weight_row(load / (BK / LOAD)), min(k, params.units * 8u - LOAD));
 }
 
@@ -98,6 +98,14 @@ fn keep_w(u: u32, values: Raw) {
     if W_LOADS % THREADS == 0u || load < W_LOADS {
         keep(load / (BK / LOAD) * PITCH + load % (BK / LOAD) * LOAD, values);
     }
+}
+
+// With two planes of x, the weight is read once for each.
+fn step_of_k(step: u32) -> u32 {
+    if PLANES == 1u {
+        return step;
+    }
+    return step % params.steps_of_k;
 }
 
 // The row of W that makes a column of the tile. Of gated pairs, a subgroup's first columns are gates, the
@@ -166,7 +174,7 @@ fn exact(m: u32, n: u32, sum: f32) -> f32 {
     var result = 0.0;
     for (var step = first; step < last; step++) {
         for (var i = 0u; i < BK / 8u; i++) {
-            let w = wide8(n, min(step % params.steps_of_k * (BK / 8u) + i, params.units - 1u));
+            let w = wide8(n, min(step_of_k(step) * (BK / 8u) + i, params.units - 1u));
             let values = wide_x8((first_m / BM * params.all_steps + step) * BM * BK / 8u + m % BM * (BK / 8u) + i);
             result += dot(values[0], w[0]) + dot(values[1], w[1]);
         }

@@ -6,7 +6,7 @@
 //! memory. Where tiles are too few to keep a large GPU busy, k is split and a last stage adds the parts.
 
 use super::kernel::{FLOATS, PACK, declare, fits, kind, spread};
-use super::matmul_tile::{FEW_TILES, Matrices, Tile, unrolled};
+use super::matmul_tile::{Matrices, Tile, unrolled};
 use super::matvec::{GAIN, NO_GAIN};
 use super::weight::{Chunk, Format, UNIT};
 use crate::dtype::Dtype;
@@ -55,6 +55,8 @@ struct Loader {
     load: usize,
     /// Whether conversions are what a larger tile should spare.
     spare: bool,
+    /// Bits of codes whose order `halves` keeps, or 0.
+    order: u32,
 }
 
 /// The multiplication at a site; `x` is input 0.
@@ -185,6 +187,7 @@ impl Matmul<'_> {
                     bindings,
                     load: 128 / bits as usize,
                     spare: false,
+                    order: bits,
                 })
             }
             // Whoever keeps f32 weights wants f32 products.
@@ -197,7 +200,7 @@ impl Matmul<'_> {
                     constants: reader.constants,
                     bindings: reader.bindings,
                     load: 8,
-                    spare: false,
+                    ..Loader::default()
                 })
             }
         }
@@ -226,7 +229,7 @@ impl Matmul<'_> {
         }
         let mut kernel = Kernel {
             scratch: vec![(rows * planes * width * UNIT * 2) as u64, (m * 4) as u64],
-            stages: vec![self.halves(&tile, rows, planes, all_steps, bm)],
+            stages: vec![self.halves([bm, tile.bk], rows, planes, all_steps, loader.order)],
             rounding: Dtype::F16.epsilon(),
         };
         if split > 1 {
@@ -237,7 +240,7 @@ impl Matmul<'_> {
             let mut stage = Stage {
                 name: "matmul_coop",
                 files: [vec![&COOP, &X_HALVES, tiles_file], loader.files.clone()].concat(),
-                generated: unrolled(&tile, &matrices, gated, split > 1, loader.load),
+                generated: unrolled(&tile, &matrices, planes, gated, split > 1, loader.load),
                 constants: loader.constants.clone(),
                 reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
                 params: self.params(chunk),
@@ -290,20 +293,27 @@ impl Matmul<'_> {
         Some(kernel)
     }
 
-    /// The stage that rewrites `x` as halves.
-    fn halves(&self, tile: &Tile, rows: usize, planes: usize, all_steps: usize, bm: usize) -> Stage {
+    /// The stage that rewrites `x` as halves, for tiles of these sizes.
+    fn halves(
+        &self,
+        [bm, bk]: [usize; 2],
+        rows: usize,
+        planes: usize,
+        all_steps: usize,
+        order: u32,
+    ) -> Stage {
         let [m, k] = self.x();
         let (x_file, x) = self.x_part();
-        // Few rows are short work: all of a row at once.
-        let most = if m <= FEW_TILES { self.site.caps.workgroup_size as usize } else { 256 };
-        let lanes = k.div_ceil(UNIT).next_multiple_of(32).clamp(64, most);
+        // All of a row is under way at once.
+        let lanes = k.div_ceil(UNIT).next_multiple_of(64).min(self.site.caps.workgroup_size as usize);
         let mut stage = Stage {
             name: "halves",
             files: vec![&HALVES, x_file, super::kernel::sums(self.site.caps)],
             constants: vec![
                 ("PLANES", planes as f64),
+                ("ORDER", f64::from(order)),
                 ("BM", bm as f64),
-                ("BK", tile.bk as f64),
+                ("BK", bk as f64),
                 ("NORM", f64::from(u8::from(self.norm.is_some()))),
                 ("WG", lanes as f64),
             ],

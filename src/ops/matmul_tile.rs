@@ -8,7 +8,7 @@ use crate::gpu::Caps;
 const BUSY: usize = 128;
 
 /// Rows of `x` up to which a tile is as high as they are, and k is split until there are workgroups enough.
-pub(super) const FEW_TILES: usize = 64;
+const FEW_TILES: usize = 64;
 
 /// How a workgroup of the cooperative kernel divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,14 @@ impl Tile {
 
 /// The lines of the cooperative kernel that repeat for each fragment and each load, written out: arrays
 /// that a loop indexes would not stay in registers everywhere.
-pub(super) fn unrolled(tile: &Tile, matrices: &Matrices, gated: bool, split: bool, load: usize) -> String {
+pub(super) fn unrolled(
+    tile: &Tile,
+    matrices: &Matrices,
+    planes: usize,
+    gated: bool,
+    split: bool,
+    load: usize,
+) -> String {
     let ([sm, sn], [tm, tn]) = (tile.subgroups, tile.fragments);
     let ([bm, bn], bk, edge) = (tile.size(matrices), tile.bk, matrices.edge);
     let threads = sm * sn * matrices.lanes;
@@ -165,6 +172,7 @@ pub(super) fn unrolled(tile: &Tile, matrices: &Matrices, gated: bool, split: boo
         text += &format!("const {name}: u32 = {value}u;\n");
     }
     text += &format!("const GATED: bool = {gated};\n");
+    text += &format!("const PLANES: u32 = {planes}u;\n");
     for (name, of, role) in [("Left", "f16", 'A'), ("Right", "f16", 'B'), ("Sum", "f32", 'C')] {
         text += &format!("alias {name} = coop_mat{edge}x{edge}<{of}, {role}>;\n");
     }

@@ -5,7 +5,7 @@
 //! line, and the next best, or the meaning, takes its place. Ops from outside the crate have no cases and
 //! are trusted. That a kernel agreed is kept for later processes ([`kept`](super::kept)).
 
-use super::graph::{Chosen, Graph, Kind};
+use super::graph::{Chosen, Graph, Kind, Node};
 use super::kept::{Place, damaged};
 use super::program::PLANNING;
 use crate::gpu::{Gpu, Spent};
@@ -13,6 +13,7 @@ use crate::op::{Case, Kernel, Op, Site, Spec};
 use crate::ops;
 use crate::trial::Trial;
 use crate::wgsl::link;
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -85,14 +86,22 @@ fn keep(gpu: &Gpu) {
     });
 }
 
+/// Runs trials, counts their time and keeps what they found.
+fn trying<T>(gpu: &Gpu, trials: impl FnOnce() -> T) -> T {
+    let before = gpu.pipeline_time();
+    let outcome = TRIALS.on(trials);
+    PIPELINES.add(gpu.pipeline_time() - before);
+    keep(gpu);
+    outcome
+}
+
 /// Whether an op has a kernel on the GPU for inputs of these specs, and one to trust.
 pub(crate) fn has_kernel(op: impl Op, inputs: &[Spec], output: &Spec) -> bool {
     let Ok(gpu) = Gpu::shared() else { return false };
     let site = Site { inputs, output, caps: gpu.caps() };
     PLANNING.on(|| {
-        let found = op.kernels(&site).iter().any(|kernel| trusted(&op, kernel, &gpu));
-        keep(&gpu);
-        found
+        let kernels = op.kernels(&site);
+        trying(&gpu, || kernels.iter().any(|kernel| trusted(&op, kernel, &gpu)))
     })
 }
 
@@ -112,16 +121,16 @@ pub(super) fn is_refused(kernel: &Kernel, gpu: &Gpu) -> bool {
 /// Whether every kernel of a graph may be used; those that nobody has tried are tried now.
 pub(super) fn all_trusted(graph: &Graph, gpu: &Arc<Gpu>) -> bool {
     let mut seen = HashSet::new();
-    let mut all = true;
-    for node in &graph.nodes {
-        if let Kind::Op { op, kernel: Chosen::Gpu(linked), .. } = &node.kind
-            && seen.insert(Arc::as_ptr(linked))
-        {
-            all &= trusted(op.as_ref(), &linked.kernel, gpu);
+    let kernel = |node: &Node| match &node.kind {
+        Kind::Op { op, kernel: Chosen::Gpu(linked), .. } => {
+            seen.insert(Arc::as_ptr(linked)).then(|| (op.clone(), linked.clone()))
         }
-    }
-    keep(gpu);
-    all
+        _ => None,
+    };
+    let kernels: Vec<_> = graph.nodes.iter().filter_map(kernel).collect();
+    // Most of a trial's time is its pipelines'. All are tried, even after one has failed.
+    let tried = || kernels.par_iter().map(|(op, linked)| trusted(op.as_ref(), &linked.kernel, gpu));
+    trying(gpu, || tried().reduce(|| true, |a, b| a && b))
 }
 
 /// Whether a kernel does on this adapter what its op says; `None` if no case runs its code.
@@ -130,19 +139,15 @@ pub(super) fn verdict(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> Option<bo
     if let Some(verdict) = known(gpu, |_, known| known.verdicts.get(&code).copied()) {
         return verdict;
     }
-    let before = gpu.pipeline_time();
-    let verdict = TRIALS.on(|| {
-        smallest(op, code, gpu).map(|(trial, kernel)| match trial.gpu(gpu, &kernel) {
-            Ok(()) => true,
-            Err(e) => {
-                let name = kernel.stages.first().map_or(op.name(), |stage| stage.name);
-                log::warn!("{}: kernel {name} is switched off: {e}", gpu.name());
-                gpu.switch_off(format!("{name} ({e})"));
-                false
-            }
-        })
+    let verdict = smallest(op, code, gpu).map(|(trial, kernel)| match trial.gpu(gpu, &kernel) {
+        Ok(()) => true,
+        Err(e) => {
+            let name = kernel.stages.first().map_or(op.name(), |stage| stage.name);
+            log::warn!("{}: kernel {name} is switched off: {e}", gpu.name());
+            gpu.switch_off(format!("{name} ({e})"));
+            false
+        }
     });
-    PIPELINES.add(gpu.pipeline_time() - before);
     known(gpu, |_, known| {
         known.verdicts.insert(code, verdict);
         known.changed |= verdict != Some(false);
@@ -172,7 +177,8 @@ fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
 /// No adapter.
 pub fn try_kernels(only: &str) -> crate::Result<(usize, Vec<String>)> {
     let gpu = Gpu::shared()?;
-    let (mut tried, mut wrong) = (HashSet::new(), Vec::new());
+    let mut tried = HashSet::new();
+    let mut work = Vec::new();
     for (name, cases) in ops::ALL {
         for case in cases() {
             let wanted = |kernel: &Kernel| {
@@ -180,14 +186,18 @@ pub fn try_kernels(only: &str) -> crate::Result<(usize, Vec<String>)> {
             };
             let kernels = case.kernels(gpu.caps()).into_iter().filter(wanted);
             let new: Vec<Kernel> = kernels.filter(|k| tried.insert(identity(k))).collect();
-            if new.is_empty() {
-                continue;
+            if !new.is_empty() {
+                work.push((name, case, new));
             }
-            let trial = Trial::new(case, 1)?;
-            wrong.extend(new.iter().filter_map(|k| trial.gpu(&gpu, k).err()).map(|e| format!("{name}: {e}")));
         }
     }
-    Ok((tried.len(), wrong))
+    let outcome = |(name, case, kernels): (_, Case, Vec<Kernel>)| {
+        let trial = Trial::new(case, 1)?;
+        let wrong = kernels.iter().filter_map(|kernel| trial.gpu(&gpu, kernel).err());
+        Ok(wrong.map(|e| format!("{name}: {e}")).collect::<Vec<_>>())
+    };
+    let wrong: crate::Result<Vec<Vec<String>>> = work.into_par_iter().map(outcome).collect();
+    Ok((tried.len(), wrong?.concat()))
 }
 
 #[cfg(test)]
