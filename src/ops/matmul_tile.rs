@@ -19,6 +19,8 @@ pub(super) struct Tile {
     fragments: [usize; 2],
     /// Values of k in workgroup memory at a time.
     pub(super) bk: usize,
+    /// Tiles in workgroup memory: with 2, the next one is put there while the last is still multiplied.
+    buffers: usize,
 }
 
 /// A kind of cooperative matrices.
@@ -49,7 +51,11 @@ impl Matrices {
 
 impl Tile {
     const fn new(subgroups: [usize; 2], fragments: [usize; 2], bk: usize) -> Self {
-        Self { subgroups, fragments, bk }
+        Self { subgroups, fragments, bk, buffers: 1 }
+    }
+
+    const fn twice(self) -> Self {
+        Self { buffers: 2, ..self }
     }
 
     /// Outputs along m and n.
@@ -61,7 +67,7 @@ impl Tile {
     fn fits(&self, matrices: &Matrices, caps: &Caps) -> bool {
         let [bm, bn] = self.size(matrices);
         let subgroups = self.subgroups[0] * self.subgroups[1];
-        let bytes = (bm + bn) * (self.bk + 8) * 2 + subgroups * matrices.edge.pow(2) * 4;
+        let bytes = self.buffers * (bm + bn) * (self.bk + 8) * 2 + subgroups * matrices.edge.pow(2) * 4;
         bytes <= caps.workgroup_memory as usize && subgroups * matrices.lanes <= caps.workgroup_size as usize
     }
 
@@ -168,6 +174,7 @@ pub(super) fn unrolled(
         ("EDGE", edge),
         ("LANES", matrices.lanes),
         ("STAGED", staged),
+        ("BUFFERS", tile.buffers),
     ] {
         text += &format!("const {name}: u32 = {value}u;\n");
     }
