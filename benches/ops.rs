@@ -38,6 +38,7 @@ fn large() -> Vec<(&'static str, Case)> {
             cache.clone(),
             cache,
             Fill::U32(vec![t as usize, 2], places),
+            Fill::U32(vec![context / 128], (0..context as u32 / 128).rev().collect()),
         ];
         let op = Attention {
             heads,

@@ -41,7 +41,11 @@ struct Linked {
     text: String,
     key: u64,
     pieces: Vec<Piece>,
+    for_browsers: Vec<&'static str>,
 }
+
+/// Directives that browsers demand; naga 30 refuses the one and complains of the other.
+const FOR_BROWSERS: [&str; 2] = ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"];
 
 /// A run of lines that comes from one place.
 struct Piece {
@@ -54,10 +58,9 @@ struct Piece {
 
 /// Joins `files` (a file named twice counts once) and the `generated` code into one shader.
 ///
-/// `enable subgroups;` is left out: browsers demand the line, naga 30 refuses it, and it is the target
-/// that knows which of the two will read the text.
+/// What only browsers understand is left out: [`Source::for_browsers`].
 pub fn link(files: &[&File], generated: &str) -> Source {
-    let mut linked = Linked { text: String::new(), key: 0, pieces: Vec::new() };
+    let mut linked = Linked { text: String::new(), key: 0, pieces: Vec::new(), for_browsers: Vec::new() };
     let mut parts: Vec<(&'static str, &str)> = Vec::new();
     for file in files {
         if !parts.iter().any(|(name, _)| *name == file.name) {
@@ -71,8 +74,13 @@ pub fn link(files: &[&File], generated: &str) -> Source {
     for &(name, text) in &parts {
         for (at, line) in text.lines().enumerate().filter(|(_, line)| is_directive(line)) {
             let directive = line.trim();
-            if !directive.starts_with("enable subgroups") && !seen.contains(&directive) {
-                seen.push(directive);
+            if seen.contains(&directive) {
+                continue;
+            }
+            seen.push(directive);
+            if let Some(known) = FOR_BROWSERS.into_iter().find(|known| *known == directive) {
+                linked.for_browsers.push(known);
+            } else {
                 linked.push(lines, name, at as u32 + 1, directive);
                 lines += 1;
             }
@@ -111,6 +119,11 @@ impl Source {
     /// The whole shader.
     pub fn text(&self) -> &str {
         &self.0.text
+    }
+
+    /// Directives that a browser wants to read before the text.
+    pub fn for_browsers(&self) -> &[&'static str] {
+        &self.0.for_browsers
     }
 
     /// A hash of the text: equal shaders are compiled once.

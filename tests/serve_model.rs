@@ -293,7 +293,7 @@ async fn a_prefix_is_read_once_for_all_and_answers_do_not_depend_on_it() {
 #[tokio::test]
 async fn who_needs_more_memory_than_there_is_fails_alone() {
     let mut options = with_slots(3);
-    options.cache_tokens = Some(256);
+    options.cache_tokens = Some(512);
     let (_, engine) = engine(options);
     let tokens = engine.card().tokenizer.encode("Once upon a time", true).unwrap();
     let submit = |tokens: &Vec<u32>, n: usize| {
@@ -310,12 +310,21 @@ async fn who_needs_more_memory_than_there_is_fails_alone() {
             }
         }
     };
-    let (long, short, other) = (submit(&tokens, 500), submit(&tokens, 200), submit(&vec![5; 300], 5));
+    let alone = answer(submit(&tokens, 200)).await.0;
+    let (long, short, other) = (submit(&tokens, 700), submit(&tokens, 200), submit(&vec![5; 600], 5));
+    let (seen, e) = fails(long).await;
+    assert!(seen > 490 && e.is_memory() && e.to_string().contains("512"), "{seen}: {e}");
+    assert_eq!(answer(short).await.0, alone);
+    // It waits for pages while there are others, then there are none for it.
     let (seen, e) = fails(other).await;
     assert!(seen == 0 && e.is_memory(), "{seen}: {e}");
-    let (seen, e) = fails(long).await;
-    assert!(seen > 240 && e.is_memory() && e.to_string().contains("256"), "{seen}: {e}");
-    assert_eq!(answer(short).await.0.len(), 200);
+    // Three that fit one by one, not together.
+    let text = engine.card().tokenizer.encode("The fox ran and ran. ", true).unwrap();
+    let three: Vec<Events> = (0..3).map(|i| submit(&text[i..].to_vec(), 220)).collect();
+    for events in three {
+        assert_eq!(answer(events).await.0.len(), 220);
+    }
+    assert!(engine.load().preempted > 0 && engine.load().cache_total == 4, "{:?}", engine.load());
     assert_eq!(answer(submit(&tokens, 20)).await.0.len(), 20);
 }
 

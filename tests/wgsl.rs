@@ -125,8 +125,7 @@ fn check_bindings(what: &str, module: &Module, stage: &Stage, caps: &Caps) {
     }
     let count = reads + writes + usize::from(!stage.params.is_empty() && !stage.baked);
     assert_eq!(bound, (0..count).collect(), "{what}: bindings");
-    let most =
-        if what.starts_with("attend_packed") { caps } else { &Caps::BASELINE }.storage_buffers as usize;
+    let most = if what.starts_with("attend") { caps } else { &Caps::BASELINE }.storage_buffers as usize;
     assert!(reads + writes <= most, "{what}: {} buffers", reads + writes);
 }
 
@@ -223,9 +222,8 @@ fn browsers_accept_every_shader() {
         if cooperates(&source) || caps.dot4 {
             return;
         }
-        // Browsers demand the line that naga refuses.
-        let enable = if caps.subgroups.is_some() { "enable subgroups; " } else { "" };
-        texts.entry(format!("{enable}{}", source.text())).or_insert((what.to_string(), source));
+        let text = format!("{} {}", source.for_browsers().join(" "), source.text());
+        texts.entry(text).or_insert((what.to_string(), source));
     });
     for (i, (text, (what, source))) in texts.iter().enumerate() {
         let path = folder.path().join(format!("{i}.wgsl"));

@@ -10,7 +10,7 @@
 // positions.
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
-// Parts: first_key, end_key, share (key_range); key8, value8, round8, eight (cache8_*); rows_of, scores
+// Parts: first_key, end_key, window_start, share (key_range); page_of, row_at (pages); key8, value8, round8, eight (cache8_*); rows_of, scores
 // (four_keys); across4, spread4, base_lane, any_lane (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
 // q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, set_edges, meet, settle (meet); cos_sin (angle). Bindings and q4, k4,
 // v4 are generated, for queries, keys and values may be one array.
@@ -26,18 +26,25 @@ override HEADS: u32 = 4u;
 // Tokens of the step.
 override TOKENS: u32 = 1u;
 const WG: u32 = 128u;
+// Keys that a workgroup takes at a time.
+override STEP: u32 = 4u * WG / LANES;
 // By how much a score may exceed what weights are relative to before sums are rescaled.
 const SLACK: f32 = 8.0;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let splits = groups.y;
     let h = group.x / params.chunks;
     let heads = params.heads / params.kv_heads;
     let first_head = (group.x % params.chunks) * HEADS;
     let t = group.z;
     let here = places[t];
     let begin = first_key(here);
-    let size = share(end_key(here) - begin);
+    let size = share(end_key(here) - begin, splits);
     let low = begin + group.y * size;
     let high = min(low + size, end_key(here));
     if low >= high {
@@ -51,6 +58,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     let stored = min(high, fresh);
+    let last = max(stored, 1u) - 1u;
+    let start = window_start(here);
     // Whether this split has the token's own key, which is the last.
     let owner = low <= here.x && here.x < high;
 
@@ -58,11 +67,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let part = lane / LANES;
     let base = base_lane(lane);
     let pitch = params.kv_heads * params.eights;
-    let column = here.y * pitch + h * params.eights + min(c, params.eights - 1u);
-    // The first keys are on their way while queries are made ready, later ones while earlier ones are used.
-    var at = rows_of(column, pitch, low + part, stored);
+    let column = h * params.eights + min(c, params.eights - 1u);
+    // The first keys are on their way while queries are made ready, later ones while earlier ones are used; and the page
+    // of a tile, which is in one page, a tile before its keys.
+    var at = rows_of(column, pitch, page_of(here.y + min(low, last)), low + part, last);
+    var page = page_of(here.y + min(low + STEP, last));
     var k = Four(key8(at.x), key8(at.y), key8(at.z), key8(at.w));
     var v = Four(value8(at.x), value8(at.y), value8(at.z), value8(at.w));
+
+    let own_row = row_at(here.y + here.x);
 
     // Rows to make ready: the query heads, the new key, the new value; each part takes one.
     let head = h * heads + first_head;
@@ -91,9 +104,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             ready = eight(rounded);
             if owner && first_head == 0u && c < params.eights {
                 if row == HEADS {
-                    set_key8(column + here.x * pitch, rounded);
+                    set_key8(column + own_row * pitch, rounded);
                 } else if row == HEADS + 1u {
-                    set_value8(column + here.x * pitch, rounded);
+                    set_value8(column + own_row * pitch, rounded);
                 }
             }
         }
@@ -130,12 +143,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let upper = (c & (LANES / 2u)) != 0u;
     let odd = (c & (LANES / 4u)) != 0u;
     let own = part + (WG / LANES) * (select(0u, 2u, upper) + select(0u, 1u, odd));
-    for (var tile = low; tile < stored; tile += 4u * WG / LANES) {
+    for (var tile = low; tile < stored; tile += STEP) {
         let s0 = scores(q0, q1, q2, q3, eight(k.a));
         let s1 = scores(q0, q1, q2, q3, eight(k.b));
         let s2 = scores(q0, q1, q2, q3, eight(k.c));
         let s3 = scores(q0, q1, q2, q3, eight(k.d));
-        at = rows_of(column, pitch, tile + 4u * WG / LANES + part, stored);
+        at = rows_of(column, pitch, page, tile + STEP + part, last);
+        page = page_of(here.y + min(tile + 2u * STEP, last));
         k = Four(key8(at.x), key8(at.y), key8(at.z), key8(at.w));
         // Sums over the lanes, each half of which goes on with half of the keys.
         let even_sum = select(s0, s2, upper) + across4(lane, select(s2, s0, upper), LANES / 2u);
@@ -144,7 +158,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var distance = LANES / 8u; distance > 0u; distance /= 2u) {
             score += across4(lane, score, distance);
         }
-        let seen = tile + own < stored;
+        let seen = tile + own >= start && tile + own < stored;
         score = select(vec4<f32>(-3.0e38), score, seen);
         if any_lane(any(score > greatest + SLACK)) {
             var higher = max(greatest, score);
@@ -187,7 +201,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Keys of other tokens of this step that come before its own.
     for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
-        if i == t || places[i].y != here.y || position < low || position >= high {
+        if i == t || places[i].y != here.y || position < max(low, start) || position >= high {
             continue;
         }
         let new_key = row_of(HEADS, i, h, head, c);
@@ -229,7 +243,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = lane; i < 4u * LANES; i += WG) {
             let own = first + i / (2u * LANES);
             if own < HEADS && own <= most && i % (2u * LANES) < 2u * params.eights {
-                settle(i / (2u * LANES), own, i % (2u * LANES), row, group.y);
+                settle(i / (2u * LANES), own, i % (2u * LANES), row, group.y, splits);
             }
         }
     }

@@ -5,12 +5,12 @@
 // values, and 256 / COLUMNS parts share the splits that had keys; parts meet in workgroup memory.
 // Parts: first_key, end_key, share (key_range).
 
-struct Params { heads: u32, vectors: u32, tokens: u32, splits: u32, rows: u32, window: u32 }
+struct Params { heads: u32, vectors: u32, tokens: u32, window: u32 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 
 // Invocations that cover a head's vectors: a power of two, 16 to 64.
 override COLUMNS: u32 = 32u;
@@ -21,22 +21,23 @@ var<workgroup> edges: array<vec2<f32>, 16>;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let splits = arrayLength(&partials) / (params.tokens * params.heads * (params.vectors + 1u));
     let here = places[group.y];
     let keys = end_key(here) - first_key(here);
-    let size = share(keys);
-    let splits = (keys + size - 1u) / size;
+    let size = share(keys, splits);
+    let used = (keys + size - 1u) / size;
     let row = group.y * params.heads + group.x;
-    let first = row * params.splits;
-    let first_edge = params.tokens * params.heads * params.splits * params.vectors + first;
+    let first = row * splits;
+    let first_edge = params.tokens * params.heads * splits * params.vectors + first;
     let column = lane % COLUMNS;
     let part = lane / COLUMNS;
     var greatest = -3.0e38;
     var total = 0.0;
     var sum = vec4<f32>(0.0);
-    let last = splits - 1u;
+    let last = used - 1u;
     let inside = min(column, params.vectors - 1u);
     // Four at a time: their loads do not wait for each other.
-    for (var s = part; s < splits; s += 4u * WG / COLUMNS) {
+    for (var s = part; s < used; s += 4u * WG / COLUMNS) {
         let s1 = s + WG / COLUMNS;
         let s2 = s + 2u * WG / COLUMNS;
         let s3 = s + 3u * WG / COLUMNS;
@@ -51,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let next = max(max(greatest, max(e0.x, e1.x)), max(e2.x, e3.x));
         let before = exp(greatest - next);
         var weight = exp(vec4<f32>(e0.x, e1.x, e2.x, e3.x) - next);
-        weight *= select(vec4<f32>(0.0), vec4<f32>(1.0), vec4<u32>(s, s1, s2, s3) < vec4<u32>(splits));
+        weight *= select(vec4<f32>(0.0), vec4<f32>(1.0), vec4<u32>(s, s1, s2, s3) < vec4<u32>(used));
         sum = before * sum + mat4x4<f32>(r0, r1, r2, r3) * weight;
         total = before * total + dot(weight, vec4<f32>(e0.y, e1.y, e2.y, e3.y));
         greatest = next;

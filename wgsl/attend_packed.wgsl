@@ -12,10 +12,10 @@
 // bits 35.4 us, where attend takes 47.9 us over f16; 2048 keys 21.8 us, attend 15.4 us. What it takes before the
 // first key, some 19 us, is the next thing to shorten.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
-// Parts: first_key, end_key, share (key_range); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
+// Parts: first_key, end_key, window_start, share (key_range); page_of, row_at (pages); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
 // q_gain8, k_gain8 (head_gains, no_head_gains); into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs);
 // coded, scores (fresh8); store_fresh (store_fresh); note_query, keep_queries (key_dots_*); key_words, scales_of,
-// scale_of, piece_scores (key_pieces); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin
+// scale_of, piece_scores (key_pieces); four_values (four_values); values8 (codes8); sum4, max4 (sum_*); made_ready, settle (meet_packed); cos_sin
 // (angle). Bindings, q4, k4, v4, key_quad, value8, key_word and the like are generated, for formats differ.
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
@@ -30,24 +30,20 @@ override WEIGHTS: u32 = GROUPS * (WG + 2u);
 // Weight of each of 128 values times its scale, per group and query head; the last two keep groups apart.
 var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
 
-struct FourValues { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, d: vec2<u32> }
-
-// Lane c's words of the four values that its part has from `first` on, none past the last that is stored.
-fn four_values(slot: u32, first: u32, last: u32, h: u32, c: u32) -> FourValues {
-    let at = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u) * (WG / LANES);
-    let p = (min(at, vec4<u32>(last)) + slot) * params.value_words + h * VALUE_HEAD;
-    return FourValues(value8(p.x, c), value8(p.y, c), value8(p.z, c), value8(p.w, c));
-}
-
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let splits = groups.y;
     let h = group.x / params.chunks;
     let heads = params.heads / params.kv_heads;
     let first_head = (group.x % params.chunks) * HEADS;
     let t = group.z;
     let here = places[t];
     let begin = first_key(here);
-    let size = share(end_key(here) - begin);
+    let size = share(end_key(here) - begin, splits);
     let low = begin + group.y * size;
     let high = min(low + size, end_key(here));
     if low >= high {
@@ -62,17 +58,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let stored = min(high, fresh);
     let last = max(stored, 1u) - 1u;
+    let start = window_start(here);
     // Whether this split has the token's own key, which is the last.
     let owner = low <= here.x && here.x < high;
 
     let c = lane % LANES;
     let part = lane / LANES;
     let parts = WG / LANES;
-    // The first keys are on their way while queries are made ready.
-    var row = here.y + min(low + lane, last);
+    // The first keys are on their way while queries are made ready. A tile is a page, looked up a tile before.
+    var page = page_of(here.y + min(low, last));
+    var next_page = page_of(here.y + min(low + WG, last));
+    let own_row = row_at(here.y + here.x);
+    var row = page + min(low + lane, last) % PAGE;
     var key = key_words(row, h, 0u);
     var scales = scales_of(row, h);
-    var values_now = four_values(here.y, low + part, last, h, c);
+    var values_now = four_values(page, low + part, last, h, c);
 
     // Heads to make ready: queries, key, value, perhaps a neighbour's; each part takes one.
     let head = h * heads + first_head;
@@ -84,7 +84,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     let turn = turn8(t, c);
-    for (var first = 0u; first < HEADS + FRESH; first += parts) {
+    // Who has no new key makes queries only.
+    let rows = select(HEADS, HEADS + FRESH, owner);
+    for (var first = 0u; first < rows; first += parts) {
         let r = first + part;
         let is_query = r < HEADS;
         let own_h = select(h, neighbour, r >= HEADS + 2u);
@@ -102,7 +104,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // Rows of a basis: keys, queries, values.
         ready = into_basis(select(select(0u, 4u, is_value), 2u, is_query), ready, own_h, c);
         ready = rotated8(lane, c, ready);
-        let codes = coded(lane, c, ready, is_value);
+        var codes = Coded();
+        if owner {
+            codes = coded(lane, c, ready, is_value);
+        }
         if is_query {
             ready = mat2x4<f32>(params.scale * ready[0], params.scale * ready[1]);
         }
@@ -126,7 +131,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     keep_queries(lane);
     if owner && first_head == 0u {
-        store_fresh(lane, h, here.y + here.x);
+        store_fresh(lane, h, own_row);
     }
 
     var a0 = mat2x4<f32>();
@@ -150,18 +155,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     let weights_at = (c / 8u) % GROUPS * (WG + 2u) + part;
     for (var tile = low; tile < stored; tile += WG) {
+        let following_page = page_of(here.y + min(tile + 2u * WG, last));
         var score = vec4<f32>(0.0);
         for (var piece = 0u; piece < PIECES; piece++) {
             let now = key;
             if piece + 1u == PIECES {
-                row = here.y + min(tile + WG + lane, last);
+                row = next_page + min(tile + WG + lane, last) % PAGE;
             }
             key = key_words(row, h, (piece + 1u) % PIECES);
             score += piece_scores(now, piece, scales.key, h);
         }
         let of_values = scales.value;
         scales = scales_of(row, h);
-        let seen = tile + lane < stored;
+        let seen = tile + lane >= start && tile + lane < stored;
         // The barriers of max4 stand between the last tile's reads of `weights` and the writes below.
         let higher = max(greatest, max4(lane, select(vec4<f32>(-3.0e38), score, seen)));
         if any(higher > greatest) {
@@ -181,7 +187,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         for (var first = 0u; first < WG; first += 4u * parts) {
             let now = values_now;
-            values_now = four_values(here.y, tile + first + 4u * parts + part, last, h, c);
+            let next = first + 4u * parts;
+            values_now = four_values(select(page, next_page, next == WG), tile + next + part, last, h, c);
             let at = weights_at + first;
             let w0 = weights[at];
             let x0 = values8(now.a, c);
@@ -208,12 +215,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             a2 += w3.z * x3;
             a3 += w3.w * x3;
         }
+        page = next_page;
+        next_page = following_page;
     }
 
     // Keys of other tokens of this step that come before its own.
     for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
-        if i == t || places[i].y != here.y || position < low || position >= high {
+        if i == t || places[i].y != here.y || position < max(low, start) || position >= high {
             continue;
         }
         let raw_key = row_of(HEADS, i, h, head, c);
@@ -238,13 +247,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     total = sum4(lane, total);
     let head_row = t * params.heads + head;
     let last_head = min(HEADS - 1u, most);
-    let to = head_row * params.splits + group.y;
+    let to = head_row * splits + group.y;
     settle(lane, to, a0);
-    if HEADS > 1u { settle(lane, to + min(1u, last_head) * params.splits, a1); }
-    if HEADS > 2u { settle(lane, to + min(2u, last_head) * params.splits, a2); }
-    if HEADS > 3u { settle(lane, to + min(3u, last_head) * params.splits, a3); }
+    if HEADS > 1u { settle(lane, to + min(1u, last_head) * splits, a1); }
+    if HEADS > 2u { settle(lane, to + min(2u, last_head) * splits, a2); }
+    if HEADS > 3u { settle(lane, to + min(3u, last_head) * splits, a3); }
     if lane <= last_head {
-        let edges = TOKENS * params.heads * params.splits * 2u * params.eights;
-        out[edges + (head_row + lane) * params.splits + group.y] = vec4<f32>(greatest[lane], total[lane], 0.0, 0.0);
+        let edges = TOKENS * params.heads * splits * 2u * params.eights;
+        out[edges + (head_row + lane) * splits + group.y] = vec4<f32>(greatest[lane], total[lane], 0.0, 0.0);
     }
 }

@@ -3,7 +3,7 @@
 //
 // Work split: workgroup (128 / LANES heads, token). LANES neighbours of its 128 invocations cover a head, 8 values
 // each; query heads come first, then key heads, then values.
-// Parts: key8 and its like (cache8_*); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8,
+// Parts: key8 and its like (cache8_*); row_at (pages); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8,
 // k_gain8 (head_gains, no_head_gains); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries,
 // keys and values may be one array.
 
@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         out[at + 1u] = ready[1];
         return;
     }
-    let at = ((here.x + here.y) * params.kv_heads + h) * params.eights + c;
+    let at = (row_at(here.x + here.y) * params.kv_heads + h) * params.eights + c;
     if is_key {
         let ready = inverse * turned(raw, gains(k_gain8(c), k_gain8(other_of(c))), turn);
         set_key8(at, round8(ready));

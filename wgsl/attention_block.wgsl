@@ -6,7 +6,8 @@
 // workgroup memory. Weights go there too, 32 keys at a time; then an invocation gathers, for its rows, the
 // values' vectors lane % 16 + 16 i. Maxima and sums are carried from tile to tile (online softmax). A tile that no
 // row sees is not visited.
-// Parts: row_of, token_of, range_of, place_of, following (attention_rows); key4, value4 (cache_*); key_scale, value_scale (cache_packed,
+// Parts: row_of, token_of, range_of, place_of, following (attention_rows); pages_of,
+// row_in (two_pages); key4, value4 (cache_*); key_scale, value_scale (cache_packed,
 // unscaled). Bindings are declared by the op: they differ with the cache's type.
 // Best, on an H100, 512 queries at 4096 keys: heads of 128 12.6 TFLOP/s, of 64 17; at 2048, of 256 9.6.
 
@@ -59,12 +60,13 @@ fn main(
     var sums3 = mat4x4<f32>();
     for (var tile = least.x; tile < end; tile = following(tile + TILE, tokens, end, sparse)) {
         var scores = mat4x4<f32>();
+        let pages = pages_of(tile, TILE, end);
         for (var slice = 0u; slice < params.chunks; slice += 4u) {
             workgroupBarrier();
             // One vector of a query and one of a key for each invocation; key 4 c + n is at n * 16 + c.
             let chunk = slice + (lane & 3u);
             let at = lane >> 2u;
-            let j = min(tile + at, end - 1u);
+            let j = row_in(pages, tile, min(tile + at, end - 1u));
             var query = vec4<f32>(0.0);
             var key = vec4<f32>(0.0);
             if chunk < params.chunks {
@@ -134,11 +136,17 @@ fn main(
                     staged[at + 2u * WEIGHT_PITCH],
                     staged[at + 3u * WEIGHT_PITCH],
                 );
-                let j = tile + half + key;
-                sums0 = gathered(sums0, weights, h, j, end, column);
-                if SPREAD > 1u { sums1 = gathered(sums1, weights, h, j, end, column + 16u); }
-                if SPREAD > 2u { sums2 = gathered(sums2, weights, h, j, end, column + 32u); }
-                if SPREAD > 3u { sums3 = gathered(sums3, weights, h, j, end, column + 48u); }
+                let j = min(vec4<u32>(tile + half + key) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(end - 1u));
+                let at_keys = vec4<u32>(
+                    row_in(pages, tile, j.x),
+                    row_in(pages, tile, j.y),
+                    row_in(pages, tile, j.z),
+                    row_in(pages, tile, j.w),
+                );
+                sums0 = gathered(sums0, weights, h, at_keys, column);
+                if SPREAD > 1u { sums1 = gathered(sums1, weights, h, at_keys, column + 16u); }
+                if SPREAD > 2u { sums2 = gathered(sums2, weights, h, at_keys, column + 32u); }
+                if SPREAD > 3u { sums3 = gathered(sums3, weights, h, at_keys, column + 48u); }
             }
             workgroupBarrier();
         }
@@ -167,15 +175,15 @@ fn decayed(sums: mat4x4<f32>, decay: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(sums[0] * decay.x, sums[1] * decay.y, sums[2] * decay.z, sums[3] * decay.w);
 }
 
-// The sums of 4 rows and 4 values, and those of 4 keys from j on; `weights` has a column for each row.
-fn gathered(sums: mat4x4<f32>, weights: mat4x4<f32>, h: u32, j: u32, end: u32, c: u32) -> mat4x4<f32> {
+// The sums of 4 rows and 4 values, and those of the 4 keys in rows j; `weights` has a column for each row.
+fn gathered(sums: mat4x4<f32>, weights: mat4x4<f32>, h: u32, j: vec4<u32>, c: u32) -> mat4x4<f32> {
     if c >= params.chunks {
         return sums;
     }
-    let v0 = value_scale(h, j, c) * value4(h, j, c);
-    let v1 = value_scale(h, min(j + 1u, end - 1u), c) * value4(h, min(j + 1u, end - 1u), c);
-    let v2 = value_scale(h, min(j + 2u, end - 1u), c) * value4(h, min(j + 2u, end - 1u), c);
-    let v3 = value_scale(h, min(j + 3u, end - 1u), c) * value4(h, min(j + 3u, end - 1u), c);
+    let v0 = value_scale(h, j.x, c) * value4(h, j.x, c);
+    let v1 = value_scale(h, j.y, c) * value4(h, j.y, c);
+    let v2 = value_scale(h, j.z, c) * value4(h, j.z, c);
+    let v3 = value_scale(h, j.w, c) * value4(h, j.w, c);
     return sums + mat4x4<f32>(v0, v1, v2, v3) * weights;
 }
 

@@ -11,7 +11,7 @@
 // Queries are f16 after a power of two has brought a row's largest value to between 2^13 and 2^14.
 // A softcap would stand in `taken`; a sink is one more weight in `total`.
 // Generated (ops/attention_coop.rs): bindings, sizes, matrix types, one line per fragment or load.
-// Parts: rows of the block and what they see (attention_rows); a lane's row in f16 (attention_queries); tiles of
+// Parts: rows of the block and what they see (attention_rows); pages_of, row_in (two_pages); a lane's row in f16 (attention_queries); tiles of
 // keys, values, weights and scores (attention_tiles_*); Raw, fetch_key, fetch_value, low, high (rows_*); deliver,
 // deliver_weight (attention_whole, attention_part).
 // Best, on an H100 without robust buffer access, causal, 32 heads over 8 key heads of 128: 2048 queries at 16384
@@ -49,6 +49,8 @@ var<private> fresh: bool;
 var<private> key_head: u32;
 var<private> first_row: u32;
 var<private> end: u32;
+// Pages of the tile that is fetched.
+var<private> pages: vec2<u32>;
 // Which of how many that share the keys.
 var<private> part: vec2<u32>;
 
@@ -93,12 +95,18 @@ fn main(
     scale_row();
     load_queries();
     var tile = following(begin, tokens, end, sparse);
+    pages = pages_of(tile, KEYS, params.rows);
     fetch_keys(tile, index);
     keep_keys(index);
     fetch_values(tile, index);
+    var next = following(tile + KEYS, tokens, end, sparse);
+    // Looked up a tile before its keys.
+    var next_pages = pages_of(next, KEYS, params.rows);
     workgroupBarrier();
     loop {
-        let next = following(tile + KEYS, tokens, end, sparse);
+        let later = following(next + KEYS, tokens, end, sparse);
+        pages = next_pages;
+        next_pages = pages_of(later, KEYS, params.rows);
         fetch_keys(next, index);
         score();
         keep_values(tile, index);
@@ -111,6 +119,7 @@ fn main(
             break;
         }
         tile = next;
+        next = later;
     }
     for (var distance = 1u; distance < SHARE; distance *= 2u) {
         total += subgroupShuffleXor(total, distance);
@@ -135,12 +144,12 @@ fn load_of(u: u32, index: u32) -> vec2<u32> {
 
 fn key_at(u: u32, tile: u32, index: u32) -> Raw {
     let at = load_of(u, index);
-    return fetch_key(key_head, min(tile + at.x, params.rows - 1u), at.y);
+    return fetch_key(key_head, row_in(pages, min(tile, params.rows - 1u), min(tile + at.x, params.rows - 1u)), at.y);
 }
 
 fn value_at(u: u32, tile: u32, index: u32) -> Raw {
     let at = load_of(u, index);
-    return fetch_value(key_head, min(tile + at.x, params.rows - 1u), at.y);
+    return fetch_value(key_head, row_in(pages, min(tile, params.rows - 1u), min(tile + at.x, params.rows - 1u)), at.y);
 }
 
 fn keep_key(u: u32, index: u32, raw: Raw) {

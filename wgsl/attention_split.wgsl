@@ -7,7 +7,7 @@
 // from tile to tile and rescaled (online softmax).
 // With one split the result is y, else per split `d` sums, then the maximum, then the sum of weights, for
 // attention_combine.
-// Parts: key4, value4 (cache_*), key_scale, value_scale (cache_packed, unscaled), sum4, max4 (sum_shared, sum_subgroup). Bindings are declared by the op:
+// Parts: pages_of, row_in (two_pages), key4, value4 (cache_*), key_scale, value_scale (cache_packed, unscaled), sum4, max4 (sum_shared, sum_subgroup). Bindings are declared by the op:
 // they differ with the cache's type.
 
 // Invocations that cover a head: its vectors, rounded up to a power of two.
@@ -60,15 +60,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var result = vec4<f32>(0.0);
     for (var tile = first; tile < end; tile += WG) {
         let j = tile + lane;
+        let pages = pages_of(tile, WG, end);
+        let row = row_in(pages, tile, j);
         var score = -3.0e38;
         if j < end {
             score = 0.0;
             for (var start = 0u; start < params.chunks; start += SPAN) {
                 var sum = 0.0;
                 for (var i = start; i < min(start + SPAN, params.chunks); i++) {
-                    sum += dot(query[i], key4(h, j, i));
+                    sum += dot(query[i], key4(h, row, i));
                 }
-                score += sum * key_scale(h, j, start);
+                score += sum * key_scale(h, row, start);
             }
         }
         let before = greatest;
@@ -84,7 +86,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if c < params.chunks {
             let keys_here = min(WG, end - tile);
             for (var i = part; i < keys_here; i += WG / LANES) {
-                result += weights[i] * value_scale(h, tile + i, c) * value4(h, tile + i, c);
+                let own = row_in(pages, tile, tile + i);
+                result += weights[i] * value_scale(h, own, c) * value4(h, own, c);
             }
         }
     }

@@ -1,5 +1,5 @@
-// cache[places[t].x + places[t].y, :] = codes and scales of (rows[t, :] - c) f, centres c and factors f being
-// rows of the basis, if there is one; rows past the end are skipped.
+// Logical row places[t].x + places[t].y of the cache = codes and scales of (rows[t, :] - c) f, centres c and factors f
+// being rows of the basis, if there is one; rows past the end are skipped.
 //
 // A row holds the codes of all heads, then their scales. 32 values take BITS words, planes of 8, 4, 2 and 1
 // bits: value 4 j + l is in byte l. Each head is rotated; a group's scale is reach * max |x|, rounded to f16, and
@@ -7,17 +7,19 @@
 // AFFINE: no rotation; x = scale * u + bias, both f32.
 //
 // Work split: a workgroup takes two heads of a token, whose scales fill whole words.
-// Parts: signed (signs), walsh (walsh); to_half (pack).
+// Parts: row_at (pages); signed (signs), walsh (walsh); to_half (pack).
 
 struct Params {
-    tokens: u32, heads: u32, d: u32, words: u32, capacity: u32, stride: u32, edge: f32, reach: f32, norm: f32,
+    tokens: u32, heads: u32, d: u32, words: u32, logical: u32, capacity: u32, stride: u32, edge: f32, reach: f32,
+    norm: f32,
 }
 
 @group(0) @binding(0) var<storage, read> rows: array<f32>;
 @group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read> basis: array<f32>;
-@group(0) @binding(3) var<storage, read_write> cache: array<u32>;
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read> basis: array<f32>;
+@group(0) @binding(4) var<storage, read_write> cache: array<u32>;
+@group(0) @binding(5) var<uniform> params: Params;
 
 override BITS: u32 = 4u;
 override GROUP: u32 = 64u;
@@ -38,7 +40,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if t >= params.tokens {
         return;
     }
-    let row = places[t].x + places[t].y;
+    let at = places[t].x + places[t].y;
+    if at >= params.logical {
+        return;
+    }
+    let row = row_at(at);
     if row >= params.capacity {
         return;
     }

@@ -198,7 +198,7 @@ struct Traffic {
 
 impl Traffic {
     fn new(cache: &KvCache) -> Self {
-        let room = (cache.slots() * cache.capacity()).max(1);
+        let room = (128 * cache.pages()).max(1);
         Self { cache: cache.buffers(), used: cache.len() as f64 / room as f64 }
     }
 

@@ -1,32 +1,32 @@
 //! Causal grouped-query attention over a token-major cache, with an online softmax.
 //!
 //! A piece of work is one key/value head and a few neighbouring queries: the rows that share its keys.
-//! Keys pass in blocks: scores, new maximum, rescaled sums, weighted values. So no row of scores is ever
+//! Keys pass in blocks, each within a page: scores, new maximum, rescaled sums, weighted values. So no row of scores is ever
 //! as long as the context, and keys and values are read once per piece.
 
 use super::floats::{BF16, Element, F16, F32, Floats};
 use super::math::exp_sum;
 use super::packed::Packing;
-use super::rope::Place;
+use super::pages::{PAGE, Place};
 use super::simd::{Kernel, LANES, Level, Simd};
 use super::threads::{Out, parallel, scratch};
 use super::tile::{dots_upto6, weighted, widen};
 use std::ops::Range;
 
-/// Keys of a block.
+/// Keys of a block; a page has a whole number.
 const BLOCK: usize = 64;
 /// Query rows (queries x heads of a group) that a piece aims at.
 const ROWS: usize = 24;
 
-/// `y[i, h] = softmax(scale * q[i, h] . k[j, h / group]) . v[j, h / group]` over the rows
-/// `max(s, s + p - window + 1) <= j <= s + p` that the cache holds, with `(p, s) = places[i]`. `q` and `y` are `[t, heads, dim]`,
-/// `k` and `v` are `[capacity, kv_heads, dim]`.
+/// `y[i, h] = softmax(scale * q[i, h] . k[j, h / group]) . v[j, h / group]` over the logical rows
+/// `max(s, s + p - window + 1) <= j <= s + p` that the table has, with `(p, s) = places[i]`. `q` and `y` are `[t, heads, dim]`,
+/// `k` and `v` are `[rows, kv_heads, dim]`.
 #[allow(clippy::too_many_arguments, reason = "the formula's operands and sizes")]
 pub(crate) fn attention(
     q: &[f32],
     k: Floats<'_>,
     v: Floats<'_>,
-    places: &[Place],
+    (places, table): (&[Place], &[u32]),
     heads: usize,
     kv_heads: usize,
     dim: usize,
@@ -35,7 +35,7 @@ pub(crate) fn attention(
     y: &mut [f32],
 ) {
     let shape = Shape { heads, kv_heads, dim, scale, window };
-    attention_at(Level::best(), q, k, v, places, shape, y);
+    attention_at(Level::best(), q, k, v, (places, table), shape, y);
 }
 
 /// Rows of a packed cache.
@@ -50,7 +50,7 @@ pub(crate) struct Packed<'a> {
 pub(crate) fn attention_packed(
     q: &[f32],
     [k, v]: [(Packing, &[u32]); 2],
-    places: &[Place],
+    (places, table): (&[Place], &[u32]),
     heads: usize,
     kv_heads: usize,
     dim: usize,
@@ -64,7 +64,8 @@ pub(crate) fn attention_packed(
     let shape = Shape { heads, kv_heads, dim, scale, window };
     let packed = [k, v].map(|(packing, words)| Packed { packing, words });
     let capacity = k.1.len() / k.0.row_words(kv_heads, dim);
-    let job = Job { level: Level::best(), q, places, shape, capacity, y: Out::new(y), packed: Some(packed) };
+    let (level, y) = (Level::best(), Out::new(y));
+    let job = Job { level, q, places, table, shape, capacity, y, packed: Some(packed) };
     job.run::<F32>(&[], &[]);
 }
 
@@ -82,7 +83,7 @@ pub(super) fn attention_at(
     q: &[f32],
     k: Floats<'_>,
     v: Floats<'_>,
-    places: &[Place],
+    (places, table): (&[Place], &[u32]),
     shape: Shape,
     y: &mut [f32],
 ) {
@@ -93,7 +94,7 @@ pub(super) fn attention_at(
         return;
     }
     let capacity = k.len() / (shape.kv_heads * shape.dim);
-    let job = Job { level, q, places, shape, capacity, y: Out::new(y), packed: None };
+    let job = Job { level, q, places, table, shape, capacity, y: Out::new(y), packed: None };
     match (k, v) {
         (Floats::F32(k), Floats::F32(v)) => job.run::<F32>(k, v),
         (Floats::F16(k), Floats::F16(v)) => job.run::<F16>(k, v),
@@ -107,7 +108,9 @@ struct Job<'a> {
     level: Level,
     q: &'a [f32],
     places: &'a [Place],
+    table: &'a [u32],
     shape: Shape,
+    /// Rows of the cache.
     capacity: usize,
     y: Out,
     /// Keys and values, if not floats.
@@ -140,12 +143,13 @@ impl Job<'_> {
         });
     }
 
-    /// The keys that query `i` sees.
+    /// The keys that query `i` sees, as logical rows.
     fn keys(&self, i: usize) -> Range<usize> {
         let [position, first] = self.places[i].map(|n| n as usize);
         let next = position + 1;
         let start = first + self.shape.window.map_or(0, |w| next.saturating_sub(w));
-        start.min(self.capacity)..(first + next).min(self.capacity)
+        let end = self.table.len() * PAGE;
+        start.min(end)..(first + next).min(end)
     }
 }
 
@@ -194,12 +198,16 @@ impl<E: Element> Kernel for Piece<'_, E> {
         let width = dim.next_multiple_of(S::N);
         let mut start = all.start;
         while start < all.end {
-            let block = start..all.end.min(start + BLOCK);
+            let block = start..all.end.min((start / BLOCK + 1) * BLOCK);
             start = block.end;
+            let row = job.table[block.start / PAGE] as usize * PAGE + block.start % PAGE;
+            if row + block.len() > job.capacity {
+                continue;
+            }
             if let Some(packed) = &job.packed {
                 for (i, Packed { packing, words }) in packed.iter().enumerate() {
                     let pitch = packing.row_words(kv_heads, dim);
-                    let rows = words[block.start * pitch..].chunks_exact(pitch);
+                    let rows = words[row * pitch..].chunks_exact(pitch);
                     let to = rest[i * BLOCK * padded..].chunks_exact_mut(padded);
                     for (row, to) in rows.zip(to).take(block.len()) {
                         packing.read_head(row, kv_heads, head, dim, to);
@@ -211,8 +219,8 @@ impl<E: Element> Kernel for Piece<'_, E> {
                 unsafe { step::<S, F32>(s, &job, &self.queries, &block, k, v, q, padded, acc, p, max, sum) };
                 continue;
             }
-            let at = (block.start * kv_heads + head) * dim;
-            // SAFETY: the block lies inside the cache.
+            let at = (row * kv_heads + head) * dim;
+            // SAFETY: the block lies inside its page, and that inside the cache.
             let (k, v) = unsafe { (self.k.as_ptr().add(at), self.v.as_ptr().add(at)) };
             if self.share {
                 let (ks, vs) = (rest.as_mut_ptr(), rest[BLOCK * padded..].as_mut_ptr());

@@ -6,7 +6,8 @@
 //! that a token costs no allocation. Lengths are the caller's contract, checked in debug builds.
 //!
 //! `matmul` is where the time goes: few rows by `tile`, many by `panel` over `tile`, or by `amx_panel` over
-//! `amx` where there are matrix tiles. `attention`, `rope`, `packed` and `math` are the rest of a layer.
+//! `amx` where there are matrix tiles. `attention`, `rope`, `packed` and `math` are the rest of a layer;
+//! `pages` says where in a cache the rows of sequences lie.
 
 #![allow(clippy::needless_range_loop, reason = "an index keeps the lanes of several arrays together")]
 
@@ -19,6 +20,7 @@ mod floats;
 mod math;
 mod matmul;
 mod packed;
+mod pages;
 mod panel;
 mod rope;
 mod simd;
@@ -38,7 +40,8 @@ pub(crate) use math::{Binary, Gate, argmax, binary, gate, rms_norm, softmax};
 pub(crate) use matmul::{Weight, embedding, matmul};
 pub use packed::Packing;
 pub(crate) use packed::{BLOCK as PACKED_BLOCK, kv_pack, norm as rotation_norm, rotate};
-pub(crate) use rope::{Place, kv_write, rope};
+pub(crate) use pages::{PAGE, Place};
+pub(crate) use rope::{kv_write, rope};
 pub use team::{set_threads, threads};
 
 /// The instruction set in use: `avx512+amx`, `avx512`, `avx2`, `neon` or `portable`.

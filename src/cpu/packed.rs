@@ -6,7 +6,7 @@
 //! so that every machine finds the same.
 
 use super::floats::widen_f16;
-use super::rope::Place;
+use super::pages::{Place, row_at};
 use super::threads::{Out, parallel, scratch};
 use half::f16;
 
@@ -284,13 +284,15 @@ pub(crate) fn rotate(
     });
 }
 
-/// Codes `(rows[i, :] - centre) * factor` into row `p + s` of a cache, `(p, s) = places[i]`; rows outside are dropped.
+/// Codes `(rows[i, :] - centre) * factor` into logical row `p + s` of a cache, `(p, s) = places[i]`; rows outside are
+/// dropped.
 /// No two places are alike. A basis is centres and factors.
 pub(crate) fn kv_pack(
     packing: Packing,
     cache: &mut [u32],
     rows: &[f32],
     places: &[Place],
+    table: &[u32],
     basis: Option<[&[f32]; 2]>,
     d: usize,
 ) {
@@ -302,10 +304,8 @@ pub(crate) fn kv_pack(
     parallel(places.len(), 1, (1 << 11) / width.max(1), |range| {
         scratch(width, |x| {
             for i in range {
-                let at = places[i][0] as usize + places[i][1] as usize;
-                if at >= capacity {
-                    continue;
-                }
+                let logical = places[i][0] as usize + places[i][1] as usize;
+                let Some(at) = row_at(table, logical, capacity) else { continue };
                 x.copy_from_slice(&rows[i * width..(i + 1) * width]);
                 for (x, (c, f)) in x.iter_mut().zip(centres.iter().zip(factors)) {
                     *x = (*x - c) * f;
@@ -320,6 +320,7 @@ pub(crate) fn kv_pack(
 
 #[cfg(test)]
 mod tests {
+    use super::super::pages::PAGE;
     use super::*;
 
     #[test]
@@ -380,9 +381,9 @@ mod tests {
             let packing = Packing::rotated(4);
             let centre: Vec<f32> = (0..d).map(|c| outliers * offset(c)).collect();
             let keys: Vec<f32> = (0..n * d).map(|i| noise(i) + centre[i % d]).collect();
-            let mut cache = vec![0; n * packing.row_words(1, d)];
+            let mut cache = vec![0; PAGE * packing.row_words(1, d)];
             let basis = centred.then_some([&centre[..], &[1.0; 128]]);
-            kv_pack(packing, &mut cache, &keys, &places, basis, d);
+            kv_pack(packing, &mut cache, &keys, &places, &[0], basis, d);
             let mut turned = query.clone();
             rotate_head(&mut turned, false);
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();

@@ -1,10 +1,8 @@
 //! Rotary position embedding, and writing rows into a cache.
 
 use super::floats::FloatsMut;
+use super::pages::{Place, row_at};
 use super::threads::{Out, parallel, scratch};
-
-/// Where a token is: its position in its sequence, and the cache's row at which the sequence begins.
-pub(crate) type Place = [u32; 2];
 
 /// Rotates the first `2 * inv_freq.len()` of each head's `dim` values by the angle `position * inv_freq`
 /// and copies the others. Partners are `(i, i + half)`, or `(2i, 2i + 1)` if `interleaved`; `scale`
@@ -62,14 +60,20 @@ fn rotate(x: &[f32], y: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool)
     }
 }
 
-/// `cache[p + s, :] = rows[i, :]` with `(p, s) = places[i]`, rounded to the cache's type; rows outside the cache
+/// Logical row `p + s` of the cache becomes `rows[i, :]`, `(p, s) = places[i]`, rounded to the cache's type; rows outside
 /// are dropped.
-pub(crate) fn kv_write(mut cache: FloatsMut<'_>, rows: &[f32], places: &[Place], width: usize) {
+pub(crate) fn kv_write(
+    mut cache: FloatsMut<'_>,
+    rows: &[f32],
+    places: &[Place],
+    table: &[u32],
+    width: usize,
+) {
     debug_assert_eq!(rows.len(), places.len() * width);
+    let capacity = cache.len() / width.max(1);
     for (row, &[position, start]) in rows.chunks_exact(width.max(1)).zip(places) {
-        let at = (position as usize + start as usize) * width;
-        if at + width <= cache.len() {
-            cache.write(at, row);
+        if let Some(at) = row_at(table, position as usize + start as usize, capacity) {
+            cache.write(at * width, row);
         }
     }
 }

@@ -4,6 +4,7 @@ use super::attention::{Shape, attention_at};
 use super::floats::{Floats, FloatsMut};
 use super::math::{Binary, Gate, argmax, binary, gate_at, rms_norm_at, softmax_at};
 use super::matmul::{Weight, embedding, matmul_at};
+use super::pages::PAGE;
 use super::rope::{kv_write, rope};
 use super::simd::Level;
 use half::{bf16, f16};
@@ -301,17 +302,18 @@ fn rotations() {
 fn cache_writes_round_to_nearest_even() {
     let values =
         [1.0 + 2f32.powi(-11), 1.0 + 3.0 * 2f32.powi(-11), 1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8)];
-    for mut cache in Stored::all(&[0.0; 12]) {
-        let places = [[2, 0], [0, 0], [1, 2]];
-        kv_write(cache.floats_mut(), &values.repeat(3), &places, 4);
+    for mut cache in Stored::all(&[0.0; 2 * PAGE * 4]) {
+        // The second sequence has the first page; one place is past the table, one page past the cache.
+        let places = [[2, 0], [0, 128], [1, 128], [1, 384], [0, 256]];
+        kv_write(cache.floats_mut(), &values.repeat(5), &places, &[1, 0, 2], 4);
         let expected = match cache {
             Stored::F32(_) => values,
             Stored::F16(_) => [1.0, 1.0 + 2f32.powi(-9), values[2], values[3]],
             Stored::BF16(_) => [1.0, 1.0, 1.0, 1.0 + 2f32.powi(-6)],
         };
         for (i, e) in expected.into_iter().enumerate() {
-            let got = [i, 4 + i, 8 + i].map(|i| cache.floats().get(i));
-            assert_eq!(got, [e, 0.0, e]);
+            let got = [0, 1, 2, PAGE, PAGE + 2].map(|row| cache.floats().get(4 * row + i));
+            assert_eq!(got, [e, e, 0.0, 0.0, e]);
         }
     }
 }
@@ -327,7 +329,10 @@ fn attention_over_every_cache() {
         (3, 3, 64, 9, 63, None),
         (32, 1, 16, 3, 64, Some(1)),
     ] {
-        let capacity = start + t + 3;
+        let pages = usize::div_ceil(start + t, PAGE);
+        let capacity = (pages + 1) * PAGE;
+        // Last page first.
+        let table: Vec<u32> = (1..=pages as u32).rev().collect();
         let mut random = Random((heads * dim + t) as u64);
         let q = random.values(t * heads * dim);
         let places: Vec<_> = (start..start + t).map(|p| [p as u32, 0]).collect();
@@ -337,7 +342,10 @@ fn attention_over_every_cache() {
             let mut expected = Vec::new();
             for (i, h) in (0..t).flat_map(|i| (0..heads).map(move |h| (i, h))) {
                 let seen = (window.map_or(0, |w| (start + i + 1).saturating_sub(w)))..start + i + 1;
-                let row = |j: usize| (j * kv_heads + h / (heads / kv_heads)) * dim;
+                let row = |j: usize| {
+                    let at = table[j / PAGE] as usize * PAGE + j % PAGE;
+                    (at * kv_heads + h / (heads / kv_heads)) * dim
+                };
                 let score = |j: usize| -> f64 {
                     (0..dim)
                         .map(|d| f64::from(q[(i * heads + h) * dim + d]) * f64::from(k.get(row(j) + d)))
@@ -356,7 +364,7 @@ fn attention_over_every_cache() {
             for level in Level::available() {
                 let mut y = vec![f32::NAN; q.len()];
                 let shape = Shape { heads, kv_heads, dim, scale: 0.07, window };
-                attention_at(level, &q, k, v, &places, shape, &mut y);
+                attention_at(level, &q, k, v, (&places, &table), shape, &mut y);
                 close(
                     &y,
                     &expected,

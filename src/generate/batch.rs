@@ -26,13 +26,24 @@ pub enum BatchItem {
     End(FinishReason),
 }
 
-struct Lane {
-    sequence: Sequence,
+pub(super) struct Lane {
+    pub(super) sequence: Sequence,
     /// A token that is chosen but not yet handed out.
     pending: Option<u32>,
-    active: bool,
+    pub(super) active: bool,
+    /// Its pages are others' for now: it goes on when it can have some again.
+    pub(super) parked: bool,
+    /// When its prompt came.
+    pub(super) turn: u64,
     /// What the hook said when it ended the answer.
-    failure: Option<Error>,
+    pub(super) failure: Option<Error>,
+}
+
+impl Lane {
+    /// Whether it takes part in steps.
+    pub(super) fn runs(&self) -> bool {
+        self.active && !self.parked
+    }
 }
 
 /// Generates several answers at once, each in a slot with its own prompt, options and seed.
@@ -59,8 +70,14 @@ struct Lane {
 /// Stop strings are the caller's business: [`Batch::stop`].
 pub struct Batch {
     model: Model,
-    runner: Runner,
-    lanes: Vec<Lane>,
+    pub(super) runner: Runner,
+    pub(super) lanes: Vec<Lane>,
+    /// Prompts begin with what the cache has of them.
+    pub(super) prefixes: bool,
+    /// Prompts so far.
+    turns: u64,
+    /// Answers that had to wait for pages so far.
+    pub(super) preempted: usize,
     /// The lanes of the steps that are launched, in the order of rows.
     rows: Vec<usize>,
     /// The rows that the device has are `rows`.
@@ -80,12 +97,21 @@ impl Batch {
             return Err(Error::input(format!("a batch of {slots} sequences, expected 1 to {MOST}")));
         }
         let kind = kind.unwrap_or(KvKind::default_for(model.device()));
-        let lane =
-            |slot| Lane { sequence: Sequence::new(model, slot), pending: None, active: false, failure: None };
+        let lane = |slot| Lane {
+            sequence: Sequence::new(model, slot),
+            pending: None,
+            active: false,
+            parked: false,
+            turn: 0,
+            failure: None,
+        };
         Ok(Self {
             model: model.clone(),
             runner: Runner::new(model, slots, kind),
             lanes: (0..slots).map(lane).collect(),
+            prefixes: true,
+            turns: 0,
+            preempted: 0,
             rows: Vec::with_capacity(slots),
             loaded: false,
             ahead: None,
@@ -94,11 +120,11 @@ impl Batch {
         })
     }
 
-    /// Reads a prompt into a slot and begins an answer; what the slot did before is given up. Of the prompt only
-    /// what differs from the slot's tokens goes through the model.
+    /// Reads a prompt into a slot and begins an answer; what the slot did before is given up. Of the prompt only what the
+    /// cache does not have goes through the model: [`Batch::reuse`].
     ///
     /// # Errors
-    /// No such slot; as [`Generator::prompt`](crate::Generator::prompt).
+    /// No such slot; no pages for the prompt, of kind memory; as [`Generator::prompt`](crate::Generator::prompt).
     pub fn prompt(&mut self, slot: usize, tokens: &[u32], options: GenerateOptions) -> Result<()> {
         self.prompt_with(slot, tokens, options, &mut None, &mut |_: Progress<'_>| ControlFlow::Continue(()))
     }
@@ -119,15 +145,24 @@ impl Batch {
         hook: &mut Option<Box<dyn LogitsHook>>,
         report: &mut Report<'_>,
     ) -> Result<()> {
-        self.stop(slot)?;
-        self.rewind();
+        self.reuse(slot, tokens)?;
+        self.turns += 1;
+        (self.lanes[slot].failure, self.lanes[slot].turn) = (None, self.turns);
+        loop {
+            let Self { runner, model, lanes, .. } = self;
+            match lanes[slot].sequence.prepare(runner, model, tokens, options.clone()) {
+                Err(e) if e.is_memory() && self.drop_idle(slot) => {}
+                prepared => break prepared.map(drop)?,
+            }
+        }
         let Self { runner, model, lanes, logits, .. } = self;
         let lane = &mut lanes[slot];
         let vocab = model.config().vocab_size;
-        lane.failure = None;
-        lane.sequence.prepare(runner, model, tokens, options)?;
         lane.sequence.hook = hook.take();
         let first = lane.sequence.read(runner, tokens, &mut logits[..vocab], report).and_then(Choice::wait);
+        if self.prefixes {
+            runner.remember(slot, &lane.sequence.tokens);
+        }
         let first = match first {
             Ok(first) => first,
             Err(e) => {
@@ -139,37 +174,28 @@ impl Batch {
         Ok(())
     }
 
-    /// Lets a slot begin with the first tokens of another's, whose keys and values are copied; what it had is given
-    /// up. The next prompt finds them there. How many they are: at most `tokens`, and what the other has.
-    ///
-    /// # Errors
-    /// No such slot; the device failed.
-    pub fn share(&mut self, from: usize, to: usize, tokens: usize) -> Result<usize> {
-        self.stop(to)?;
-        self.rewind();
-        let source = self.lanes.get(from);
-        let source =
-            source.ok_or_else(|| Error::input(format!("slot {from} of a batch of {}", self.lanes.len())))?;
-        let tokens = tokens.min(source.sequence.tokens.len()).min(self.runner.cache().slot_len(from));
-        let ids = source.sequence.tokens[..tokens].to_vec();
-        self.lanes[to].sequence.tokens.clear();
-        self.runner.copy_prefix(from, to, tokens)?;
-        self.lanes[to].sequence.tokens = ids;
-        Ok(tokens)
-    }
-
     /// Forgets what a slot remembers: the next prompt is read from its beginning.
     ///
     /// # Errors
     /// No such slot.
     pub fn forget(&mut self, slot: usize) -> Result<()> {
         self.stop(slot)?;
-        self.lanes[slot].sequence.tokens.clear();
-        self.runner.truncate(slot, 0);
+        self.give_up(slot);
         Ok(())
     }
 
-    /// Allows so many tokens in each slot; an answer that needs more ends with an error of kind memory.
+    /// Whether prompts begin with what the cache has of them, as they do by default.
+    pub fn keep_prefixes(&mut self, keep: bool) {
+        self.prefixes = keep;
+    }
+
+    /// How often answers had to wait, and be read again, because others needed their pages.
+    pub fn preempted(&self) -> usize {
+        self.preempted
+    }
+
+    /// Allows so many tokens in all slots together, in pages of 128; an answer that needs more than there is ends with an
+    /// error of kind memory.
     pub fn limit_cache(&mut self, tokens: usize) {
         self.runner.limit(tokens);
     }
@@ -182,6 +208,7 @@ impl Batch {
         let slots = self.lanes.len();
         let lane = self.lanes.get_mut(slot);
         let lane = lane.ok_or_else(|| Error::input(format!("slot {slot} of a batch of {slots}")))?;
+        lane.parked = false;
         if std::mem::take(&mut lane.active) {
             lane.pending = None;
             self.rewind();
@@ -190,8 +217,8 @@ impl Batch {
     }
 
     /// Advances every answer by one token, or ends it: an item for each that was active. Right after prompts it
-    /// hands out their first tokens alone. Answers that there is no memory for end, with [`Batch::failure`], and
-    /// others go on. An error ends all.
+    /// hands out their first tokens alone. Where pages run out, the youngest answers wait until others have ended, and go
+    /// on as if nothing had been; one that all pages are too few for ends, with [`Batch::failure`]. An error ends all.
     ///
     /// # Errors
     /// The device failed.
@@ -200,7 +227,7 @@ impl Batch {
         let outcome = self.advance().context("generating");
         if outcome.is_err() {
             self.rewind();
-            self.lanes.iter_mut().for_each(|lane| lane.active = false);
+            self.lanes.iter_mut().for_each(|lane| (lane.active, lane.parked) = (false, false));
         }
         outcome.map(|()| &self.items[..])
     }
@@ -218,18 +245,18 @@ impl Batch {
         for slot in 0..self.lanes.len() {
             let lane = &self.lanes[slot];
             let position = lane.sequence.tokens.len();
-            if lane.active && lane.sequence.complete {
+            if lane.runs() && lane.sequence.complete {
                 self.end(slot, FinishReason::Stop);
-            } else if lane.active && (!lane.sequence.wants_more() || position > self.model.context_length()) {
+            } else if lane.runs() && (!lane.sequence.wants_more() || position > self.model.context_length()) {
                 self.end(slot, FinishReason::Length);
             }
         }
         self.make_room()?;
-        if !self.is_active() {
+        if !self.lanes.iter().any(Lane::runs) {
             return Ok(());
         }
         let mut tokens = [0u32; MOST];
-        let hooked = self.lanes.iter().any(|lane| lane.active && lane.sequence.is_hooked());
+        let hooked = self.lanes.iter().any(|lane| lane.runs() && lane.sequence.is_hooked());
         if !hooked && self.runner.chooses() {
             self.device_step(&mut tokens)?
         } else {
@@ -240,23 +267,8 @@ impl Batch {
         rows[..count].copy_from_slice(&self.rows);
         for (&slot, &token) in rows[..count].iter().zip(&tokens) {
             self.hand_out(slot, token);
-        }
-        Ok(())
-    }
-
-    /// Makes room for the next token of each answer, or ends those that there is none for.
-    fn make_room(&mut self) -> Result<()> {
-        let next = |lane: &Lane| if lane.active { lane.sequence.tokens.len() } else { 0 };
-        let longest = self.lanes.iter().map(next).max().unwrap_or(0);
-        let Err(e) = self.runner.reserve(longest) else { return Ok(()) };
-        if !e.is_memory() {
-            return Err(e);
-        }
-        let room = self.runner.cache().capacity();
-        for slot in 0..self.lanes.len() {
-            if next(&self.lanes[slot]) > room {
-                self.lanes[slot].failure = Some(e.clone());
-                self.end(slot, FinishReason::Failed);
+            if self.prefixes {
+                self.runner.remember(slot, &self.lanes[slot].sequence.tokens);
             }
         }
         Ok(())
@@ -264,7 +276,7 @@ impl Batch {
 
     fn active_rows(&mut self) {
         self.rows.clear();
-        let active = self.lanes.iter().enumerate().filter(|(_, lane)| lane.active);
+        let active = self.lanes.iter().enumerate().filter(|(_, lane)| lane.runs());
         self.rows.extend(active.map(|(slot, _)| slot));
     }
 
@@ -333,14 +345,14 @@ impl Batch {
         }
     }
 
-    fn end(&mut self, slot: usize, reason: FinishReason) {
-        self.lanes[slot].active = false;
+    pub(super) fn end(&mut self, slot: usize, reason: FinishReason) {
+        (self.lanes[slot].active, self.lanes[slot].parked) = (false, false);
         self.rewind();
         self.items.push((slot, BatchItem::End(reason)));
     }
 
     /// Gives up the step that runs ahead.
-    fn rewind(&mut self) {
+    pub(super) fn rewind(&mut self) {
         (self.ahead, self.loaded) = (None, false);
         self.lanes.iter().for_each(|lane| lane.sequence.rewind(&mut self.runner));
     }
@@ -363,6 +375,11 @@ impl Batch {
     /// Why a slot's answer ended with [`FinishReason::Failed`].
     pub fn failure(&self, slot: usize) -> Option<&Error> {
         self.lanes.get(slot)?.failure.as_ref()
+    }
+
+    /// Pages of the cache that some slots have, each counted once.
+    pub fn pages_of(&self, slots: impl Iterator<Item = usize>) -> usize {
+        self.runner.cache().pages_of(slots)
     }
 
     /// What the model remembers.

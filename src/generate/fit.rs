@@ -1,8 +1,9 @@
 //! What a model needs, from its files alone.
 
 use crate::array::Device;
+use crate::cpu::PAGE;
 use crate::io::{Checkpoint, ModelConfig};
-use crate::kv_quantization::KvKind;
+use crate::kv_quantization::{KvKind, window_pages};
 use crate::nn::Rope;
 
 /// Bytes that a model takes when it runs.
@@ -11,7 +12,7 @@ use crate::nn::Rope;
 pub struct Fit {
     /// The weights, packed as in the files.
     pub weights: u64,
-    /// Keys and values of the whole context.
+    /// Keys and values of the whole context; layers with a sliding window keep little more than that.
     pub cache: u64,
     /// Keys and values of one token, all layers.
     pub cache_per_token: u64,
@@ -21,6 +22,10 @@ pub struct Fit {
     pub context: usize,
     /// Tokens that the model was made for.
     pub most: usize,
+    /// Tokens that layers with a sliding window keep at most.
+    window: usize,
+    /// Keys and values of one token in these layers.
+    windowed_per_token: u64,
 }
 
 impl Fit {
@@ -34,19 +39,33 @@ impl Fit {
     pub fn of_config(config: &ModelConfig, context: Option<usize>, kind: KvKind) -> Self {
         let most = Rope::context_length(&config.rope, config.max_position_embeddings).unwrap_or(4096);
         let context = context.unwrap_or(most);
-        let cache_per_token = kind.bytes_per_token(config.num_key_value_heads, config.head_dim)
-            * config.num_hidden_layers as u64;
+        let each = kind.bytes_per_token(config.num_key_value_heads, config.head_dim);
+        let cache_per_token = each * config.num_hidden_layers as u64;
+        let chunk = super::pace::chunk_on(Device::best());
+        let windows = (0..config.num_hidden_layers).filter_map(|layer| config.window(layer));
+        let windows: Vec<usize> = windows.filter(|window| *window < most).collect();
+        let window = windows.iter().max().map_or(0, |window| window_pages(*window, chunk) * PAGE);
+        let windowed_per_token = each * windows.len() as u64;
         let widest = config.intermediate_size.max(config.num_attention_heads * config.head_dim);
-        let rows = super::pace::chunk_on(Device::best()).min(context);
+        let rows = chunk.min(context);
         let scratch = 4 * (rows * (4 * config.hidden_size + 4 * widest) + config.vocab_size) as u64;
-        Self {
+        let fit = Self {
             weights: 0,
-            cache: cache_per_token.saturating_mul(context as u64),
+            cache: 0,
             cache_per_token,
             scratch,
             context,
             most,
-        }
+            window,
+            windowed_per_token,
+        };
+        Self { cache: fit.cache_of(context), ..fit }
+    }
+
+    /// Keys and values of so many tokens.
+    fn cache_of(&self, tokens: usize) -> u64 {
+        let whole = (self.cache_per_token - self.windowed_per_token).saturating_mul(tokens as u64);
+        whole.saturating_add(self.windowed_per_token.saturating_mul(tokens.min(self.window) as u64))
     }
 
     /// All of it.
@@ -57,13 +76,35 @@ impl Fit {
     /// The longest context within so many bytes, at most the model's own.
     pub fn context_in(&self, bytes: u64) -> usize {
         let rest = bytes.saturating_sub(self.weights + self.scratch);
-        ((rest / self.cache_per_token.max(1)) as usize).min(self.most)
+        let (mut fits, mut too_many) = (0, self.most + 1);
+        while too_many - fits > 1 {
+            let middle = fits + (too_many - fits) / 2;
+            if self.cache_of(middle) <= rest { fits = middle } else { too_many = middle }
+        }
+        fits
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Layers that see 1024 tokens keep these, a chunk and what is left of pages.
+    #[test]
+    fn windows_bound_what_layers_keep() {
+        let text = r#"{"model_type": "mistral", "hidden_size": 64, "intermediate_size": 8, "vocab_size": 8,
+            "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64, "num_hidden_layers": 4,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "sliding_window": 1024,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"]}"#;
+        let config = ModelConfig::parse("config.json", text.as_bytes()).unwrap();
+        let fit = |context| Fit::of_config(&config, context, KvKind::F16);
+        let (whole, some) = (fit(None), fit(Some(1000)));
+        assert_eq!((whole.cache_per_token, some.cache), (4 * 256, 4 * 256 * 1000));
+        assert!(whole.cache < 2 * 256 * 131_072, "{}", whole.cache);
+        let bytes = whole.scratch + whole.cache;
+        assert_eq!((whole.context_in(bytes), whole.context_in(bytes - 1)), (131_072, 131_071));
+        assert_eq!(whole.context_in(whole.scratch + some.cache), 1000);
+    }
 
     /// The cache of 131072 tokens by the allocator's arithmetic, in units of 1e9 bytes.
     #[test]

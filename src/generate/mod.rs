@@ -12,12 +12,14 @@ mod generator;
 mod hook;
 mod options;
 mod pace;
+mod room;
 mod runner;
 mod sampler;
 mod sequence;
 #[cfg(test)]
 mod tests;
 mod text;
+mod whole;
 
 pub use batch::{Batch, BatchItem};
 pub use fit::Fit;
@@ -25,7 +27,7 @@ pub use generator::{FinishReason, Generator, Stats};
 pub use hook::LogitsHook;
 pub use options::GenerateOptions;
 pub(crate) use pace::chunk_on;
-pub use runner::{each_logits, hidden_states, logits, logits_after};
 pub use text::TextStream;
 #[cfg(feature = "serve")]
 pub(crate) use text::{certain, first_stop};
+pub use whole::{each_logits, hidden_states, logits, logits_after};

@@ -50,13 +50,11 @@ pub(super) struct Runner {
     model: Model,
     /// Tokens that go through it at once, at most, and with the room that the cache has now.
     most: usize,
-    chunk: usize,
-    cache: KvCache,
+    pub(super) chunk: usize,
+    pub(super) cache: KvCache,
     programs: HashMap<(usize, Want), Bound>,
     generation: u64,
     latest: (usize, Want),
-    /// Tokens that a slot may have.
-    limit: usize,
     /// By the number of rows, made on first use.
     states: [Option<State>; MOST + 1],
     /// Tokens seen, `[slots, vocab / 32]` u32: of device states.
@@ -71,19 +69,19 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(model: &Model, slots: usize, kind: KvKind) -> Self {
-        let cache = model.cache(slots, kind);
-        let (generation, latest) = (cache.generation(), (0, Want::Last));
         // Who shares a model waits for others' chunks.
-        let most = if slots > 1 { CHUNK } else { chunk_on(model.device()) };
+        let chunk = if slots > 1 { CHUNK } else { chunk_on(model.device()) };
+        let mut cache = model.cache(slots, kind);
+        cache.set_chunk(chunk);
+        let (generation, latest) = (cache.generation(), (0, Want::Last));
         Self {
             model: model.clone(),
-            most,
-            chunk: most,
+            most: chunk,
+            chunk,
             cache,
             programs: HashMap::new(),
             generation,
             latest,
-            limit: usize::MAX,
             states: Default::default(),
             seen: None,
             rows: Vec::with_capacity(MOST),
@@ -101,17 +99,34 @@ impl Runner {
         self.cache.truncate(slot, len);
     }
 
-    /// Lets a slot begin as another does.
+    /// Lets a slot begin as another does; how many tokens it has then.
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
-        self.cache.copy_prefix(from, to, tokens)
+    pub(super) fn share(&mut self, from: usize, to: usize, tokens: usize) -> Result<usize> {
+        let shared = self.cache.share(from, to, tokens);
+        self.rebind();
+        shared
     }
 
-    /// Allows so many tokens in each slot.
+    /// Lets a slot begin with what pages are known for these tokens; how many tokens it has then.
+    ///
+    /// # Errors
+    /// Not enough memory; the device failed.
+    pub(super) fn recall(&mut self, slot: usize, tokens: &[u32]) -> Result<usize> {
+        let known = self.cache.recall(slot, tokens, self.model.context_length());
+        self.rebind();
+        known
+    }
+
+    /// Lets others find what a slot holds, the first of these tokens.
+    pub(super) fn remember(&mut self, slot: usize, tokens: &[u32]) {
+        self.cache.remember(slot, tokens);
+    }
+
+    /// Allows so many tokens in all slots together.
     pub(super) fn limit(&mut self, tokens: usize) {
-        self.limit = tokens;
+        self.cache.set_budget(tokens);
     }
 
     /// Whether the device chooses tokens: a GPU on which the kernel for it does what it should.
@@ -127,25 +142,26 @@ impl Runner {
         })
     }
 
-    /// Makes room for so many tokens in each slot, so that no step has to.
+    /// Makes room for so many tokens in a slot, so that no step has to.
     ///
     /// # Errors
     /// More than the model's context; not enough memory.
-    pub(super) fn reserve(&mut self, tokens: usize) -> Result<()> {
+    pub(super) fn reserve(&mut self, slot: usize, tokens: usize) -> Result<()> {
         let most = self.model.context_length();
         if tokens > most {
             return Err(Error::input(format!("{tokens} tokens are more than the model's context of {most}")));
         }
-        if tokens > self.limit {
-            let most = self.limit;
-            return Err(Error::memory(format!("{tokens} tokens of one text, the cache may have {most}")));
-        }
-        let most = most.min(self.limit);
         self.cache.kind().check(self.model.config().head_dim)?;
         if self.cache.wants_bases() {
             self.cache.set_bases(&self.model.bases()?)?;
         }
-        self.cache.reserve(tokens, most)?;
+        let outcome = self.cache.reserve(slot, tokens, most);
+        self.rebind();
+        outcome
+    }
+
+    /// Gives up programs that are bound to buffers that the cache no longer has.
+    fn rebind(&mut self) {
         if self.generation != self.cache.generation() {
             self.generation = self.cache.generation();
             self.programs.clear();
@@ -153,7 +169,6 @@ impl Runner {
                 self.chunk = chunk(self.model.config(), gpu.caps(), self.most, self.cache.capacity());
             }
         }
-        Ok(())
     }
 
     /// Fills the first slot from a file; the tokens that it then holds.
@@ -163,7 +178,9 @@ impl Runner {
     pub(super) fn restore(&mut self, path: &Path) -> Result<Vec<u32>> {
         self.cache.kind().check(self.model.config().head_dim)?;
         self.cache.truncate(0, 0);
-        let tokens = self.cache.load(path, self.model.fingerprint(), self.model.context_length())?;
+        let tokens = self.cache.load(path, self.model.fingerprint(), self.model.context_length());
+        self.rebind();
+        let tokens = tokens?;
         self.model.check(&tokens).with_context(|| path.display().to_string())?;
         Ok(tokens)
     }
@@ -174,7 +191,7 @@ impl Runner {
     /// As [`Runner::reserve`]; the device failed. The cache then holds what it held.
     pub(super) fn step(&mut self, slot: usize, tokens: &[u32], want: Want) -> Result<()> {
         let (t, start) = (tokens.len(), self.cache.slot_len(slot));
-        self.reserve(start + t)?;
+        self.reserve(slot, start + t)?;
         let mut places = [[0u32; 2]; LARGE_CHUNK];
         places.iter_mut().zip(start..).take(t).for_each(|(p, at)| *p = self.cache.place(slot, at));
         self.run(tokens, &places[..t], want)?;
@@ -188,8 +205,9 @@ impl Runner {
     /// As [`Runner::step`].
     pub(super) fn step_each(&mut self, slots: &[usize], tokens: &[u32]) -> Result<()> {
         let n = slots.len().min(MOST);
-        let longest = slots.iter().map(|&slot| self.cache.slot_len(slot)).max().unwrap_or(0);
-        self.reserve(longest + 1)?;
+        for &slot in slots {
+            self.reserve(slot, self.cache.slot_len(slot) + 1)?;
+        }
         let mut places = [[0u32; 2]; MOST];
         let place = |slot: &usize| self.cache.place(*slot, self.cache.slot_len(*slot));
         places.iter_mut().zip(slots).for_each(|(p, slot)| *p = place(slot));
@@ -299,9 +317,11 @@ impl Runner {
     /// # Errors
     /// As [`Runner::step`].
     pub(super) fn launch(&mut self) -> Result<Pending> {
-        let longest = self.rows.iter().map(|&slot| self.cache.slot_len(slot)).max().unwrap_or(0);
-        self.reserve(longest + 1)?;
         let n = self.rows.len();
+        for i in 0..n {
+            let slot = self.rows[i];
+            self.reserve(slot, self.cache.slot_len(slot) + 1)?;
+        }
         if self.placed != self.cache.generation() {
             let mut places = [[0u32; 2]; MOST];
             for (place, &slot) in places.iter_mut().zip(&self.rows) {
@@ -345,7 +365,7 @@ impl Runner {
         want: Want,
         report: &mut Report<'_>,
     ) -> Result<()> {
-        self.reserve(self.cache.slot_len(slot) + tokens.len())?;
+        self.reserve(slot, self.cache.slot_len(slot) + tokens.len())?;
         self.chunks(slot, tokens, (tokens.len(), 0), want, report)
     }
 
@@ -377,12 +397,13 @@ impl Runner {
         sampler: &super::sampler::Sampler,
         report: &mut Report<'_>,
     ) -> Result<Pending> {
-        self.reserve(self.cache.slot_len(slot) + tokens.len())?;
+        self.reserve(slot, self.cache.slot_len(slot) + tokens.len())?;
         let total = tokens.len();
         let (early, last) = tokens.split_at(total.saturating_sub(1) / self.chunk * self.chunk);
         self.chunks(slot, early, (total, 0), Want::Last, report)?;
         let Some(&token) = last.last() else { return Err(Error::input("there are no tokens to read")) };
         let end = self.cache.slot_len(slot) + last.len() - 1;
+        self.reserve(slot, end + 1)?;
         self.load(&[Row { slot, token, place: self.cache.place(slot, end), sampler }])?;
         let first = if last.len() == 1 {
             self.launch()?
@@ -404,93 +425,4 @@ impl Runner {
         proceed(report, Progress { name: "prompt", done: total, total }).context("reading the prompt")?;
         Ok(first)
     }
-}
-
-/// Logits of every position of a sequence, `[n, vocab]` row by row, in f32. `kind` is how keys and values
-/// are kept meanwhile; by default what suits the device.
-///
-/// # Errors
-/// No tokens, more than the model's context, an id beyond the vocabulary; the device failed.
-pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
-    let mut out = Vec::with_capacity(tokens.len() * model.config().vocab_size);
-    each_logits(model, tokens, kind, &mut |_, row| out.extend_from_slice(row))?;
-    Ok(out)
-}
-
-/// [`logits`] one position after another, `[vocab]` each, in little memory.
-///
-/// # Errors
-/// As [`logits`].
-pub fn each_logits(
-    model: &Model,
-    tokens: &[u32],
-    kind: Option<KvKind>,
-    each: &mut dyn FnMut(usize, &[f32]),
-) -> Result<()> {
-    model.check(tokens)?;
-    let vocab = model.config().vocab_size;
-    let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
-    runner.reserve(tokens.len())?;
-    let chunk = ((64 << 20) / (4 * vocab)).clamp(1, runner.chunk); // at most 64 MiB of logits at once
-    let mut rows = vec![0f32; chunk.min(tokens.len()) * vocab];
-    for (i, tokens) in tokens.chunks(chunk).enumerate() {
-        let rows = &mut rows[..tokens.len() * vocab];
-        runner.step(0, tokens, Want::All)?;
-        runner.read(rows)?;
-        rows.chunks_exact(vocab).zip(i * chunk..).for_each(|(row, at)| each(at, row));
-    }
-    Ok(())
-}
-
-/// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kind` as for
-/// [`logits`].
-///
-/// # Errors
-/// As [`logits`].
-pub fn hidden_states(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
-    model.check(tokens)?;
-    let width = model.config().hidden_size;
-    let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
-    runner.reserve(tokens.len())?;
-    let mut out = vec![0f32; tokens.len() * width];
-    let chunk = runner.chunk;
-    for (tokens, rows) in tokens.chunks(chunk).zip(out.chunks_mut(chunk * width)) {
-        runner.step(0, tokens, Want::Hidden)?;
-        runner.read(rows)?;
-    }
-    Ok(out)
-}
-
-/// Logits after each of `tokens`, `[n, vocab]` row by row, put through one by one after `prompt`. The prompt is read
-/// with a cache of kind `first`, which becomes one of kind `then` before the tokens; only a cache of floats can
-/// become another.
-///
-/// # Errors
-/// As [`logits`]; a cache that cannot become another.
-#[doc(hidden)]
-pub fn logits_after(
-    model: &Model,
-    prompt: &[u32],
-    tokens: &[u32],
-    first: KvKind,
-    then: KvKind,
-) -> Result<Vec<f32>> {
-    model.check(prompt)?;
-    model.check(tokens)?;
-    let vocab = model.config().vocab_size;
-    let mut runner = Runner::new(model, 1, first);
-    runner.reserve(prompt.len() + tokens.len())?;
-    runner.prompt(0, prompt, Want::Last, &mut |_| std::ops::ControlFlow::Continue(()))?;
-    if first != then {
-        let mut next = Runner::new(model, 1, then);
-        next.reserve(prompt.len() + tokens.len())?;
-        next.cache.take(&runner.cache)?;
-        runner = next;
-    }
-    let mut out = vec![0f32; tokens.len() * vocab];
-    for (token, row) in tokens.iter().zip(out.chunks_mut(vocab)) {
-        runner.step(0, &[*token], Want::Last)?;
-        runner.read(row)?;
-    }
-    Ok(out)
 }

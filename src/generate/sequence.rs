@@ -86,17 +86,19 @@ impl Sequence {
         }
         let known = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // At least one token must go through the model to say what comes next.
-        let cached = known.min(runner.cache().slot_len(self.slot)).min(prompt.len() - 1);
-        runner.truncate(self.slot, cached);
+        runner.truncate(self.slot, known.min(prompt.len() - 1));
+        let cached = runner.cache().slot_len(self.slot);
         self.tokens.truncate(cached);
         self.end_ids.clone_from(&options.stop_ids);
         if !options.ignore_eos {
             self.end_ids.extend(model.eos_token_ids());
         }
-        let room = prompt.len() + options.max_tokens.unwrap_or(0).min(ROOM);
+        // Who shares pages with others takes them as needed.
+        let ahead = if runner.cache().slots() > 1 { 0 } else { options.max_tokens.unwrap_or(0).min(ROOM) };
+        let room = prompt.len() + ahead;
         // Where all the room that the answer may want is not to be had, it may do with less.
-        runner.reserve(room.min(context)).or_else(|e| match e.is_memory() {
-            true => runner.reserve(prompt.len()),
+        runner.reserve(self.slot, room.min(context)).or_else(|e| match e.is_memory() {
+            true => runner.reserve(self.slot, prompt.len()),
             false => Err(e),
         })?;
         self.sampler.begin(&options, prompt);
@@ -207,6 +209,22 @@ impl Sequence {
     /// Forgets what ran ahead of the answer.
     pub(super) fn rewind(&self, runner: &mut Runner) {
         runner.truncate(self.slot, self.tokens.len());
+    }
+
+    /// Puts the next of its tokens through the model again, all but the last, where the cache has lost them; whether they
+    /// are all there now.
+    ///
+    /// # Errors
+    /// Not enough memory; the device failed.
+    pub(super) fn restore(&self, runner: &mut Runner) -> Result<bool> {
+        let end = self.tokens.len().saturating_sub(1);
+        let have = runner.cache().slot_len(self.slot).min(end);
+        let next = end.min(have + runner.chunk);
+        if have < next {
+            runner.reserve(self.slot, self.tokens.len())?;
+            runner.step(self.slot, &self.tokens[have..next], Want::Last)?;
+        }
+        Ok(next == end)
     }
 
     /// As a device step begins: the last token goes through the model next, again if a step that was

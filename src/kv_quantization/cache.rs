@@ -1,22 +1,27 @@
 //! The cache: a matrix of rows per layer for keys and one for values, as floats or packed.
 
+use super::group::Group;
 use super::kind::KvKind;
+use super::pages::{Name, Names};
 use crate::array::{Device, MLXArray};
+use crate::cpu::PAGE;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::memory::Buffer;
-use crate::ops::{self, Packing};
-use crate::plan::Program;
+use crate::ops::Packing;
 
-/// Rows that a cache grows by at least.
+/// Tokens that a sequence's table grows by at least.
 const STEP: usize = 256;
 
-/// Keys and values of the tokens so far, per layer: of one sequence, or of several in slots of equal length.
+/// Keys and values of the tokens so far, per layer: of one sequence, or of several in slots that share its pages.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Keys and values, each `[slots * capacity, width]` or, packed, `[.., words]`; none before the first
-    /// reservation.
+    /// Keys and values, each `[pages * 128, width]` or, packed, `[.., words]`; none before the first reservation.
     pub(super) layers: Vec<[MLXArray; 2]>,
+    /// Which sequence has which pages, of layers that see equally far; those that see most are the first.
+    pub(super) groups: Vec<Group>,
+    /// The group of each layer.
+    group_of: Vec<usize>,
     /// The basis of each layer's heads, `[8, width]`, where the kind asks for one.
     pub(super) bases: Vec<MLXArray>,
     pub(super) layer_count: usize,
@@ -25,41 +30,85 @@ pub struct KvCache {
     kind: KvKind,
     device: Device,
     /// Tokens in each slot.
-    lens: Vec<usize>,
-    /// Tokens that a slot has room for.
-    capacity: usize,
+    pub(super) lens: Vec<usize>,
+    /// Names of the first full pages of each slot.
+    pub(super) named: Vec<Vec<Name>>,
+    pub(super) names: Names,
+    /// Tokens that a slot's table has room for: whole pages.
+    pub(super) capacity: usize,
+    /// Pages that there may be.
+    pub(super) budget: usize,
     generation: u64,
 }
 
 impl KvCache {
-    /// An empty cache of so many slots, for so many layers with so many key heads (and value heads).
+    /// An empty cache of so many slots, for layers that see so many tokens (all if none) with so many key heads (and value
+    /// heads).
     pub(crate) fn new(
-        layer_count: usize,
+        windows: &[Option<usize>],
         [kv_heads, head_dim]: [usize; 2],
         slots: usize,
         kind: KvKind,
         device: Device,
     ) -> Self {
+        let slots = slots.max(1);
+        let far = |window: &Option<usize>| std::cmp::Reverse(window.unwrap_or(usize::MAX));
+        let mut distinct = windows.to_vec();
+        distinct.sort_by_key(far);
+        distinct.dedup();
+        let group_of = |window| distinct.iter().position(|known| known == window).unwrap_or(0);
         Self {
             layers: Vec::new(),
+            groups: distinct.iter().map(|window| Group::new(slots, *window)).collect(),
+            group_of: windows.iter().map(group_of).collect(),
             bases: Vec::new(),
-            layer_count,
+            layer_count: windows.len(),
             kv_heads,
             head_dim,
             kind,
             device,
-            lens: vec![0; slots.max(1)],
+            lens: vec![0; slots],
+            named: vec![Vec::new(); slots],
+            names: Names::default(),
             capacity: 0,
+            budget: usize::MAX,
             generation: 0,
         }
     }
 
-    fn pair(&self, capacity: usize) -> Result<[MLXArray; 2]> {
+    /// Says how many tokens all sequences together may have, in whole pages.
+    pub(crate) fn set_budget(&mut self, tokens: usize) {
+        self.budget = tokens / PAGE;
+    }
+
+    /// Says how many tokens are put through at once, at most: layers with a window have room for those beside it.
+    pub(crate) fn set_chunk(&mut self, tokens: usize) {
+        self.groups.iter_mut().for_each(|group| group.chunk = tokens);
+    }
+
+    /// The pages of a layer.
+    pub(super) fn group(&self, layer: usize) -> &Group {
+        &self.groups[self.group_of[layer]]
+    }
+
+    /// The layers of a group.
+    pub(super) fn layers_of(&self, group: usize) -> impl Iterator<Item = usize> + '_ {
+        self.group_of.iter().enumerate().filter(move |(_, of)| **of == group).map(|(layer, _)| layer)
+    }
+
+    /// Pages that a group may have.
+    pub(super) fn budget_of(&self, group: usize) -> usize {
+        let windows = self.groups[group].window().map(|_| self.groups[group].most(usize::MAX));
+        windows.map_or(self.budget, |each| self.budget.min(each.saturating_mul(self.slots())))
+    }
+
+    /// An array for keys and one for values of a layer.
+    fn pair(&self, pages: usize) -> Result<[MLXArray; 2]> {
         let one = |i: usize| {
             let width = self.kind.packing().map_or(self.kv_heads * self.head_dim, |packing| {
                 packing[i].row_words(self.kv_heads, self.head_dim)
             });
-            MLXArray::mutable(&[self.slots() * capacity, width], self.kind.dtype(), self.device)
+            MLXArray::mutable(&[pages * PAGE, width], self.kind.dtype(), self.device)
         };
         Ok([one(0)?, one(1)?])
     }
@@ -87,131 +136,87 @@ impl KvCache {
         Ok(())
     }
 
-    /// The first `n` keys and values of a layer of the first slot of an f32 cache, `[n, width]` each.
+    /// Makes room for `tokens` tokens in all in a slot, `most` being the context length. Tokens that are there stay.
     ///
     /// # Errors
-    /// The device failed.
-    pub(crate) fn rows(&self, layer: usize, n: usize) -> Result<[Vec<f32>; 2]> {
-        let width = self.kv_heads * self.head_dim;
-        let [mut keys, mut values] = [vec![0f32; n * width], vec![0f32; n * width]];
-        for (array, rows) in self.layers[layer].iter().zip([&mut keys, &mut values]) {
-            if let Some(buffer) = array.buffer() {
-                buffer.read(bytemuck::cast_slice_mut(rows))?;
+    /// Not enough memory; then every sequence is as it was, but for pages that it has too many.
+    pub(crate) fn reserve(&mut self, slot: usize, tokens: usize, most: usize) -> Result<()> {
+        self.widen(tokens, most)?;
+        let len = self.lens[slot];
+        for group in 0..self.groups.len() {
+            let lacking = self.groups[group].lacks(slot, len, tokens);
+            if lacking > self.groups[group].pages.free() {
+                self.grow(group, lacking - self.groups[group].pages.free())
+                    .with_context(|| format!("a KV cache for {tokens} tokens of one text"))?;
             }
+            self.groups[group].extend(slot, len, tokens);
+            self.own(group, slot)?;
+            self.groups[group].flush()?;
         }
-        Ok([keys, values])
+        Ok(())
     }
 
-    /// Makes room for `tokens` tokens in all in each slot, `most` being the context length. Tokens that are there stay.
-    ///
-    /// # Errors
-    /// Not enough memory; then the cache is as it was.
-    pub(crate) fn reserve(&mut self, tokens: usize, most: usize) -> Result<()> {
+    /// Makes the tables of all slots long enough for so many tokens in each.
+    pub(super) fn widen(&mut self, tokens: usize, most: usize) -> Result<()> {
         if tokens <= self.capacity {
             return Ok(());
         }
-        // Half as much again, so that a long text is copied a logarithmic number of times.
+        // Half as much again, so that programs change a logarithmic number of times.
         let wanted = tokens.max(self.capacity + self.capacity / 2).next_multiple_of(STEP);
-        let capacity = wanted.min(most.max(tokens));
-        let mut layers = Vec::with_capacity(self.layer_count);
-        for layer in 0..self.layer_count {
-            let new = self.pair(capacity).with_context(|| format!("a KV cache of {capacity} tokens"))?;
-            let old = self.layers.get(layer).filter(|_| !self.is_empty());
-            for (old, new) in old.into_iter().flatten().zip(&new) {
-                let row = old.nbytes() / old.dims()[0];
-                let slots = self.lens.iter().enumerate().filter(|(_, len)| **len > 0);
-                let parts: Vec<[usize; 3]> = slots
-                    .map(|(slot, len)| [slot * self.capacity * row, slot * capacity * row, len * row])
-                    .collect();
-                if let (Some(old), Some(new)) = (old.buffer(), new.buffer()) {
-                    new.copy_from(&old, &parts)?;
-                }
-            }
-            layers.push(new);
+        let capacity = wanted.min(most.max(tokens)).next_multiple_of(PAGE);
+        for group in &mut self.groups {
+            group.widen(capacity / PAGE, self.device)?;
         }
-        self.layers = layers;
         self.capacity = capacity;
         self.generation += 1;
         Ok(())
     }
 
-    /// The graph of writing rows `[t, width]` at `places` `[t, 2]` into a layer: its keys and values
-    /// afterwards, each `[slots * capacity, width]` or packed.
-    pub(crate) fn write(
-        &self,
-        layer: usize,
-        k: &MLXArray,
-        v: &MLXArray,
-        places: &MLXArray,
-    ) -> (MLXArray, MLXArray) {
-        let [keys, values] = &self.layers[layer];
-        let Some(packing) = self.kind.packing() else {
-            let write = |cache, rows: &MLXArray| match self.kind {
-                KvKind::Simulated(baseline) => {
-                    MLXArray::apply(ops::KvWrite, &[cache, &baseline.round(rows, self.head_dim), places])
+    /// Adds at least so many pages to a group. Arrays are replaced, their content moves.
+    pub(super) fn grow(&mut self, group: usize, lacking: usize) -> Result<()> {
+        let (before, slots, budget) = (self.groups[group].pages.total(), self.slots(), self.budget_of(group));
+        let least = before + lacking;
+        if least > budget {
+            return Err(Error::memory(format!(
+                "it has {} tokens of room for all texts, and {} are free",
+                budget * PAGE,
+                (budget - before.min(budget) + self.groups[group].pages.free()) * PAGE
+            )));
+        }
+        // One sequence gets what its table has room for; several share, and a long one may take what others do not.
+        let usual = match slots {
+            1 => self.groups[group].most(self.capacity),
+            _ => (before + before / 2).max(2 * slots),
+        };
+        let total = least.max(usual).min(budget);
+        match self.enlarge(group, total) {
+            Err(e) if e.is_memory() && total > least => self.enlarge(group, least),
+            done => done,
+        }
+    }
+
+    fn enlarge(&mut self, group: usize, total: usize) -> Result<()> {
+        let mut layers = Vec::with_capacity(self.layer_count);
+        for layer in 0..self.layer_count {
+            let old = self.layers.get(layer);
+            if self.group_of[layer] != group {
+                layers.push(match old {
+                    Some(old) => old.clone(),
+                    None => self.pair(1)?,
+                });
+                continue;
+            }
+            let new = self.pair(total)?;
+            for (old, new) in old.into_iter().flatten().zip(&new).filter(|(old, _)| old.size() > 0) {
+                if let (Some(from), Some(to)) = (old.buffer(), new.buffer()) {
+                    to.copy_from(&from, &[[0, 0, old.nbytes()]])?;
                 }
-                _ => MLXArray::apply(ops::KvWrite, &[cache, rows, places]),
-            };
-            return (write(keys, k), write(values, v));
-        };
-        let pack = |i: usize, cache: &MLXArray, rows: &MLXArray| {
-            let op = ops::KvPack { packing: packing[i], values: i == 1, head_dim: self.head_dim };
-            match self.bases.get(layer) {
-                Some(basis) => MLXArray::apply(op, &[cache, rows, places, basis]),
-                None => MLXArray::apply(op, &[cache, rows, places]),
             }
-        };
-        (pack(0, keys, k), pack(1, values, v))
-    }
-
-    /// Queries `[t, heads, head_dim]` into the basis that the layer's keys lie in; or sums of its values out of it.
-    pub(crate) fn turn(&self, layer: usize, x: &MLXArray, inverse: bool) -> MLXArray {
-        match (self.kind.packing(), self.bases.get(layer)) {
-            (Some([packing, _]), Some(basis)) if !packing.affine => {
-                MLXArray::apply(ops::Rotate { inverse }, &[x, basis])
-            }
-            (Some([packing, _]), None) if !packing.affine => MLXArray::apply(ops::Rotate { inverse }, &[x]),
-            _ => x.clone(),
+            layers.push(new);
         }
-    }
-
-    /// Writes what the first slot of another cache holds, one of floats, into the first slot.
-    ///
-    /// # Errors
-    /// `is_input`: a packed cache; no memory, a device that does not answer.
-    pub(crate) fn take(&mut self, other: &Self) -> Result<()> {
-        if other.packing().is_some() {
-            return Err(Error::input(format!("a cache of kind {} cannot become another", other.kind)));
-        }
-        let n = other.slot_len(0);
-        let places: Vec<u32> = (0..n).flat_map(|position| self.place(0, position)).collect();
-        let places = MLXArray::from_bytes(bytemuck::cast_slice(&places), &[n, 2], Dtype::U32, self.device)?;
-        for (layer, [k, v]) in other.layers.iter().enumerate() {
-            let rows = |x: &MLXArray| x.slice(0, 0, n).astype(Dtype::F32);
-            let (keys, values) = self.write(layer, &rows(k), &rows(v), &places);
-            Program::new(&[keys, values])?.run()?;
-        }
-        self.advance(0, n);
-        Ok(())
-    }
-
-    /// Copies the first `tokens` tokens of a slot into another, on the device; what the other had is forgotten.
-    ///
-    /// # Errors
-    /// No memory, a device that does not answer.
-    pub(crate) fn copy_prefix(&mut self, from: usize, to: usize, tokens: usize) -> Result<()> {
-        if from == to {
-            return Ok(());
-        }
-        let tokens = tokens.min(self.lens[from]);
-        self.lens[to] = 0;
-        let moves = self.layers.iter().flatten().filter_map(|matrix| {
-            let row = matrix.nbytes() / matrix.dims()[0];
-            let at = |slot: usize| slot * self.capacity * row;
-            Some((matrix.buffer()?, at(from), at(to), tokens * row))
-        });
-        Buffer::copy_within(&moves.collect::<Vec<_>>())?;
-        self.lens[to] = tokens;
+        self.layers = layers;
+        self.groups[group].pages.grow(total);
+        self.generation += 1;
         Ok(())
     }
 
@@ -220,7 +225,15 @@ impl KvCache {
         self.kind.packing()
     }
 
-    /// The place of a position in a slot: the position, and the row at which the slot begins.
+    /// What pages sequences have in a layer, `[slots * pages of a slot]`.
+    ///
+    /// # Panics
+    /// Before the first reservation.
+    pub(crate) fn table(&self, layer: usize) -> &MLXArray {
+        self.group(layer).table().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The place of a position in a slot: the position, and the logical row at which the slot begins.
     pub(crate) fn place(&self, slot: usize, position: usize) -> [u32; 2] {
         [position as u32, (slot * self.capacity) as u32]
     }
@@ -228,11 +241,24 @@ impl KvCache {
     /// Says that the rows of `tokens` more tokens have been written to a slot.
     pub(crate) fn advance(&mut self, slot: usize, tokens: usize) {
         self.lens[slot] += tokens;
+        for group in &mut self.groups {
+            group.slide(slot, self.lens[slot]);
+        }
     }
 
-    /// Forgets all but the first `len` tokens of a slot.
+    /// Forgets all but the first `len` tokens of a slot, and gives back the pages that these do not need. It forgets these,
+    /// too, where a layer with a window no longer has what they need to go on.
     pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
-        self.lens[slot] = self.lens[slot].min(len);
+        let len = self.within(slot, len);
+        self.lens[slot] = len;
+        self.named[slot].truncate(len / PAGE);
+        self.groups.iter_mut().for_each(|group| group.trim(slot, len));
+    }
+
+    /// `len`, or what a slot holds if that is less, if it can go on from there; otherwise 0.
+    pub(crate) fn within(&self, slot: usize, len: usize) -> usize {
+        let len = self.lens[slot].min(len);
+        if self.groups.iter().all(|group| group.holds(slot, len)) { len } else { 0 }
     }
 
     /// Tokens that a slot holds.
@@ -265,9 +291,19 @@ impl KvCache {
         self.len() == 0
     }
 
-    /// Tokens that there is room for in each slot without growing.
+    /// Tokens that a slot may have before plans are made anew.
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Pages that there are, of 128 tokens each, in the layers that see most.
+    pub fn pages(&self) -> usize {
+        self.groups.first().map_or(0, |group| group.pages.total())
+    }
+
+    /// Where it is.
+    pub(super) fn device(&self) -> Device {
+        self.device
     }
 
     /// How keys and values are stored.
@@ -285,71 +321,80 @@ impl KvCache {
 mod tests {
     use super::*;
 
+    /// Fills what a layer's values are stored in with their own numbers.
+    fn number(cache: &KvCache) -> Vec<f32> {
+        let array = &cache.layers[0][1];
+        let all: Vec<f32> = (0..array.size()).map(|i| i as f32).collect();
+        array.overwrite(bytemuck::cast_slice(&all)).unwrap();
+        all
+    }
+
     #[test]
     fn growing_keeps_what_is_there() {
-        let mut cache = KvCache::new(2, [1, 3], 1, KvKind::F32, Device::CPU);
+        let mut cache = KvCache::new(&[None], [1, 3], 1, KvKind::F32, Device::CPU);
         assert_eq!((cache.bytes(), cache.capacity()), (0, 0));
-        cache.reserve(2, 1000).unwrap();
-        assert_eq!((cache.capacity(), cache.bytes()), (256, 2 * 2 * 256 * 3 * 4));
-        let rows: Vec<f32> = (0..6).map(|i| i as f32).collect();
-        cache.layers[1][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-        cache.advance(0, 2);
+        cache.reserve(0, 2, 1000).unwrap();
+        assert_eq!((cache.capacity(), cache.bytes()), (256, 2 * 256 * 3 * 4));
+        let rows = number(&cache);
+        cache.advance(0, 200);
         let before = cache.generation();
-        cache.reserve(256, 1000).unwrap();
+        cache.reserve(0, 256, 1000).unwrap();
         assert_eq!(cache.generation(), before);
-        cache.reserve(257, 1000).unwrap();
-        assert_eq!((cache.capacity(), cache.generation()), (512, before + 1));
-        assert_eq!(cache.layers[1][0].data()[..6], rows);
-        cache.reserve(900, 1000).unwrap();
-        assert_eq!(cache.capacity(), 1000); // the context length is enough
+        cache.reserve(0, 257, 1000).unwrap();
+        assert_eq!((cache.capacity(), cache.pages()), (512, 4));
+        assert!(cache.generation() > before);
+        let now = cache.stored(0, &cache.layers[0][1], 200).unwrap();
+        assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&now), rows[..600]);
+        cache.reserve(0, 900, 1000).unwrap();
+        assert_eq!(cache.capacity(), 1024); // the context length is enough
         cache.truncate(0, 1);
-        assert_eq!(cache.len(), 1);
+        assert_eq!((cache.len(), cache.pages()), (1, 8));
+    }
+
+    /// What a slot has, as the numbers of [`number`].
+    fn rows(cache: &KvCache, slot: usize) -> Vec<usize> {
+        (0..cache.slot_len(slot)).map(|position| cache.groups[0].row(slot, position).unwrap()).collect()
     }
 
     #[test]
-    fn growing_moves_every_slot() {
-        let mut cache = KvCache::new(1, [2, 1], 3, KvKind::F32, Device::CPU);
-        cache.reserve(1, 1000).unwrap();
-        let rows: Vec<f32> = (0..2 * 3 * 256).map(|i| i as f32).collect();
-        cache.layers[0][1].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-        cache.advance(0, 1);
-        cache.advance(2, 2);
-        assert_eq!((cache.len(), cache.place(2, 7)), (3, [7, 512]));
-        cache.reserve(300, 1000).unwrap();
-        assert_eq!((cache.bytes(), cache.place(2, 7)), (2 * 3 * 512 * 2 * 4, [7, 1024]));
-        let moved = cache.layers[0][1].data();
-        assert_eq!((&moved[..2], &moved[2048..2052]), (&rows[..2], &rows[1024..1028]));
-        assert!(moved[2..2048].iter().all(|x| *x == 0.0));
-    }
-
-    #[test]
-    fn a_prefix_is_copied_to_another_slot() {
-        for device in [Device::CPU, Device::GPU] {
-            let mut cache = KvCache::new(2, [1, 4], 3, KvKind::F32, device);
-            cache.reserve(1, 1000).unwrap();
-            let rows: Vec<f32> = (0..3 * 256 * 4).map(|i| i as f32).collect();
-            cache.layers[1][0].overwrite(bytemuck::cast_slice(&rows)).unwrap();
-            (cache.lens[0], cache.lens[2]) = (5, 9);
-            cache.copy_prefix(0, 2, 3).unwrap();
-            assert_eq!(cache.lens, [5, 0, 3]);
-            let after = cache.layers[1][0].data();
-            assert_eq!((&after[2048..2060], &after[2060..]), (&rows[..12], &rows[2060..]));
-            assert_eq!(after[..2048], rows[..2048]);
+    fn one_long_and_several_short_sequences_fit_where_equal_slots_would_not() {
+        let mut cache = KvCache::new(&[None], [1, 1], 4, KvKind::F32, Device::CPU);
+        cache.set_budget(12 * PAGE);
+        for (slot, tokens) in [(0, 9 * PAGE), (1, 1), (2, PAGE), (3, 5)] {
+            cache.reserve(slot, tokens, 4096).unwrap();
+            cache.advance(slot, tokens);
         }
+        assert_eq!(cache.pages(), 12);
+        let mut all: Vec<usize> = (0..4).flat_map(|slot| rows(&cache, slot)).collect();
+        let n = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!((all.len(), cache.len()), (n, n));
+        let e = cache.reserve(1, PAGE + 1, 4096).unwrap_err();
+        assert!(e.is_memory() && e.to_string().contains("1536"), "{e}");
+        // Room that another gives back.
+        cache.truncate(0, 8 * PAGE);
+        cache.reserve(1, PAGE + 1, 4096).unwrap();
+        assert_eq!(cache.place(2, 7), [7, 2 * cache.capacity() as u32]);
     }
 
     #[test]
     fn packed_rows_grow_as_well() {
-        let mut cache = KvCache::new(1, [2, 64], 2, KvKind::K4V3, Device::CPU);
-        cache.reserve(1, 1000).unwrap();
-        assert_eq!(cache.bytes() as u64, 2 * 256 * KvKind::K4V3.bytes_per_token(2, 64));
-        let words: Vec<u32> = (0..2 * 256 * 13).collect(); // values: 2 heads of 6 words, a word of scales
-        cache.layers[0][1].overwrite(bytemuck::cast_slice(&words)).unwrap();
+        let mut cache = KvCache::new(&[None], [2, 64], 2, KvKind::K4V3, Device::CPU);
+        cache.reserve(1, 1, 1000).unwrap();
+        assert_eq!(cache.bytes() as u64, (cache.pages() * PAGE) as u64 * KvKind::K4V3.bytes_per_token(2, 64));
         cache.advance(1, 3);
-        cache.reserve(300, 1000).unwrap();
-        let mut moved = vec![0u32; 2 * 512 * 13];
+        // Values: 2 heads of 6 words, a word of scales.
+        let words: Vec<u32> = (0..3 * 13).collect();
+        let array = cache.layers[0][1].clone();
+        let mut image = vec![0u32; array.size()];
+        let at = cache.groups[0].row(1, 0).unwrap() * 13;
+        image[at..at + 39].copy_from_slice(&words);
+        array.overwrite(bytemuck::cast_slice(&image)).unwrap();
+        cache.reserve(1, 900, 1000).unwrap();
+        let mut moved = vec![0u32; cache.layers[0][1].size()];
         cache.layers[0][1].buffer().unwrap().read(bytemuck::cast_slice_mut(&mut moved)).unwrap();
-        assert_eq!(moved[512 * 13..][..39], words[256 * 13..][..39]);
+        assert_eq!(moved[cache.groups[0].row(1, 0).unwrap() * 13..][..39], words);
         assert!(cache.wants_bases());
     }
 }

@@ -3,17 +3,24 @@
 //! [`KvKind`] names what a value takes: floats, or codes of 8 to 3 bits with a scale for 64 neighbours. Packed heads
 //! are centred, balanced and rotated first, so that no value stands out, in a basis that changes no result.
 //!
-//! One matrix `[capacity, kv_heads * head_dim]` per layer for keys and one for values, token after token,
-//! so that a token's row is one contiguous write. A cache grows in steps; growing replaces the buffers, and
-//! [`KvCache::generation`] tells programs that were bound to the old ones.
+//! One matrix `[pages * 128, kv_heads * head_dim]` per layer for keys and one for values, so that a token's row is one
+//! contiguous write. Sequences take pages of 128 tokens as they grow and give them back; a table says which sequence has
+//! which, and kernels follow it. Sequences that begin alike have pages in common; layers with a
+//! sliding window give back what falls out of it. Where pages are added the
+//! buffers are replaced, and [`KvCache::generation`] tells programs that were bound to the old ones.
 
 mod baseline;
 mod basis;
 mod cache;
+mod content;
+mod group;
 mod kind;
+mod pages;
 mod saved;
+mod sharing;
 
 pub use baseline::Baseline;
 pub(crate) use basis::{Sample, Turning};
 pub use cache::KvCache;
+pub(crate) use group::window_pages;
 pub use kind::KvKind;

@@ -1,11 +1,10 @@
 //! What a cache holds of a prompt, as a safetensors file: made on one device, restored on any.
 //!
 //! Tensors: `tokens` `[n]`; of each layer `layers.<i>.keys` and `.values` `[n, width]`, as the cache stores them, and
-//! `.basis` where there is one, for codes mean nothing without it. The metadata says of which model, which kind and
+//! `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are zeros. The metadata says of which model, which kind and
 //! which version of this layout.
 
 use super::cache::KvCache;
-use crate::array::MLXArray;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::io::safetensors::{Bytes, SafetensorsFile};
@@ -34,11 +33,14 @@ impl KvCache {
                     format!("layers.{layer}.{name}"),
                     stored(array.dtype()),
                     vec![n, width],
-                    read(array, n * width * array.dtype().size())?,
+                    self.stored(layer, array, n)?,
                 ));
             }
             if let Some(basis) = self.bases.get(layer) {
-                let bytes = read(basis, basis.nbytes())?;
+                let mut bytes = vec![0; basis.nbytes()];
+                if let Some(buffer) = basis.buffer() {
+                    buffer.read(&mut bytes)?;
+                }
                 tensors.push((format!("layers.{layer}.basis"), Stored::F32, basis.dims().to_vec(), bytes));
             }
         }
@@ -105,12 +107,14 @@ impl KvCache {
             self.set_bases(&(0..self.layer_count).map(basis).collect::<Result<Vec<_>>>()?)?;
         }
         self.truncate(0, 0);
-        self.reserve(tokens.len(), most)?;
+        self.widen(tokens.len(), most)?;
+        self.groups.iter_mut().for_each(|group| group.skip(0, tokens.len()));
+        self.reserve(0, tokens.len(), most)?;
         for (layer, arrays) in self.layers.iter().enumerate() {
             for (part, array) in ["keys", "values"].into_iter().zip(arrays) {
                 let shape = [tokens.len(), array.dims()[1]];
                 let rows = tensor(&format!("layers.{layer}.{part}"), array.dtype(), &shape)?;
-                array.overwrite(rows.bytes()).with_context(|| format!("layers.{layer}.{part}"))?;
+                self.store(layer, array, rows.bytes()).with_context(|| format!("layers.{layer}.{part}"))?;
             }
         }
         self.advance(0, tokens.len());
@@ -129,13 +133,4 @@ fn stored(dtype: Dtype) -> Stored {
 
 fn bytes_of(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-/// The first bytes of an array.
-fn read(array: &MLXArray, n: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; n];
-    if let Some(buffer) = array.buffer() {
-        buffer.read(&mut bytes)?;
-    }
-    Ok(bytes)
 }

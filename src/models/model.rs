@@ -201,7 +201,9 @@ impl Model {
     pub(crate) fn cache(&self, slots: usize, kind: KvKind) -> KvCache {
         let config = &self.0.config;
         let heads = [config.num_key_value_heads, config.head_dim];
-        KvCache::new(config.num_hidden_layers, heads, slots, kind, self.0.device)
+        let within = |window: &usize| *window < self.context_length();
+        let windows = (0..config.num_hidden_layers).map(|layer| config.window(layer).filter(within));
+        KvCache::new(&windows.collect::<Vec<_>>(), heads, slots, kind, self.0.device)
     }
 
     /// In what basis a packed cache keeps the heads of each layer, from a few random tokens, measured once. Any basis
@@ -337,7 +339,7 @@ impl Model {
             MLXArray::from_bytes(bytemuck::cast_slice(data), dims, Dtype::U32, self.device())
         };
         let mut cache = self.cache(1, KvKind::F32);
-        cache.reserve(n, n)?;
+        cache.reserve(0, n, n)?;
         let places: Vec<u32> = (0..n).flat_map(|position| cache.place(0, position)).collect();
         let (ids, places) = (leaf(tokens, &[n])?, leaf(&places, &[n, 2])?);
         let logits = self.logits(&ids, &Step { places: &places, cache: &cache, queries }, last_only);
@@ -378,7 +380,7 @@ impl Model {
         if cache.wants_bases() {
             cache.set_bases(&self.bases()?)?;
         }
-        cache.reserve(rows, rows)?;
+        cache.reserve(0, rows, rows)?;
         let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
         Ok(MLXArray::apply(ops::Argmax, &[&logits]))
     }

@@ -8,8 +8,8 @@ use std::cell::RefCell;
 
 /// What one pass through the layers sees besides its tokens.
 pub(crate) struct Step<'a> {
-    /// Place of each token, `[t, 2]` u32: its position in its sequence, and the cache's row at which the
-    /// sequence begins. Tokens of one sequence stand at consecutive positions.
+    /// Place of each token, `[t, 2]` u32: its position in its sequence, and the logical row at which
+    /// the sequence begins. Tokens of one sequence stand at consecutive positions.
     pub(crate) places: &'a MLXArray,
     /// Keys and values of earlier tokens; those of these tokens are written on the way.
     pub(crate) cache: &'a KvCache,
@@ -72,7 +72,7 @@ impl Heads {
             packed: step.cache.packing(),
         };
         let q = step.cache.turn(self.layer, q, false);
-        let o = MLXArray::apply(op, &[&q, &keys, &values, step.places]);
+        let o = MLXArray::apply(op, &[&q, &keys, &values, step.places, step.cache.table(self.layer)]);
         let o = step.cache.turn(self.layer, &o, true); // [t, heads, head_dim]
         o.reshape(&[t, self.q_width()])
     }

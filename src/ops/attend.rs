@@ -1,9 +1,11 @@
 //! Attention with all that stands before it: norms of heads, rotation, writing the cache.
 
 use super::kernel::fits;
+use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvWrite, Rope};
 use crate::array::MLXArray;
+use crate::cpu::PAGE;
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
@@ -21,8 +23,8 @@ static FOUR_KEYS: File = wgsl!("parts/four_keys.wgsl");
 static MEET: File = wgsl!("parts/meet.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
-/// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, inv_freq [rotated / 2] f32,`
-/// `gain of q [d], gain of k [d] if normed] -> [t, heads, d]`
+/// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, table [pages] u32,`
+/// `inv_freq [rotated / 2] f32, gain of q [d], gain of k [d] if normed] -> [t, heads, d]`
 ///
 /// [`RmsNorm`](super::RmsNorm) of each query and key head if normed, [`Rope`], [`KvWrite`] into the cache, which changes, then
 /// [`Attention`]. Tokens of one sequence must stand at consecutive positions, in order.
@@ -57,6 +59,7 @@ pub(super) const MAX_SPLITS: usize = 128;
 struct Shape {
     t: usize,
     d: usize,
+    /// Logical rows.
     rows: usize,
 }
 
@@ -67,7 +70,8 @@ impl Attend {
 
     fn shape(&self, specs: &[Spec]) -> Shape {
         let cache = &specs[self.inputs().keys];
-        Shape { t: specs[0].axis(2), d: cache.axis(1) / self.attention.kv_heads, rows: cache.axis(2) }
+        let rows = specs[self.inputs().table].size() * PAGE;
+        Shape { t: specs[0].axis(2), d: cache.axis(1) / self.attention.kv_heads, rows }
     }
 
     fn raw(&self, d: usize) -> RawHeads<'_> {
@@ -79,12 +83,12 @@ impl Attend {
         let at = self.inputs();
         let specs: Vec<Spec> = x.iter().map(|x| x.spec().clone()).collect();
         let Shape { t, d, .. } = self.shape(&specs);
-        let places = &x[at.places];
+        let (places, table) = (&x[at.places], &x[at.table]);
         let [q, k, v] = self.raw(d).ready(x);
         let k = k.reshape(&[t, self.attention.kv_heads * d]);
-        let keys = MLXArray::apply(KvWrite, &[&x[at.keys], &k, places]);
-        let values = MLXArray::apply(KvWrite, &[&x[at.values], &v, places]);
-        let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places]);
+        let keys = MLXArray::apply(KvWrite, &[&x[at.keys], &k, places, table]);
+        let values = MLXArray::apply(KvWrite, &[&x[at.values], &v, places, table]);
+        let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places, table]);
         (y, keys, values)
     }
 
@@ -118,7 +122,7 @@ impl Attend {
             ..self.stage(site, (&[&READY, lanes_file], &constants), Arg::Scratch(0), Vec::new())
         };
         let queries = Spec::new(&[t, heads, d], Dtype::F32);
-        let inputs = [at.keys, at.values, at.places].map(|input| site.inputs[input].clone());
+        let inputs = [at.keys, at.values, at.places, at.table].map(|input| site.inputs[input].clone());
         let inputs = [&[queries.clone()][..], &inputs].concat();
         let of_ready = |arg: &mut Arg| {
             *arg = match *arg {
@@ -144,7 +148,7 @@ impl Attend {
     fn kernel(&self, site: &Site<'_>, splits: usize, lanes_file: &'static File) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
-        let Shape { t, d, rows, .. } = self.shape(site.inputs);
+        let Shape { t, d, .. } = self.shape(site.inputs);
         let group = heads / kv_heads;
         let chunks = group.div_ceil(HEADS);
         let lanes = lanes(d);
@@ -157,13 +161,7 @@ impl Attend {
             ("MEETING", meeting(lanes) as f64),
             least,
         ];
-        let more = vec![
-            ("chunks", chunks.into()),
-            ("rows", rows.into()),
-            ("window", window),
-            ("splits", splits.into()),
-            ("scale", scale.into()),
-        ];
+        let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
         let files = [&ATTEND, &KEY_RANGE, lanes_file, &FOUR_KEYS, &MEET];
         let mut stage = self.stage(site, (&files, &constants), out, more);
@@ -174,16 +172,15 @@ impl Attend {
         }
         let combine = Stage {
             name: "attend_combine",
-            files: vec![&COMBINE, &KEY_RANGE],
+            files: vec![&COMBINE, &KEY_RANGE, &PAGES],
             constants: vec![("COLUMNS", (2 * lanes) as f64), least],
-            reads: vec![Arg::Scratch(0), Arg::Input(at.places)],
+            reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],
+            baked: true,
             params: vec![
                 ("heads", heads.into()),
                 ("vectors", (d / 4).into()),
                 ("tokens", t.into()),
-                ("splits", splits.into()),
-                ("rows", rows.into()),
                 ("window", window),
             ],
             grid: [heads as u32, t as u32, 1],
@@ -200,9 +197,8 @@ impl Attend {
     /// for a recording does not know positions; the kernel divides the keys that there are.
     fn splits(&self, site: &Site<'_>) -> usize {
         let Shape { t, d, rows, .. } = self.shape(site.inputs);
-        let Attention { heads, kv_heads, window, slots, .. } = self.attention;
-        let capacity = rows / slots.max(1);
-        let visible = window.unwrap_or(capacity).min(capacity);
+        let Attention { heads, kv_heads, .. } = self.attention;
+        let visible = self.attention.visible(rows);
         if visible <= FEW_KEYS {
             return 1;
         }
@@ -291,8 +287,10 @@ pub(super) fn cases() -> Vec<Case> {
             change(&mut op);
             let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
             let mut inputs = fills(op.joined, t, [heads, kv_heads, d]);
-            let cache = normal(&[rows, kv_heads * d], dtype);
-            inputs.extend([cache.clone(), cache, Fill::U32(vec![t, 2], places.concat())]);
+            let paged = paged(places, rows);
+            op.attention.slots = paged.slots;
+            let cache = normal(&[paged.rows, kv_heads * d], dtype);
+            inputs.extend([cache.clone(), cache, paged.places, paged.table]);
             inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));
             if op.norm.is_some() {
                 inputs.extend([normal(&[d], Dtype::BF16), normal(&[d], Dtype::F32)]);
@@ -314,9 +312,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(2, 1, 32, 20), &[[3, 0]], Dtype::F32, &|op| op.norm = Some(1e-5)),
         case(Shape(2, 1, 16, 9), &[[8, 0]], Dtype::F16, &plain),
         // Tokens of several sequences, several of one, and both.
-        case(Shape(4, 2, 64, 200), &[[8, 100], [0, 0], [49, 50], [33, 150]], Dtype::F16, &|op| {
-            op.attention.slots = 4;
-        }),
+        case(Shape(4, 2, 64, 200), &[[8, 100], [0, 0], [49, 50], [33, 150]], Dtype::F16, &plain),
         case(Shape(4, 1, 128, 300), &[[254, 0], [255, 0], [256, 0], [257, 0], [258, 0]], Dtype::F16, &|op| {
             (op.attention.window, op.norm) = (Some(130), Some(1e-6));
         }),
@@ -325,7 +321,7 @@ pub(super) fn cases() -> Vec<Case> {
             &[[60, 0], [61, 0], [0, 70], [1, 70], [2, 70], [62, 0]],
             Dtype::F32,
             &|op| {
-                (op.attention.slots, op.rope.interleaved, op.joined) = (2, true, false);
+                (op.rope.interleaved, op.joined) = (true, false);
             },
         ),
         // Many tokens.
@@ -335,7 +331,7 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         case(Shape(3, 1, 128, 40), &run(20, 9, 0), Dtype::F16, &|op| op.norm = Some(1e-5)),
         case(Shape(2, 2, 32, 50), &[run(3, 8, 0), run(0, 5, 25)].concat(), Dtype::F16, &|op| {
-            (op.rope.interleaved, op.attention.slots) = (true, 2);
+            op.rope.interleaved = true;
         }),
     ]
 }

@@ -4,10 +4,11 @@ use super::attend::{HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MA
 use super::attention::codes;
 use super::kernel::{SUM_SHARED, SUM_SUBGROUP, fits};
 use super::kv_pack::{SIGNS, WALSH};
+use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvPack, Rope, Rotate};
 use crate::array::MLXArray;
-use crate::cpu::{Packing, rotation_norm};
+use crate::cpu::{PAGE, Packing, rotation_norm};
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
@@ -20,6 +21,7 @@ static FRESH8: File = wgsl!("parts/fresh8.wgsl");
 static KEY_PIECES: File = wgsl!("parts/key_pieces.wgsl");
 static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
 static MEET_PACKED: File = wgsl!("parts/meet_packed.wgsl");
+static FOUR_VALUES: File = wgsl!("parts/four_values.wgsl");
 static CODES8: File = wgsl!("parts/codes8.wgsl");
 static BASES8: File = wgsl!("parts/bases8.wgsl");
 static NO_BASES8: File = wgsl!("parts/no_bases8.wgsl");
@@ -27,8 +29,8 @@ static KEY_DOTS_INT: File = wgsl!("parts/key_dots_int.wgsl");
 static KEY_DOTS_FLOAT: File = wgsl!("parts/key_dots_float.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
-/// `keys [rows, words] u32, values [rows, words] u32, places [t, 2] u32, inv_freq [rotated / 2] f32,`
-/// `gain of q [d], gain of k [d] if normed, basis [8, kv_heads * d] f32 if there is one] -> [t, heads, d]`
+/// `keys [rows, words] u32, values [rows, words] u32, places [t, 2] u32, table [pages] u32,`
+/// `inv_freq [rotated / 2] f32, gain of q [d], gain of k [d] if normed, basis [8, kv_heads * d] f32 if there is one] -> [t, heads, d]`
 ///
 /// [`RmsNorm`](super::RmsNorm) of each query and key head if normed, [`Rope`], [`KvPack`] into the cache, which changes,
 /// [`Attention`] of rotated queries, and [`Rotate`] back. Tokens of one sequence must stand at consecutive positions,
@@ -80,7 +82,7 @@ impl AttendPacked {
         let at = self.inputs();
         let specs: Vec<Spec> = x.iter().map(|x| x.spec().clone()).collect();
         let (t, d) = (specs[0].axis(2), self.head_dim(&specs));
-        let places = &x[at.places];
+        let (places, table) = (&x[at.places], &x[at.table]);
         let [q, k, v] = self.raw(d).ready(x);
         let basis = self.basis.then(|| &x[at.rest]);
         let turn = |x: &MLXArray, inverse| {
@@ -89,13 +91,13 @@ impl AttendPacked {
         let pack = |cache: usize, rows: &MLXArray| {
             let values = cache == at.values;
             let op = KvPack { packing: self.packing()[usize::from(values)], values, head_dim: d };
-            let inputs = [&x[cache], rows, places].into_iter().chain(basis);
+            let inputs = [&x[cache], rows, places, table].into_iter().chain(basis);
             MLXArray::apply(op, &inputs.collect::<Vec<_>>())
         };
         let q = turn(&q, false);
         let keys = pack(at.keys, &k.reshape(&[t, self.attention.kv_heads * d]));
         let values = pack(at.values, &v);
-        let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places]);
+        let y = MLXArray::apply(self.attention.clone(), &[&q, &keys, &values, places, table]);
         (turn(&y, true), keys, values)
     }
 
@@ -104,7 +106,6 @@ impl AttendPacked {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
-        let rows = site.inputs[at.keys].axis(2);
         let chunks = (heads / kv_heads).div_ceil(HEADS);
         let (lanes, splits) = (lanes(d), self.splits(site));
         let window = window.map_or(Word::U32(0), Word::from);
@@ -121,6 +122,7 @@ impl AttendPacked {
             &FRESH8,
             &KEY_PIECES,
             &STORE_FRESH,
+            &FOUR_VALUES,
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
             if integers { &KEY_DOTS_INT } else { &KEY_DOTS_FLOAT },
@@ -146,9 +148,7 @@ impl AttendPacked {
         let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
         let params = vec![
             ("chunks", chunks.into()),
-            ("rows", rows.into()),
             ("window", window),
-            ("splits", splits.into()),
             ("scale", scale.into()),
             ("norm", norm),
             ("key_words", key_words.into()),
@@ -202,21 +202,20 @@ impl AttendPacked {
 
         let mut combine = Stage {
             name: "attend_packed_combine",
-            files: vec![&COMBINE, &KEY_RANGE, &WALSH, &SIGNS],
+            files: vec![&COMBINE, &KEY_RANGE, &PAGES, &WALSH, &SIGNS],
             constants: vec![
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
                 least,
             ],
-            reads: vec![Arg::Scratch(0), Arg::Input(at.places)],
+            reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],
+            baked: true,
             params: vec![
                 ("heads", heads.into()),
                 ("kv_heads", kv_heads.into()),
                 ("vectors", (d / 4).into()),
                 ("tokens", t.into()),
-                ("splits", splits.into()),
-                ("rows", rows.into()),
                 ("window", window),
                 ("norm", norm),
             ],
@@ -234,10 +233,9 @@ impl AttendPacked {
 
     /// How many workgroups share the keys of a KV head, as for `Attend`.
     fn splits(&self, site: &Site<'_>) -> usize {
-        let Attention { heads, kv_heads, window, slots, .. } = self.attention;
-        let (t, rows) = (site.inputs[0].axis(2), site.inputs[self.inputs().keys].axis(2));
-        let capacity = rows / slots.max(1);
-        let visible = window.unwrap_or(capacity).min(capacity);
+        let Attention { heads, kv_heads, .. } = self.attention;
+        let (t, rows) = (site.inputs[0].axis(2), site.inputs[self.inputs().table].size() * PAGE);
+        let visible = self.attention.visible(rows);
         let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
         wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(WG))
@@ -328,8 +326,10 @@ pub(super) fn cases() -> Vec<Case> {
         change(&mut op);
         let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
         let mut inputs = fills(op.joined, t, [heads, kv_heads, d]);
-        inputs.extend([0, 1].map(|i| codes(packed[i], [rows, kv_heads, d], i)));
-        inputs.push(Fill::U32(vec![t, 2], places.concat()));
+        let paged = paged(places, rows);
+        op.attention.slots = paged.slots;
+        inputs.extend([0, 1].map(|i| codes(packed[i], [paged.rows, kv_heads, d], i)));
+        inputs.extend([paged.places, paged.table]);
         inputs.push(normal(&[op.rope.rotated / 2], Dtype::F32));
         if op.norm.is_some() {
             inputs.extend([normal(&[d], Dtype::BF16), normal(&[d], Dtype::F32)]);
@@ -356,14 +356,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(3, 3, 40, 150), &[[140, 0]], [4, 2], &|op| op.rope.rotated = 16),
         case(Shape(2, 2, 192, 40), &[[30, 0]], [4, 4], &plain),
         // Tokens of several sequences, several of one, and both.
-        case(Shape(4, 2, 64, 200), &[[8, 100], [0, 0], [49, 50], [33, 150]], [8, 8], &|op| {
-            op.attention.slots = 4;
-        }),
+        case(Shape(4, 2, 64, 200), &[[8, 100], [0, 0], [49, 50], [33, 150]], [8, 8], &plain),
         case(Shape(4, 1, 128, 300), &[[254, 0], [255, 0], [256, 0], [257, 0], [258, 0]], [4, 4], &|op| {
             (op.attention.window, op.norm) = (Some(130), Some(1e-6));
         }),
         case(Shape(2, 2, 80, 90), &[[60, 0], [61, 0], [0, 70], [1, 70], [2, 70], [62, 0]], [8, 3], &|op| {
-            (op.attention.slots, op.rope.interleaved, op.joined) = (2, true, false);
+            (op.rope.interleaved, op.joined) = (true, false);
         }),
     ]
 }

@@ -4,9 +4,10 @@ use super::attention_coop::{Tile, unrolled};
 use super::kernel::{FLOATS, PACK, declare, fits, kind, places, spread, with_sums};
 use super::matmul_tile::Matrices;
 use super::packing::unpack;
+use super::pages::{PAGES, all_rows, paged};
 use super::weight::floats;
 use crate::array::MLXArray;
-use crate::cpu::{self, Packing};
+use crate::cpu::{self, PAGE, Packing};
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
@@ -17,6 +18,7 @@ static COMBINE: File = wgsl!("attention_combine.wgsl");
 static BLOCK: File = wgsl!("attention_block.wgsl");
 static COOP: File = wgsl!("attention_coop.wgsl");
 static ROWS: File = wgsl!("parts/attention_rows.wgsl");
+static TWO_PAGES: File = wgsl!("parts/two_pages.wgsl");
 static QUERIES: File = wgsl!("parts/attention_queries.wgsl");
 static TILES_VECTOR: File = wgsl!("parts/attention_tiles_vector.wgsl");
 static TILES_SCALAR: File = wgsl!("parts/attention_tiles_scalar.wgsl");
@@ -30,12 +32,14 @@ static CACHE_ANY: File = wgsl!("parts/cache_any.wgsl");
 static CACHE_PACKED: File = wgsl!("parts/cache_packed.wgsl");
 static UNSCALED: File = wgsl!("parts/unscaled.wgsl");
 
-/// `[q [t, heads, d] f32, k [rows, kv_heads * d], v like k, places [t, 2] u32] -> [t, heads, d]`
+/// `[q [t, heads, d] f32, k [rows, kv_heads * d], v like k, places [t, 2] u32, table [pages] u32] -> [t, heads, d]`
 ///
-/// A cache holds one or several sequences. The place of a token is its position in its sequence and the
-/// cache's row at which that sequence begins: with `(p, s) = places[i]` its own key is row `s + p`.
+/// A cache holds one or several sequences in pages of 128 rows. Sequences count rows as if each had pages of its own,
+/// one sequence's after another's: logical rows. `table[j]` is the page of the cache that logical page `j` is in. The
+/// place of a token is its position in its sequence and the logical row at which that begins, the first of a page:
+/// with `(p, s) = places[i]` its own key is logical row `s + p`.
 ///
-/// `softmax(scale * q k^T) v` per head; query `i` sees the rows `s <= j <= s + p`, within a window of `w`
+/// `softmax(scale * q k^T) v` per head; query `i` sees the logical rows `s <= j <= s + p`, within a window of `w`
 /// only those with `j + w > s + p`. Heads `h * group .. (h + 1) * group` share the keys of
 /// head `h`, `group = heads / kv_heads`.
 ///
@@ -51,8 +55,8 @@ pub struct Attention {
     pub scale: f32,
     /// How many latest keys are seen; all if none.
     pub window: Option<usize>,
-    /// Sequences that the cache has room for, of equal length: how long one may be decides how its keys are
-    /// divided among workgroups.
+    /// Sequences that the table has pages for, each as many: how long one may be decides how its keys are divided
+    /// among workgroups.
     pub slots: usize,
     /// How keys and values are coded, if they are not floats.
     pub packed: Option<[Packing; 2]>,
@@ -95,21 +99,23 @@ impl Op for Attention {
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
-        let (q, k, v, places) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3]);
+        let (q, k, v, places, table) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3], &inputs[4]);
         let [t, heads, d] = *q.dims() else { panic!("attention of {}", q.spec()) };
-        let rows = k.dims()[0];
+        let capacity = k.dims()[0];
         let caches = match self.packed {
             Some(packed) => {
-                let is = |x: &MLXArray, p: Packing| x.dims() == [rows, p.row_words(self.kv_heads, d)];
+                let is = |x: &MLXArray, p: Packing| x.dims() == [capacity, p.row_words(self.kv_heads, d)];
                 is(k, packed[0]) && is(v, packed[1])
             }
-            None => k.dims() == [rows, self.kv_heads * d] && v.spec() == k.spec(),
+            None => k.dims() == [capacity, self.kv_heads * d] && v.spec() == k.spec(),
         };
         let fits = heads == self.heads && heads % self.kv_heads == 0 && caches && places.dims() == [t, 2];
         assert!(fits, "{self:?} of {}, {}, {}, {}", q.spec(), k.spec(), v.spec(), places.spec());
 
         let group = heads / self.kv_heads;
+        let (rows, stored) = (table.size() * PAGE, all_rows(table));
         let by_head = |x: &MLXArray, i: usize| {
+            let x = &x.take(&stored, 0);
             let x = match self.packed {
                 Some(packed) => unpack(packed[i], x, self.kv_heads, d),
                 None => x.astype(Dtype::F32).reshape(&[rows, self.kv_heads, d]),
@@ -150,20 +156,21 @@ impl Op for Attention {
         if let Some([k, v]) = packed {
             return Some(Box::new(move |x, mut y| {
                 let cache = [(k, x[1].as_slice()), (v, x[2].as_slice())];
-                let (q, places) = (x[0].as_slice(), places(&x[3]));
+                let (q, places) = (x[0].as_slice(), (places(&x[3]), x[4].as_slice()));
                 cpu::attention_packed(q, cache, places, heads, kv_heads, d, scale, window, y.as_mut_slice());
             }));
         }
         Some(Box::new(move |x, mut y| {
-            let (q, k, v, places) = (x[0].as_slice(), floats(&x[1]), floats(&x[2]), places(&x[3]));
+            let (q, k, v) = (x[0].as_slice(), floats(&x[1]), floats(&x[2]));
+            let places = (places(&x[3]), x[4].as_slice());
             cpu::attention(q, k, v, places, heads, kv_heads, d, scale, window, y.as_mut_slice());
         }))
     }
 }
 
 impl Attention {
-    /// How many keys a query may see in a cache of so many rows.
-    fn visible(&self, rows: usize) -> usize {
+    /// How many keys a query may see of so many logical rows.
+    pub(super) fn visible(&self, rows: usize) -> usize {
         let capacity = rows / self.slots.max(1);
         self.window.unwrap_or(capacity).min(capacity)
     }
@@ -220,14 +227,15 @@ impl Attention {
                 "array<u32>"
             }
         };
-        stage.reads = (0..4).map(Arg::Input).collect();
+        stage.files.push(&PAGES);
+        stage.reads = (0..5).map(Arg::Input).collect();
         stage.params = vec![
             ("tokens", site.output.dims[0].into()),
             ("heads", self.heads.into()),
             ("kv_heads", self.kv_heads.into()),
             ("d", d.into()),
             ("chunks", d.div_ceil(4).into()),
-            ("rows", cache.axis(2).into()),
+            ("rows", (site.inputs[4].size() * PAGE).into()),
             ("window", self.window.map_or(Word::U32(0), Word::from)),
             ("scale", self.scale.into()),
         ];
@@ -237,6 +245,7 @@ impl Attention {
             ("keys", kind_of_words),
             ("values", kind_of_words),
             ("places", "array<vec2<u32>>"),
+            ("table", "array<u32>"),
         ];
         stage.generated = declare(&stage, &reads, &[out]);
         stage
@@ -250,14 +259,14 @@ impl Attention {
         let matrices = Matrices::of(site.caps)?;
         let tile = Tile::choose(d, &matrices, site.caps)?;
         let blocks = (t * heads / self.kv_heads).div_ceil(tile.height(&matrices));
-        let visible = self.visible(cache.axis(2));
+        let visible = self.visible(site.inputs[4].size() * PAGE);
         let parts = (BUSY / (self.kv_heads * blocks)).min(visible / PART_KEYS).max(1);
         let halves = cache.dtype == Dtype::F16 || self.packed.is_some();
         if !halves || !fits([self.kv_heads, blocks, parts]) {
             return None;
         }
         let out = if parts == 1 { ("y", "array<vec4<f32>>") } else { ("partials", "array<f32>") };
-        let mut stage = self.stage(site, &[&COOP, &ROWS, &QUERIES], true, out);
+        let mut stage = self.stage(site, &[&COOP, &ROWS, &QUERIES, &TWO_PAGES], true, out);
         stage.files.push(if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR });
         stage.files.push(if parts == 1 { &WHOLE } else { &PART });
         stage.name = "attention_coop";
@@ -268,7 +277,7 @@ impl Attention {
 
     fn block(&self, site: &Site<'_>) -> Stage {
         let [t, heads, d] = site.output.dims[..] else { return Stage::default() };
-        let mut stage = self.stage(site, &[&BLOCK, &ROWS], false, ("y", "array<f32>"));
+        let mut stage = self.stage(site, &[&BLOCK, &ROWS, &TWO_PAGES], false, ("y", "array<f32>"));
         stage.constants.push(("SPREAD", d.div_ceil(64) as f64));
         Stage {
             name: "attention_block",
@@ -280,8 +289,8 @@ impl Attention {
 
     fn split(&self, site: &Site<'_>, sums: &'static File) -> Kernel {
         let [t, heads, d] = site.output.dims[..] else { return Kernel::default() };
-        let splits = self.splits(t, site.inputs[1].axis(2));
-        let mut stage = self.stage(site, &[&SPLIT, sums], false, ("y", "array<f32>"));
+        let splits = self.splits(t, site.inputs[4].size() * PAGE);
+        let mut stage = self.stage(site, &[&SPLIT, sums, &TWO_PAGES], false, ("y", "array<f32>"));
         let lanes = d.div_ceil(4).next_power_of_two();
         stage.constants.extend([("LANES", lanes as f64), ("SPLITS", splits as f64)]);
         stage.name = "attention_split";
@@ -315,33 +324,37 @@ fn combined(stage: Stage, [rows, d]: [usize; 2], parts: usize) -> Kernel {
 /// Sizes worth testing.
 pub(super) fn cases() -> Vec<Case> {
     struct Shape(usize, usize, usize, usize);
-    let placed = |Shape(heads, kv_heads, d, rows): Shape, places: &[[u32; 2]], slots, window, dtype| {
+    let placed = |Shape(heads, kv_heads, d, rows): Shape, places: &[[u32; 2]], window, dtype| {
         let t = places.len();
-        let cache = Fill::Normal(Spec::new(&[rows, kv_heads * d], dtype));
+        let paged = paged(places, rows);
+        let cache = Fill::Normal(Spec::new(&[paged.rows, kv_heads * d], dtype));
         Case {
             op: Arc::new(Attention {
                 heads,
                 kv_heads,
                 scale: 1.0 / (d as f32).sqrt(),
                 window,
-                slots,
+                slots: paged.slots,
                 packed: None,
             }),
             inputs: vec![
                 Fill::Normal(Spec::new(&[t, heads, d], Dtype::F32)),
                 cache.clone(),
                 cache,
-                Fill::U32(vec![t, 2], places.concat()),
+                paged.places,
+                paged.table,
             ],
             reduction: rows + d,
         }
     };
     let case = |shape, positions: &[u32], window, dtype| {
-        placed(shape, &positions.iter().map(|&p| [p, 0]).collect::<Vec<_>>(), 1, window, dtype)
+        placed(shape, &positions.iter().map(|&p| [p, 0]).collect::<Vec<_>>(), window, dtype)
     };
-    let packed = |shape: Shape, places: &[[u32; 2]], slots, window, packed: [Packing; 2]| {
-        let Shape(heads, kv_heads, d, rows) = shape;
-        let mut case = placed(shape, places, slots, window, Dtype::F32);
+    let packed = |shape: Shape, places: &[[u32; 2]], window, packed: [Packing; 2]| {
+        let Shape(heads, kv_heads, d, _) = shape;
+        let mut case = placed(shape, places, window, Dtype::F32);
+        let slots = paged(places, 1).slots;
+        let rows = case.inputs[1].spec().dims[0];
         for (i, packing) in packed.into_iter().enumerate() {
             case.inputs[1 + i] = codes(packing, [rows, kv_heads, d], i);
         }
@@ -363,15 +376,15 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(2, 2, 64, 520), &[100], None, Dtype::BF16),
         case(Shape(3, 1, 7, 30), &[11, 29], None, Dtype::F16),
         // Several sequences.
-        placed(Shape(4, 2, 64, 40), &[[8, 20], [0, 0], [3, 10], [9, 30]], 4, None, Dtype::F16),
-        placed(Shape(2, 1, 80, 2000), &[[900, 1000], [999, 0]], 2, Some(950), Dtype::F32),
+        placed(Shape(4, 2, 64, 40), &[[8, 20], [0, 0], [3, 10], [9, 30]], None, Dtype::F16),
+        placed(Shape(2, 1, 80, 2000), &[[900, 1000], [999, 0]], Some(950), Dtype::F32),
         // Prefill.
         case(Shape(4, 2, 64, 128), &block(0, 33), None, Dtype::F16),
         case(Shape(2, 1, 80, 90), &block(7, 70), Some(16), Dtype::F32),
         case(Shape(3, 3, 128, 64), &block(20, 20), None, Dtype::F16),
         case(Shape(2, 2, 256, 40), &block(0, 17), Some(5), Dtype::F16),
         case(Shape(1, 1, 6, 40), &block(2, 9), None, Dtype::BF16),
-        placed(Shape(2, 1, 64, 90), &(0..21).map(|p| [p, 60]).collect::<Vec<_>>(), 3, Some(6), Dtype::F16),
+        placed(Shape(2, 1, 64, 90), &(0..21).map(|p| [p, 60]).collect::<Vec<_>>(), Some(6), Dtype::F16),
     ];
     // Blocks of every head size and of groups of up to 8 heads; several sequences far apart in one block.
     let runs = |runs: &[[u32; 3]]| -> Vec<[u32; 2]> {
@@ -384,26 +397,26 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(8, 1, 128, 130), &block(50, 71), Some(33), Dtype::F16),
         case(Shape(3, 1, 256, 60), &block(3, 53), None, Dtype::F16),
         case(Shape(2, 2, 48, 60), &block(3, 53), None, Dtype::F16),
-        placed(Shape(2, 1, 64, 400), &runs(&[[0, 9, 0], [30, 11, 200], [3, 10, 300]]), 4, None, Dtype::F16),
-        placed(Shape(4, 1, 128, 300), &runs(&[[90, 9, 200], [60, 12, 0]]), 3, Some(20), Dtype::F16),
+        placed(Shape(2, 1, 64, 400), &runs(&[[0, 9, 0], [30, 11, 200], [3, 10, 300]]), None, Dtype::F16),
+        placed(Shape(4, 1, 128, 300), &runs(&[[90, 9, 200], [60, 12, 0]]), Some(20), Dtype::F16),
     ]);
     // Blocks that share their keys, in each tile, and rows that see nothing of a part.
     for (kv_heads, d) in [(2, 64), (1, 80), (1, 96), (2, 128), (1, 256)] {
         cases.push(case(Shape(2, kv_heads, d, 2050), &block(2031, 10), None, Dtype::F16));
     }
     let apart = runs(&[[1500, 7, 0], [700, 5, 2100]]);
-    cases.push(placed(Shape(2, 1, 64, 4200), &apart, 2, Some(2060), Dtype::F16));
+    cases.push(placed(Shape(2, 1, 64, 4200), &apart, Some(2060), Dtype::F16));
     // Packed.
     cases.extend([
-        packed(Shape(8, 2, 128, 700), &[[688, 0]], 1, None, [b8, b8]),
-        packed(Shape(4, 2, 64, 60), &[[40, 0]], 1, None, [b4, b4]),
-        packed(Shape(6, 3, 80, 600), &[[514, 0], [515, 0]], 1, Some(500), [b4, b3]),
-        packed(Shape(2, 1, 96, 40), &[[21, 0]], 1, None, [b8, b4]),
-        packed(Shape(4, 2, 64, 40), &[[8, 20], [0, 0], [3, 10], [9, 30]], 4, None, [b5, b2]),
-        packed(Shape(4, 2, 64, 200), &[[150, 0]], 1, None, [Packing::affine(8, 64); 2]),
-        packed(Shape(2, 2, 32, 20), &[[12, 0]], 1, None, [Packing::affine(4, 32); 2]),
-        packed(Shape(4, 2, 128, 90), &at(&block(7, 70)), 1, None, [b8, b8]),
-        packed(Shape(3, 3, 64, 64), &at(&block(20, 20)), 1, Some(9), [b4, b3]),
+        packed(Shape(8, 2, 128, 700), &[[688, 0]], None, [b8, b8]),
+        packed(Shape(4, 2, 64, 60), &[[40, 0]], None, [b4, b4]),
+        packed(Shape(6, 3, 80, 600), &[[514, 0], [515, 0]], Some(500), [b4, b3]),
+        packed(Shape(2, 1, 96, 40), &[[21, 0]], None, [b8, b4]),
+        packed(Shape(4, 2, 64, 40), &[[8, 20], [0, 0], [3, 10], [9, 30]], None, [b5, b2]),
+        packed(Shape(4, 2, 64, 200), &[[150, 0]], None, [Packing::affine(8, 64); 2]),
+        packed(Shape(2, 2, 32, 20), &[[12, 0]], None, [Packing::affine(4, 32); 2]),
+        packed(Shape(4, 2, 128, 90), &at(&block(7, 70)), None, [b8, b8]),
+        packed(Shape(3, 3, 64, 64), &at(&block(20, 20)), Some(9), [b4, b3]),
     ]);
     cases
 }
@@ -415,6 +428,7 @@ pub(super) fn codes(packing: Packing, [rows, heads, d]: [usize; 3], seed: usize)
     let value = |i: usize| (((i + seed) * (i + 7) % 1009) as f32 / 504.0 - 1.0) * (1 + i / d % 3) as f32;
     let values: Vec<f32> = (0..rows * heads * d).map(value).collect();
     let places: Vec<[u32; 2]> = (0..rows as u32).map(|row| [row, 0]).collect();
-    cpu::kv_pack(packing, &mut cache, &values, &places, None, d);
+    let table: Vec<u32> = (0..rows.div_ceil(PAGE) as u32).collect();
+    cpu::kv_pack(packing, &mut cache, &values, &places, &table, None, d);
     Fill::U32(vec![rows, words], cache)
 }

@@ -2,8 +2,9 @@
 
 use super::kernel::{PACK, places, spread};
 use super::packing::{pack, rotated};
+use super::pages::{PAGES, rows_at};
 use crate::array::MLXArray;
-use crate::cpu::{self, Packing};
+use crate::cpu::{self, PAGE, Packing};
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, CpuKernel, Fill, HostRef, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
@@ -14,9 +15,9 @@ static ROTATE: File = wgsl!("rotate.wgsl");
 pub(super) static WALSH: File = wgsl!("parts/walsh.wgsl");
 pub(super) static SIGNS: File = wgsl!("parts/signs.wgsl");
 
-/// `[cache [cap, words] u32, rows [t, kv_heads * d] f32, places [t, 2] u32, basis [8, kv_heads * d] f32 if there is`
-/// `one] -> cache` with row `places[i, 0] + places[i, 1]` replaced by the codes of `(rows[i] - centre) * factor`; a
-/// row past the end is skipped.
+/// `[cache [cap, words] u32, rows [t, kv_heads * d] f32, places [t, 2] u32, table [pages] u32,`
+/// `basis [8, kv_heads * d] f32 if there is one] -> cache` with logical row `places[i, 0] + places[i, 1]` replaced by
+/// the codes of `(rows[i] - centre) * factor`; a row past the end is skipped.
 ///
 /// A basis has a row of centres and a row of factors of keys, of queries, of values and of results.
 ///
@@ -68,7 +69,7 @@ impl Op for KvPack {
             && cache.dtype() == Dtype::U32
             && !(self.packing.affine && d % self.packing.group != 0);
         assert!(fits, "{self:?} of {}, {}", cache.spec(), rows.spec());
-        let rows = inputs.get(3).map_or_else(
+        let rows = inputs.get(4).map_or_else(
             || rows.clone(),
             |basis| {
                 let [centre, factor] = rows_of(basis, self.row());
@@ -76,8 +77,7 @@ impl Op for KvPack {
             },
         );
         let words = pack(self.packing, &rows.reshape(&[t, width / d, d]));
-        let row = &places.slice(1, 0, 1) + &places.slice(1, 1, 1);
-        cache.put(&words, &row.reshape(&[t]))
+        cache.put(&words, &rows_at(places, &inputs[3]))
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -87,10 +87,10 @@ impl Op for KvPack {
         }
         let (heads, tokens) = (width / d, site.inputs[2].dims[0]);
         let (grid, stride) = spread(tokens * heads.div_ceil(HEADS));
-        let has_basis = site.inputs.len() > 3;
+        let has_basis = site.inputs.len() > 4;
         let mut stage = Stage {
             name: "kv_pack",
-            files: vec![&KV_PACK, &WALSH, &SIGNS, &PACK],
+            files: vec![&KV_PACK, &PAGES, &WALSH, &SIGNS, &PACK],
             constants: vec![
                 ("BITS", f64::from(self.packing.bits)),
                 ("GROUP", self.packing.group as f64),
@@ -98,13 +98,14 @@ impl Op for KvPack {
                 ("BASIS", f64::from(u8::from(has_basis))),
                 ("ROW", self.row() as f64),
             ],
-            reads: vec![Arg::Input(1), Arg::Input(2)],
+            reads: (1..4).map(Arg::Input).collect(),
             writes: vec![Arg::Output],
             params: vec![
                 ("tokens", tokens.into()),
                 ("heads", heads.into()),
                 ("d", d.into()),
                 ("words", site.output.axis(1).into()),
+                ("logical", (site.inputs[3].size() * PAGE).into()),
                 ("capacity", site.output.axis(2).into()),
                 ("stride", stride),
                 ("edge", self.packing.edge().into()),
@@ -115,16 +116,16 @@ impl Op for KvPack {
             ..Stage::default()
         };
         // Without a basis the rows stand in for it, unread.
-        stage.reads.push(Arg::Input(if has_basis { 3 } else { 1 }));
+        stage.reads.push(Arg::Input(if has_basis { 4 } else { 1 }));
         vec![stage.into()]
     }
 
     fn cpu(&self, _: &[Spec]) -> Option<CpuKernel> {
         let (Self { packing, head_dim, .. }, row) = (*self, self.row());
         Some(Box::new(move |x, mut cache| {
-            let (rows, places) = (x[0].as_slice(), places(&x[1]));
-            let basis = x.get(2).map(|basis| host_rows(basis, row));
-            cpu::kv_pack(packing, cache.as_mut_slice(), rows, places, basis, head_dim);
+            let (rows, places, table) = (x[0].as_slice(), places(&x[1]), x[2].as_slice());
+            let basis = x.get(3).map(|basis| host_rows(basis, row));
+            cpu::kv_pack(packing, cache.as_mut_slice(), rows, places, table, basis, head_dim);
         }))
     }
 
@@ -226,13 +227,17 @@ impl Op for Rotate {
 
 /// Sizes worth testing of [`KvPack`].
 pub(super) fn cases() -> Vec<Case> {
-    let case = |packing: Packing, [cap, heads, d]: [usize; 3], rows: &[u32], basis: bool| {
+    let case = |packing: Packing, [heads, d]: [usize; 2], rows: &[u32], basis: bool| {
         let words = packing.row_words(heads, d);
         let mut inputs = vec![
-            Fill::Bits(Spec::new(&[cap, words], Dtype::U32)),
+            Fill::Bits(Spec::new(&[2 * PAGE, words], Dtype::U32)),
             Fill::Normal(Spec::new(&[rows.len(), heads * d], Dtype::F32)),
-            // Sequences begin anywhere.
-            Fill::U32(vec![rows.len(), 2], rows.iter().flat_map(|&row| [row - row / 2, row / 2]).collect()),
+            Fill::U32(
+                vec![rows.len(), 2],
+                rows.iter().flat_map(|&row| [row % 128, row - row % 128]).collect(),
+            ),
+            // The second page is past the cache.
+            Fill::U32(vec![3], vec![1, 2, 0]),
         ];
         if basis {
             inputs.push(Fill::Normal(Spec::new(&[8, heads * d], Dtype::F32)));
@@ -241,15 +246,15 @@ pub(super) fn cases() -> Vec<Case> {
         Case { op: Arc::new(KvPack { packing, values, head_dim: d }), inputs, reduction: 1 }
     };
     vec![
-        case(Packing::rotated(8), [9, 2, 128], &[4], true),
-        case(Packing::rotated(4), [40, 3, 64], &[3, 4, 5, 19, 40, 0], true),
-        case(Packing::rotated(3), [5, 2, 128], &[1, 3], false),
-        case(Packing::rotated(3), [5, 1, 80], &[0], true),
-        case(Packing::rotated(5), [5, 3, 96], &[2, 0], false),
-        case(Packing::rotated(2), [3, 1, 7], &[2], false),
-        case(Packing::rotated(4), [3, 4, 256], &[2, 1], true),
-        case(Packing::affine(8, 64), [9, 2, 64], &[4, 7], false),
-        case(Packing::affine(4, 32), [9, 3, 32], &[0, 1, 2], false),
+        case(Packing::rotated(8), [2, 128], &[4], true),
+        case(Packing::rotated(4), [3, 64], &[3, 4, 127, 128, 384, 260, 0], true),
+        case(Packing::rotated(3), [2, 128], &[1, 3], false),
+        case(Packing::rotated(3), [1, 80], &[0], true),
+        case(Packing::rotated(5), [3, 96], &[2, 0], false),
+        case(Packing::rotated(2), [1, 7], &[2], false),
+        case(Packing::rotated(4), [4, 256], &[2, 1], true),
+        case(Packing::affine(8, 64), [2, 64], &[4, 257], false),
+        case(Packing::affine(4, 32), [3, 32], &[0, 1, 2], false),
     ]
 }
 

@@ -20,6 +20,7 @@ mod matvec;
 mod matvec_one;
 mod next;
 mod packing;
+mod pages;
 mod philox;
 mod raw_heads;
 mod rms_norm;

@@ -2,6 +2,7 @@
 //! rotation. Shared by attention over floats and over packed caches.
 
 use super::kernel::{FLOATS, PACK, declare, kind};
+use super::pages::PAGES;
 use super::rope::ANGLE;
 use super::{Attention, RmsNorm, Rope};
 use crate::array::MLXArray;
@@ -17,7 +18,7 @@ static NO_HEAD_GAINS: File = wgsl!("parts/no_head_gains.wgsl");
 pub(super) const VALUES: usize = 8;
 
 /// How the heads of a step come and what happens to them. Inputs are `q, k, v`, or one array of the three side by
-/// side, `keys, values, places [t, 2], inv_freq [rotated / 2]`, and gains of query and key heads if normed.
+/// side, `keys, values, places [t, 2], table [pages], inv_freq [rotated / 2]`, and gains of query and key heads if normed.
 pub(super) struct RawHeads<'a> {
     pub(super) attention: &'a Attention,
     pub(super) rope: &'a Rope,
@@ -34,6 +35,7 @@ pub(super) struct Inputs {
     pub(super) keys: usize,
     pub(super) values: usize,
     pub(super) places: usize,
+    pub(super) table: usize,
     pub(super) inv_freq: usize,
     pub(super) q_gain: usize,
     pub(super) k_gain: usize,
@@ -44,9 +46,9 @@ pub(super) struct Inputs {
 impl Inputs {
     pub(super) fn new(joined: bool, normed: bool) -> Self {
         let keys = if joined { 1 } else { 3 };
-        let [values, places, inv_freq, q_gain, k_gain] = [1, 2, 3, 4, 5].map(|i| keys + i);
+        let [values, places, table, inv_freq, q_gain, k_gain] = [1, 2, 3, 4, 5, 6].map(|i| keys + i);
         let rest = if normed { k_gain + 1 } else { q_gain };
-        Self { keys, values, places, inv_freq, q_gain, k_gain, rest }
+        Self { keys, values, places, table, inv_freq, q_gain, k_gain, rest }
     }
 }
 
@@ -113,9 +115,13 @@ impl RawHeads<'_> {
     pub(super) fn stage(&self, site: &Site<'_>, own: Own<'_>) -> Stage {
         let Attention { heads, kv_heads, .. } = *self.attention;
         let (at, (q_width, kv_width)) = (self.inputs(), self.widths());
-        let mut stage =
-            Stage { files: own.files.to_vec(), constants: own.constants.to_vec(), ..Stage::default() };
-        stage.files.extend([&HEADS8, &ANGLE]);
+        let mut stage = Stage {
+            files: own.files.to_vec(),
+            constants: own.constants.to_vec(),
+            baked: true,
+            ..Stage::default()
+        };
+        stage.files.extend([&HEADS8, &ANGLE, &PAGES]);
         stage.files.push(if self.norm.is_some() { &HEAD_GAINS } else { &NO_HEAD_GAINS });
         stage.files.extend([&FLOATS, &PACK]);
         stage.constants.extend([
@@ -142,8 +148,8 @@ impl RawHeads<'_> {
         stage.params.extend(own.params);
         let names: &[&str] = if self.joined { &["qkv"] } else { &["q", "k", "v"] };
         let mut reads: Vec<(&str, &str)> = names.iter().map(|name| (*name, "array<vec4<f32>>")).collect();
-        reads.extend([("places", "array<vec2<u32>>"), ("inv_freq", "array<f32>")]);
-        stage.reads = (0..names.len()).chain([at.places, at.inv_freq]).map(Arg::Input).collect();
+        reads.extend([("places", "array<vec2<u32>>"), ("table", "array<u32>"), ("inv_freq", "array<f32>")]);
+        stage.reads = (0..names.len()).chain([at.places, at.table, at.inv_freq]).map(Arg::Input).collect();
         if self.norm.is_some() {
             for (input, constant, name) in [(at.q_gain, "Q_GAIN", "q_gain"), (at.k_gain, "K_GAIN", "k_gain")]
             {

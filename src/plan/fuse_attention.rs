@@ -10,13 +10,13 @@ use std::sync::Arc;
 /// arrays or of three parts of one.
 pub(super) fn attend(m: &Matcher<'_>, at: usize) -> Option<Rewrite> {
     let (attention, inputs) = m.op::<Attention>(at)?;
-    let [q, keys, values, places] = *inputs else { return None };
-    let (keys, k) = written(m, keys, places)?;
-    let (values, v) = written(m, values, places)?;
+    let [q, keys, values, places, table] = *inputs else { return None };
+    let (keys, k) = written(m, keys, [places, table])?;
+    let (values, v) = written(m, values, [places, table])?;
     let before = before(m, [q, k, v], places, attention, m.spec(at).axis(1))?;
     let Heads { rope, norm, inv_freq, .. } = before.q;
     let mut inputs = before.arrays;
-    inputs.extend([keys, values, places, inv_freq]);
+    inputs.extend([keys, values, places, table, inv_freq]);
     inputs.extend(before.gains);
     let (attention, rope) = (attention.clone(), rope.clone());
     Some((
@@ -30,17 +30,17 @@ pub(super) fn attend_packed(m: &Matcher<'_>, at: usize) -> Option<Rewrite> {
     let (Rotate { inverse: true }, inputs) = m.op::<Rotate>(at)? else { return None };
     let (y, basis) = (inputs[0], inputs.get(1).copied());
     let (attention, inputs) = m.op::<Attention>(y)?;
-    let [q, keys, values, places] = *inputs else { return None };
+    let [q, keys, values, places, table] = *inputs else { return None };
     let (Rotate { inverse: false }, of_q) = m.op::<Rotate>(q)? else { return None };
-    let (keys, k) = packed(m, keys, places, basis)?;
-    let (values, v) = packed(m, values, places, basis)?;
+    let (keys, k) = packed(m, keys, [places, table], basis)?;
+    let (values, v) = packed(m, values, [places, table], basis)?;
     if m.uses(y) != 1 || of_q.get(1).copied() != basis {
         return None;
     }
     let before = before(m, [of_q[0], k, v], places, attention, m.spec(at).axis(1))?;
     let Heads { rope, norm, inv_freq, .. } = before.q;
     let mut inputs = before.arrays;
-    inputs.extend([keys, values, places, inv_freq]);
+    inputs.extend([keys, values, places, table, inv_freq]);
     inputs.extend(before.gains);
     inputs.extend(basis);
     let (attention, rope) = (attention.clone(), rope.clone());
@@ -151,20 +151,20 @@ fn flat(m: &Matcher<'_>, mut at: usize) -> usize {
 }
 
 /// The cache that is written for this attention alone, and the rows that go into it.
-fn written(m: &Matcher<'_>, at: usize, places: usize) -> Option<(usize, usize)> {
+fn written(m: &Matcher<'_>, at: usize, places: [usize; 2]) -> Option<(usize, usize)> {
     let (_, inputs) = m.op::<KvWrite>(at)?;
     into_cache(m, at, inputs, places)
 }
 
 /// The same of a packed cache in this basis.
-fn packed(m: &Matcher<'_>, at: usize, places: usize, basis: Option<usize>) -> Option<(usize, usize)> {
+fn packed(m: &Matcher<'_>, at: usize, places: [usize; 2], basis: Option<usize>) -> Option<(usize, usize)> {
     let (_, inputs) = m.op::<KvPack>(at)?;
-    let (found, inputs) = (inputs.get(3).copied(), &inputs[..3]);
+    let (found, inputs) = (inputs.get(4).copied(), &inputs[..4]);
     if found == basis { into_cache(m, at, inputs, places) } else { None }
 }
 
-fn into_cache(m: &Matcher<'_>, at: usize, inputs: &[usize], places: usize) -> Option<(usize, usize)> {
-    let [cache, rows, same] = *inputs else { return None };
+fn into_cache(m: &Matcher<'_>, at: usize, inputs: &[usize], places: [usize; 2]) -> Option<(usize, usize)> {
+    let [cache, rows, ref same @ ..] = *inputs else { return None };
     let changes = matches!(m.graph.nodes[cache].kind, Kind::Leaf { mutable: true, .. });
-    (same == places && changes && m.uses(at) == 1 && m.uses(cache) == 1).then_some((cache, rows))
+    (*same == places && changes && m.uses(at) == 1 && m.uses(cache) == 1).then_some((cache, rows))
 }

@@ -162,10 +162,12 @@ pub struct Load {
     pub running: usize,
     /// Requests in the queue.
     pub waiting: usize,
-    /// Tokens of running requests in the cache.
+    /// Pages of the cache that running requests have, each counted once.
     pub cache_used: usize,
-    /// Tokens that the cache can have.
+    /// Pages that the cache can have.
     pub cache_total: usize,
+    /// How often answers had to wait, and be read again, because others needed their pages.
+    pub preempted: usize,
 }
 
 impl Load {

@@ -92,6 +92,10 @@ impl Metrics {
                 let _ = writeln!(out, "# TYPE {name} counter\n{name}{{model_name=\"{model}\"}} {value}");
             }
         }
+        for name in ["unimlx_preemptions_total", "vllm:num_preemptions_total"] {
+            let value = load.preempted;
+            let _ = writeln!(out, "# TYPE {name} counter\n{name}{{model_name=\"{model}\"}} {value}");
+        }
         let refused = self.refused.load(Ordering::Relaxed);
         let _ = writeln!(
             out,

@@ -149,6 +149,7 @@ impl Engine for MockEngine {
             waiting: count(&self.0.waiting),
             cache_used: count(&self.0.cache),
             cache_total: self.0.script.slots * self.0.script.context_length,
+            preempted: 0,
         }
     }
 

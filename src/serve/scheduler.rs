@@ -7,13 +7,17 @@
 //! Who waits is served by clients in turn: next is the client with the fewest answers under way, and of those the
 //! one that has not had a slot for longest; one client's requests keep their order.
 //!
-//! A slot keeps its tokens when an answer ends. The next prompt goes where least is lost, and begins with what any
-//! slot has of it: the keys and values of a common beginning are copied, not computed again.
+//! A slot keeps its tokens when an answer ends, while nobody needs its pages of the cache. The next prompt goes where
+//! least is lost, and begins with what the cache has of it: a common beginning is computed and kept once.
+//!
+//! A request waits in the queue until there are pages for its prompt. Where running answers need more than there are,
+//! the youngest wait and are read again later.
 
 use super::engine::{
     Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores, Sender,
 };
 use super::hook::{Adjust, Record, probabilities};
+use crate::cpu::PAGE;
 use crate::error::{Error, Result};
 use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, each_logits, hidden_states};
 use crate::kv_quantization::KvKind;
@@ -38,8 +42,8 @@ pub struct EngineOptions {
     pub kind: Option<KvKind>,
     /// Begin a prompt with what the cache has of it. Answers are the same without, later.
     pub prefix_cache: bool,
-    /// Tokens that the cache may have for each answer, where memory for the whole context is not to be had: an
-    /// answer that needs more fails, and others go on.
+    /// Tokens that the cache may have for all answers together, in pages of 128; by default as many as all could want,
+    /// if there is memory. A request that needs more than all fails.
     pub cache_tokens: Option<usize>,
 }
 
@@ -56,6 +60,7 @@ pub struct ModelEngine {
     shared: Arc<Shared>,
     slots: usize,
     queue: usize,
+    cache_pages: usize,
     model: Model,
     kind: Option<KvKind>,
     /// Whose turn it is of those who want no answer.
@@ -72,7 +77,9 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     running: AtomicUsize,
+    /// Pages of running requests.
     cache: AtomicUsize,
+    preempted: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -102,7 +109,10 @@ impl ModelEngine {
     /// A number of slots that a batch cannot have; no thread.
     pub fn new(model: &Model, card: Card, options: EngineOptions) -> Result<Self> {
         let mut batch = Batch::new(model, options.slots, options.kind)?;
-        batch.limit_cache(options.cache_tokens.unwrap_or(usize::MAX));
+        batch.keep_prefixes(options.prefix_cache);
+        let most = options.slots * card.context_length.next_multiple_of(PAGE);
+        let cache_pages = options.cache_tokens.unwrap_or(most) / PAGE;
+        batch.limit_cache(cache_pages * PAGE);
         let shared = Arc::new(Shared::default());
         let lanes = (0..options.slots).map(|_| None).collect();
         let prefixes = options.prefix_cache;
@@ -112,7 +122,16 @@ impl ModelEngine {
             .spawn(move || worker.work())
             .map_err(|e| Error::io(format!("no thread for the engine: {e}")))?;
         let EngineOptions { slots, queue, kind, .. } = options;
-        Ok(Self { card, shared, slots, queue, model: model.clone(), kind, aside: Arc::default() })
+        Ok(Self {
+            card,
+            shared,
+            slots,
+            queue,
+            cache_pages,
+            model: model.clone(),
+            kind,
+            aside: Arc::default(),
+        })
     }
 }
 
@@ -154,7 +173,8 @@ impl Engine for ModelEngine {
             running: self.shared.running.load(Ordering::SeqCst),
             waiting,
             cache_used: self.shared.cache.load(Ordering::SeqCst),
-            cache_total: self.slots * self.card.context_length,
+            cache_total: self.cache_pages,
+            preempted: self.shared.preempted.load(Ordering::SeqCst),
         }
     }
 
@@ -229,25 +249,6 @@ struct Lane {
     ticket: u64,
 }
 
-/// Gives a slot what any has of a prompt's beginning; how many tokens it has then that need not be read.
-fn begin(batch: &mut Batch, slot: usize, prompt: &[u32], prefixes: bool) -> Result<usize> {
-    if !prefixes {
-        batch.forget(slot)?;
-        return Ok(0);
-    }
-    // The last token must go through the model in any case.
-    let most = prompt.len().saturating_sub(1);
-    let kept = |batch: &Batch, slot: usize| common(batch.tokens(slot), prompt).min(most);
-    let own = kept(batch, slot);
-    let slots = 0..batch.cache().slots();
-    let best =
-        slots.map(|slot| (kept(batch, slot), slot)).max_by_key(|&(n, slot)| (n, std::cmp::Reverse(slot)));
-    match best.filter(|(n, _)| *n > own) {
-        Some((n, from)) => batch.share(from, slot, n),
-        None => Ok(own),
-    }
-}
-
 struct Worker {
     batch: Batch,
     shared: Arc<Shared>,
@@ -305,6 +306,10 @@ impl Worker {
             while self.lanes.iter().any(Option::is_none) {
                 state.waiting.retain(|job| !job.sender.is_closed());
                 let Some(next) = self.next(&state.waiting) else { break };
+                // The first in turn waits for its pages, and the others with it.
+                if self.lanes.iter().any(Option::is_some) && !self.has_room(&state.waiting[next]) {
+                    break;
+                }
                 let Some(job) = state.waiting.remove(next) else { break };
                 *ticket += 1;
                 self.place(job, *ticket);
@@ -330,6 +335,15 @@ impl Worker {
         };
         let first = waiting.iter().enumerate().min_by_key(|(_, job)| turn(job));
         first.map(|(i, _)| i)
+    }
+
+    /// Whether there are pages for a request's prompt beside those of all that have a slot.
+    fn has_room(&self, job: &Job) -> bool {
+        let unread = self.lanes.iter().flatten().filter(|lane| !lane.read);
+        // Each has a page of its own to go on in.
+        let tokens = |n: usize| (n + 1).next_multiple_of(PAGE);
+        let coming: usize = unread.map(|lane| tokens(lane.tokens.len())).sum();
+        self.batch.has_room(coming + tokens(job.request.tokens.len()))
     }
 
     /// Puts a request into the free slot that loses least by it.
@@ -374,7 +388,11 @@ impl Worker {
             return;
         };
         if !std::mem::replace(&mut lane.begun, true) {
-            match begin(&mut self.batch, slot, &lane.tokens, self.prefixes) {
+            let begun = match self.prefixes {
+                true => self.batch.reuse(slot, &lane.tokens),
+                false => self.batch.forget(slot).map(|()| 0),
+            };
+            match begun {
                 Ok(cached) => lane.cached = cached,
                 Err(e) => {
                     let _ = lane.sender.send(Event::Failed(e));
@@ -395,6 +413,8 @@ impl Worker {
                 }
             }
             Err(e) if e.is_cancelled() => {}
+            // Running answers have taken what there was; when one ends there is more.
+            Err(e) if e.is_memory() && self.batch.is_active() => {}
             Err(e) => {
                 let _ = lane.sender.send(Event::Failed(e));
                 self.leave(slot);
@@ -438,7 +458,7 @@ impl Worker {
     fn count(&self) {
         let busy = || (0..self.lanes.len()).filter(|&slot| self.lanes[slot].is_some());
         self.shared.running.store(busy().count(), Ordering::SeqCst);
-        let tokens = busy().map(|slot| self.batch.tokens(slot).len()).sum();
-        self.shared.cache.store(tokens, Ordering::SeqCst);
+        self.shared.cache.store(self.batch.pages_of(busy()), Ordering::SeqCst);
+        self.shared.preempted.store(self.batch.preempted(), Ordering::SeqCst);
     }
 }

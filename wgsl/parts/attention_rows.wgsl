@@ -15,7 +15,7 @@ fn place_of(h: u32, row: u32) -> u32 {
     return ((row / group) * params.heads + h * group + row % group) * params.d;
 }
 
-// The first and the last row of the cache that a token sees.
+// The first and the last logical row that a token sees.
 fn range_of(token: u32) -> vec2<u32> {
     let place = places[token];
     let hidden = select(0u, place.x + 1u - params.window, params.window > 0u && place.x + 1u > params.window);

@@ -1,12 +1,12 @@
-// Four keys at a time: where they are, and the scores of one with up to HEADS query heads. Needs cache8_*.
+// Four keys at a time: where they are, and the scores of one with up to HEADS query heads. Needs cache8_*, pages.
 
 // Four keys or values of a part, as they are stored.
 struct Four { a: Eight, b: Eight, c: Eight, d: Eight }
 
-// Where they are: WG / LANES rows apart from position j on, none past the last that is stored.
-fn rows_of(column: u32, pitch: u32, j: u32, stored: u32) -> vec4<u32> {
+// Where they are: WG / LANES rows apart from position j on, none past the last, in the page whose first row is `page`.
+fn rows_of(column: u32, pitch: u32, page: u32, j: u32, last: u32) -> vec4<u32> {
     let positions = vec4<u32>(j) + vec4<u32>(0u, 1u, 2u, 3u) * (WG / LANES);
-    return vec4<u32>(column) + min(positions, vec4<u32>(max(stored, 1u) - 1u)) * pitch;
+    return vec4<u32>(column + page * pitch) + min(positions, vec4<u32>(last)) % PAGE * pitch;
 }
 
 // This lane's share of the scores of a key with each query head.

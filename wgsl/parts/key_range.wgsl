@@ -1,17 +1,26 @@
-// The positions first_key .. end_key that the token at place `here` sees, and how many of them a split takes.
+// The positions first_key .. end_key among which those are that the token at place `here` sees, and how many of them a
+// split takes. Needs params.window, table and PAGE (pages).
+// Room and the number of splits grow with the cache: as constants they would make kernels anew.
 
-// A split has at least so many keys; what it has is a multiple of as many as are taken at once.
+// A split has at least so many keys and begins at a multiple of them, which divides a page; what it has is a multiple of
+// as many as are taken at once.
 override LEAST: u32 = 32u;
 
 fn end_key(here: vec2<u32>) -> u32 {
-    return min(here.x + 1u, params.rows - min(here.y, params.rows));
+    let rows = arrayLength(&table) * PAGE;
+    return min(here.x + 1u, rows - min(here.y, rows));
 }
 
-fn first_key(here: vec2<u32>) -> u32 {
+// The first that it sees.
+fn window_start(here: vec2<u32>) -> u32 {
     let outside = params.window > 0u && here.x + 1u > params.window;
     return min(select(0u, here.x + 1u - params.window, outside), end_key(here));
 }
 
-fn share(keys: u32) -> u32 {
-    return max((keys + params.splits * LEAST - 1u) / (params.splits * LEAST), 1u) * LEAST;
+fn first_key(here: vec2<u32>) -> u32 {
+    return window_start(here) / LEAST * LEAST;
+}
+
+fn share(keys: u32, splits: u32) -> u32 {
+    return max((keys + splits * LEAST - 1u) / (splits * LEAST), 1u) * LEAST;
 }

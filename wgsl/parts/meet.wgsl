@@ -31,7 +31,7 @@ fn meet(slot: u32, part: u32, c: u32, own: mat2x4<f32>) {
 }
 
 // Adds up what the parts found of vector v of a head. With several splits the edges follow all sums.
-fn settle(slot: u32, head: u32, v: u32, row: u32, split: u32) {
+fn settle(slot: u32, head: u32, v: u32, row: u32, split: u32, splits: u32) {
     var all = maxima[head];
     for (var i = 1u; i < PARTS; i++) {
         all = max(all, maxima[4u * i + head]);
@@ -43,14 +43,14 @@ fn settle(slot: u32, head: u32, v: u32, row: u32, split: u32) {
         total += weight * totals[4u * i + head];
         sum += weight * meeting[2u * (slot * PARTS + i) * LANES + v];
     }
-    let to = (row + head) * params.splits + split;
-    if params.splits == 1u {
+    let to = (row + head) * splits + split;
+    if splits == 1u {
         out[to * 2u * params.eights + v] = sum / total;
         return;
     }
     out[to * 2u * params.eights + v] = sum;
     if v == 0u {
-        let edges = TOKENS * params.heads * params.splits * 2u * params.eights;
+        let edges = TOKENS * params.heads * splits * 2u * params.eights;
         out[edges + to] = vec4<f32>(all, total, 0.0, 0.0);
     }
 }
