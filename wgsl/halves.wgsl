@@ -4,7 +4,7 @@
 // what rounding took away follow those of the values.
 //
 // Work split: a workgroup of WG makes a row, its invocations stride over units of 8.
-// Parts: x8 (x_aligned, x_odd), gain8 (gain, no_gain), max4 and sum4 (sum_shared, sum_subgroup).
+// Parts: x8 (x_aligned, x_odd), gain8 (gain, no_gain), sum_and_max (sum_shared, sum_subgroup).
 enable f16;
 
 override WG: u32 = 256u;
@@ -27,15 +27,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let gained = gained8(values, i);
         most = max(most, max(abs(gained[0]), abs(gained[1])));
     }
-    most = max4(lane, most);
-    let exponent = bitcast<u32>(max(max(most.x, most.y), max(most.z, most.w))) >> 23u;
-    let shift = clamp(exponent, 14u, 254u);
+    let own = vec2<f32>(dot(squares, vec4<f32>(1.0)), max(max(most.x, most.y), max(most.z, most.w)));
+    let row = sum_and_max(lane, own);
+    let shift = clamp(bitcast<u32>(row.y) >> 23u, 14u, 254u);
     let factor = bitcast<f32>((267u - shift) << 23u);
     var scale = bitcast<f32>((shift - 13u) << 23u);
     if NORM {
-        squares = sum4(lane, squares);
-        let sum = squares.x + squares.y + squares.z + squares.w;
-        scale *= inverseSqrt(sum / f32(params.k) + params.eps);
+        scale *= inverseSqrt(row.x / f32(params.k) + params.eps);
     }
     if lane == 0u && inside {
         row_scale[m] = scale;

@@ -10,12 +10,13 @@
 // Generated (ops/matmul_tile.rs): constants, matrix types, one line per fragment or load, `deliver`.
 // Parts: put_x, put_w and the tiles (tiles_vector, tiles_scalar); Values, fetch, keep of x (x_halves) and of the
 // weight (half_*).
-// Best, without robust buffer access: on an H200 f16 8192^3 250 TFLOP/s; prompt of 2048, 28672 x 4096: bf16 216,
-// 8 bits 202, 4 bits 210. On an H100, between a model's other kernels, prompt of 512, 4 bits: 28672 x 4096 gated 211,
-// 4096 x 14336 203, 6144 x 4096 153, 4096 x 4096 150.
+// Best, without robust buffer access: on an H100 f16 8192^3 262 TFLOP/s, 250 with `halves`; on an H200, prompt of
+// 2048, 28672 x 4096: bf16 216, 8 bits 202, 4 bits 210. On an H100, between a model's other kernels, prompt of 512,
+// 4 bits: 28672 x 4096 gated 211, 4096 x 14336 203, 6144 x 4096 153, 4096 x 4096 150.
 enable f16;
 enable wgpu_cooperative_matrix;
 
+const BAND: u32 = 8u;
 const PITCH: u32 = BK + 8u;
 const THREADS: u32 = SM * SN * LANES;
 const X_LOADS: u32 = BM * BK / X_LOAD;
@@ -38,11 +39,11 @@ fn main(
     @builtin(local_invocation_index) index: u32,
     @builtin(subgroup_id) subgroup_id: u32,
 ) {
-    // Tiles in bands of 16 rows of tiles, so that those at work at one time share their inputs.
-    let band = group.x / (16u * params.tiles_n);
-    let within = group.x % (16u * params.tiles_n);
-    let rows = min(16u, params.tiles_m - band * 16u);
-    first_m = (band * 16u + within % rows) * BM;
+    // Tiles in bands of rows of tiles, so that those at work at one time share their inputs.
+    let band = group.x / (BAND * params.tiles_n);
+    let within = group.x % (BAND * params.tiles_n);
+    let rows = min(BAND, params.tiles_m - band * BAND);
+    first_m = (band * BAND + within % rows) * BM;
     first_n = within / rows * BN;
     part = group.z;
     buffer = 0u;

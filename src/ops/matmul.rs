@@ -230,7 +230,8 @@ impl Matmul<'_> {
         let mut kernel = Kernel {
             scratch: vec![(rows * planes * width * UNIT * 2) as u64, (m * 4) as u64],
             stages: vec![self.halves([bm, tile.bk], rows, planes, all_steps, loader.order)],
-            rounding: Dtype::F16.epsilon(),
+            // A gate multiplies two such results, and is off by what either is.
+            rounding: if self.epilogue.gated { 2.0 } else { 1.0 } * Dtype::F16.epsilon(),
         };
         if split > 1 {
             kernel.scratch.push((split * m * columns * 4) as u64);
@@ -305,7 +306,8 @@ impl Matmul<'_> {
         let [m, k] = self.x();
         let (x_file, x) = self.x_part();
         // All of a row is under way at once.
-        let lanes = k.div_ceil(UNIT).next_multiple_of(64).min(self.site.caps.workgroup_size as usize);
+        let most = self.site.caps.workgroup_size as usize;
+        let lanes = k.div_ceil(UNIT).next_power_of_two().clamp(64, most);
         let mut stage = Stage {
             name: "halves",
             files: vec![&HALVES, x_file, super::kernel::sums(self.site.caps)],
