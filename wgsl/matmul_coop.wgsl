@@ -28,7 +28,6 @@ var<private> subgroup: u32;
 var<private> first_m: u32;
 var<private> first_n: u32;
 var<private> part: u32;
-var<private> buffer: u32;
 var<private> peak: f32;
 var<private> inexact: bool;
 var<private> gates: array<f32, EDGE * EDGE / LANES>;
@@ -46,7 +45,6 @@ fn main(
     first_m = (band * BAND + within % rows) * BM;
     first_n = within / rows * BN;
     part = group.z;
-    buffer = 0u;
     lane = index;
     subgroup = subgroup_id;
     peak = 0.0;
@@ -59,11 +57,7 @@ fn main(
     for (var step = first; step <= last; step++) {
         fetch_all(min(step + 1u, last));
         multiply();
-        if BUFFERS == 1u {
-            workgroupBarrier();
-        } else {
-            buffer = 1u - buffer;
-        }
+        workgroupBarrier();
         keep_all();
         workgroupBarrier();
     }
@@ -90,7 +84,7 @@ fn fetch_x(u: u32, step: u32) -> Values {
 fn keep_x(u: u32, values: Values) {
     let load = u * THREADS + lane;
     if X_LOADS % THREADS == 0u || load < X_LOADS {
-        store_x((buffer * BM + load / (BK / X_LOAD)) * PITCH + load % (BK / X_LOAD) * X_LOAD, values);
+        store_x(load / (BK / X_LOAD) * PITCH + load % (BK / X_LOAD) * X_LOAD, values);
     }
 }
 
@@ -103,7 +97,7 @@ fn fetch_w(u: u32, step: u32) -> Raw {
 fn keep_w(u: u32, values: Raw) {
     let load = u * THREADS + lane;
     if W_LOADS % THREADS == 0u || load < W_LOADS {
-        keep((buffer * BN + load / (BK / LOAD)) * PITCH + load % (BK / LOAD) * LOAD, values);
+        keep(load / (BK / LOAD) * PITCH + load % (BK / LOAD) * LOAD, values);
     }
 }
 
@@ -129,11 +123,11 @@ fn weight_row(column: u32) -> u32 {
 
 // Where a subgroup's fragments begin in the tiles.
 fn left(i: u32, k: u32) -> u32 {
-    return (buffer * BM + (subgroup / SN * TM + i) * EDGE) * PITCH + k;
+    return (subgroup / SN * TM + i) * EDGE * PITCH + k;
 }
 
 fn right(j: u32, k: u32) -> u32 {
-    return (buffer * BN + (subgroup % SN * TN + j) * EDGE) * PITCH + k;
+    return (subgroup % SN * TN + j) * EDGE * PITCH + k;
 }
 
 // Keeps the elements that this invocation will hand on of a staged fragment of gates, for the same place takes what

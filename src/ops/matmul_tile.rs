@@ -19,8 +19,6 @@ pub(super) struct Tile {
     fragments: [usize; 2],
     /// Values of k in workgroup memory at a time.
     pub(super) bk: usize,
-    /// Tiles in workgroup memory: with 2, the next one is put there while the last is still multiplied.
-    buffers: usize,
 }
 
 /// A kind of cooperative matrices.
@@ -51,11 +49,7 @@ impl Matrices {
 
 impl Tile {
     const fn new(subgroups: [usize; 2], fragments: [usize; 2], bk: usize) -> Self {
-        Self { subgroups, fragments, bk, buffers: 1 }
-    }
-
-    const fn twice(self) -> Self {
-        Self { buffers: 2, ..self }
+        Self { subgroups, fragments, bk }
     }
 
     /// Outputs along m and n.
@@ -67,7 +61,7 @@ impl Tile {
     fn fits(&self, matrices: &Matrices, caps: &Caps) -> bool {
         let [bm, bn] = self.size(matrices);
         let subgroups = self.subgroups[0] * self.subgroups[1];
-        let bytes = self.buffers * (bm + bn) * (self.bk + 8) * 2 + subgroups * matrices.edge.pow(2) * 4;
+        let bytes = (bm + bn) * (self.bk + 8) * 2 + subgroups * matrices.edge.pow(2) * 4;
         bytes <= caps.workgroup_memory as usize && subgroups * matrices.lanes <= caps.workgroup_size as usize
     }
 
@@ -175,7 +169,6 @@ pub(super) fn unrolled(
         ("EDGE", edge),
         ("LANES", matrices.lanes),
         ("STAGED", staged),
-        ("BUFFERS", tile.buffers),
     ] {
         text += &format!("const {name}: u32 = {value}u;\n");
     }

@@ -1,7 +1,7 @@
 // Tiles in workgroup memory as scalars, from which alone Metal loads matrices.
 
-var<workgroup> tile_x: array<f16, BUFFERS * BM * PITCH>;
-var<workgroup> tile_w: array<f16, BUFFERS * BN * PITCH>;
+var<workgroup> tile_x: array<f16, BM * PITCH>;
+var<workgroup> tile_w: array<f16, BN * PITCH>;
 
 fn put_x(at: u32, values: vec4<f16>) {
     tile_x[at] = values.x;
