@@ -3,7 +3,7 @@
 use super::gate::{Gate, GateKind};
 use super::kernel::{ACT, ERF, FLOATS, PACK, kind};
 use super::matmul::{Epilogue, Matmul};
-use super::matmul_tile::sizes;
+use super::matmul_tile::{Matrices, sizes};
 use super::matvec;
 use super::rms_norm::RmsNorm;
 use super::weight::{Format, floats};
@@ -104,8 +104,9 @@ impl Linear {
 
     /// Whether rows of `x` are so few that each is summed by itself. Matrix units take more of them at once.
     fn is_few(&self, site: &Site<'_>) -> bool {
+        let units = Matrices::of(site.caps).is_some_and(|matrices| matrices.edge == 16);
         let few = match self.format {
-            _ if !site.caps.coop16 || self.weight(site.inputs)[0].dtype == Dtype::F32 => FEW,
+            _ if !units || self.weight(site.inputs)[0].dtype == Dtype::F32 => FEW,
             Format::Dense => FEW_DENSE,
             Format::Affine { .. } => FEW_PACKED,
         };
