@@ -26,8 +26,6 @@ override HEADS: u32 = 4u;
 // Tokens of the step.
 override TOKENS: u32 = 1u;
 const WG: u32 = 128u;
-// Keys that a workgroup takes at a time.
-override STEP: u32 = 4u * WG / LANES;
 // By how much a score may exceed what weights are relative to before sums are rescaled.
 const SLACK: f32 = 8.0;
 

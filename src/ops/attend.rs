@@ -153,13 +153,14 @@ impl Attend {
         let chunks = group.div_ceil(HEADS);
         let lanes = lanes(d);
         let window = window.map_or(Word::U32(0), Word::from);
-        let least = ("LEAST", least(d) as f64);
+        let range = [("STEP", step(d) as f64), ("LEAST", least(d) as f64)];
         let constants = [
             ("HEADS", group.div_ceil(chunks) as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
             ("MEETING", meeting(lanes) as f64),
-            least,
+            range[0],
+            range[1],
         ];
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
@@ -173,7 +174,7 @@ impl Attend {
         let combine = Stage {
             name: "attend_combine",
             files: vec![&COMBINE, &KEY_RANGE, &PAGES],
-            constants: vec![("COLUMNS", (2 * lanes) as f64), least],
+            constants: vec![("COLUMNS", (2 * lanes) as f64), range[0], range[1]],
             reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],
             baked: true,
@@ -219,9 +220,14 @@ fn memory(t: usize, lanes: usize) -> usize {
     8 * t * lanes * VALUES / 2 + 16 * meeting(lanes) + 2 * 4 * 64 + 16 * WG
 }
 
-/// Keys that a split has at least: the four that each part takes at once, twice.
+/// Keys that a workgroup takes at once: four for each part.
+fn step(d: usize) -> usize {
+    4 * WG / lanes(d)
+}
+
+/// Keys that a split has at least.
 fn least(d: usize) -> usize {
-    8 * WG / lanes(d)
+    2 * step(d)
 }
 
 impl Op for Attend {

@@ -109,7 +109,7 @@ impl AttendPacked {
         let chunks = (heads / kv_heads).div_ceil(HEADS);
         let (lanes, splits) = (lanes(d), self.splits(site));
         let window = window.map_or(Word::U32(0), Word::from);
-        let least = ("LEAST", WG as f64);
+        let range = [("STEP", WG as f64), ("LEAST", WG as f64)];
         let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
         let [keys, values] = self.packing();
 
@@ -143,7 +143,8 @@ impl AttendPacked {
             ("VALUE_BITS", f64::from(values.bits)),
             ("VALUE_REACH", values.reach().into()),
             ("VALUE_EDGE", values.edge().into()),
-            least,
+            range[0],
+            range[1],
         ];
         let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
         let params = vec![
@@ -206,7 +207,8 @@ impl AttendPacked {
             constants: vec![
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
-                least,
+                range[0],
+                range[1],
             ],
             reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],

@@ -2,9 +2,10 @@
 // split takes. Needs params.window, table and PAGE (pages).
 // Room and the number of splits grow with the cache: as constants they would make kernels anew.
 
-// A split has at least so many keys and begins at a multiple of them, which divides a page; what it has is a multiple of
-// as many as are taken at once.
-override LEAST: u32 = 32u;
+// Keys that are taken at once: a split begins at a multiple of them, which divides a page.
+override STEP: u32 = 32u;
+// A split has at least so many.
+override LEAST: u32 = 64u;
 
 fn end_key(here: vec2<u32>) -> u32 {
     let rows = arrayLength(&table) * PAGE;
@@ -18,9 +19,9 @@ fn window_start(here: vec2<u32>) -> u32 {
 }
 
 fn first_key(here: vec2<u32>) -> u32 {
-    return window_start(here) / LEAST * LEAST;
+    return window_start(here) / STEP * STEP;
 }
 
 fn share(keys: u32, splits: u32) -> u32 {
-    return max((keys + splits * LEAST - 1u) / (splits * LEAST), 1u) * LEAST;
+    return max((keys + splits * STEP - 1u) / (splits * STEP) * STEP, LEAST);
 }
