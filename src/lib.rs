@@ -73,7 +73,8 @@ mod wgsl;
 
 pub use array::{Device, MLXArray};
 pub use bench::{
-    BenchOptions, BenchRow, KernelTime, Profile, Roofs, bench, config_names, profile, roofs, synthetic_config,
+    BenchOptions, BenchRow, FirstToken, Gemm, KernelTime, Profile, Roofs, bench, config_names, first_token,
+    gemm, profile, roofs, synthetic_config,
 };
 pub use cpu::{set_threads, simd_name, threads};
 pub use dtype::Dtype;

@@ -185,10 +185,15 @@ impl Stage {
     /// The stage as GPU work over these bindings.
     #[doc(hidden)]
     pub fn dispatch(&self, name: &str, binds: Vec<Bind>) -> Dispatch {
+        self.dispatch_of(self.source(), name, binds)
+    }
+
+    /// [`Stage::dispatch`] with the shader that [`Stage::source`] gave before.
+    pub(crate) fn dispatch_of(&self, source: Source, name: &str, binds: Vec<Bind>) -> Dispatch {
         let params = if self.baked { &[][..] } else { &self.params };
         Dispatch {
             name: name.to_string(),
-            source: self.source(),
+            source,
             constants: self.constants.clone(),
             binds,
             params: params.iter().map(|(_, word)| word.bits()).collect(),

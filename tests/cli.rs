@@ -314,6 +314,20 @@ fn bench_prints_one_object_per_kind_of_work() {
     let together = succeeds(&[&cpu[..], &["-p", "0", "-b", "1,3"]].concat());
     assert!(together.contains("tg2 x 3"), "{together}");
     fails(&["bench", "--device", "cpu", "--tune"], 2, &["nothing to tune", "CPU"]);
+    fails(&["bench", "--gemm", "8,8"], 2, &["M,N,K", "not 2"]);
+    fails(&["bench", "--gemm", "8,0,8"], 2, &["nothing to multiply"]);
+    assert_eq!(run(&["bench", "--gemm", "8,8,8", "--first", "4"]).status.code(), Some(2));
+    fails(&["bench", "--device", "cpu", "--first", "5000"], 2, &["5000", "2048"]);
+}
+
+#[test]
+fn bench_times_the_first_token() {
+    let text = succeeds(&["bench", "--device", "cpu", "--first", "5", "-o", "json"]);
+    let row: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&row["prompt"], &row["compiled"], &row["gpu_ms"]), (&5.into(), &0.into(), &Value::Null));
+    let ms = |field: &str| row[field].as_f64().unwrap();
+    let parts = ms("planning_ms") + ms("trials_ms") + ms("pipelines_ms");
+    assert!(0.0 < ms("again_ms") && parts < ms("first_ms"), "{row}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use naga::valid::Capabilities;
 use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner, back};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use support::adapters;
+use support::{adapters, may_have_none};
 use unimlx::internals::{Source, fill_stages};
 use unimlx::{Caps, Stage, Word, ops};
 
@@ -42,17 +42,10 @@ fn stages(mut visit: impl FnMut(&str, &str, &Caps, &Stage)) {
         for case in cases() {
             for (adapter, caps) in adapters() {
                 let kernels = case.kernels(&caps);
-                // What only rules make exists only where it has a kernel.
-                let normed = format!("{:?}", case.op).contains("norm: Some");
-                let optional = match *name {
-                    "attend_packed" => true,
-                    // Norms, and heads in three arrays, are more buffers than the least adapters bind.
-                    "attend" => case.inputs.len() >= caps.storage_buffers as usize,
-                    // A norm of several rows is a kernel of its own where matrix units take packed weights.
-                    "linear" => adapter == "coop16" && normed && case.inputs[0].spec().dims[0] > 1,
-                    _ => false,
-                };
-                assert!(optional || !kernels.is_empty(), "{name} has no kernel for {adapter}: {case:?}");
+                assert!(
+                    may_have_none(&case, &caps) || !kernels.is_empty(),
+                    "{name} has no kernel for {adapter}: {case:?}"
+                );
                 for stage in kernels.iter().flat_map(|kernel| &kernel.stages) {
                     let what = format!("{name}/{} for {adapter}", stage.name);
                     assert!(

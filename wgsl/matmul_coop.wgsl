@@ -10,12 +10,13 @@
 // Generated (ops/matmul_tile.rs): constants, matrix types, one line per fragment or load, `deliver`.
 // Parts: put_x, put_w and the tiles (tiles_vector, tiles_scalar); Values, fetch, keep of x (x_halves) and of the
 // weight (half_*).
-// Best, without robust buffer access: on an H200 f16 8192^3 250 TFLOP/s; prompt of 2048, 28672 x 4096: bf16 216,
-// 8 bits 202, 4 bits 210. On an H100, between a model's other kernels, prompt of 512, 4 bits: 28672 x 4096 gated 211,
-// 4096 x 14336 203, 6144 x 4096 153, 4096 x 4096 150.
+// Best, without robust buffer access: on an H100 f16 8192^3 262 TFLOP/s, 250 with `halves`; on an H200, prompt of
+// 2048, 28672 x 4096: bf16 216, 8 bits 202, 4 bits 210. On an H100, between a model's other kernels, prompt of 512,
+// 4 bits: 28672 x 4096 gated 211, 4096 x 14336 203, 6144 x 4096 153, 4096 x 4096 150.
 enable f16;
 enable wgpu_cooperative_matrix;
 
+const BAND: u32 = 8u;
 const PITCH: u32 = BK + 8u;
 const THREADS: u32 = SM * SN * LANES;
 const X_LOADS: u32 = BM * BK / X_LOAD;
@@ -37,11 +38,11 @@ fn main(
     @builtin(local_invocation_index) index: u32,
     @builtin(subgroup_id) subgroup_id: u32,
 ) {
-    // Tiles in bands of 16 rows of tiles, so that those at work at one time share their inputs.
-    let band = group.x / (16u * params.tiles_n);
-    let within = group.x % (16u * params.tiles_n);
-    let rows = min(16u, params.tiles_m - band * 16u);
-    first_m = (band * 16u + within % rows) * BM;
+    // Tiles in bands of rows of tiles, so that those at work at one time share their inputs.
+    let band = group.x / (BAND * params.tiles_n);
+    let within = group.x % (BAND * params.tiles_n);
+    let rows = min(BAND, params.tiles_m - band * BAND);
+    first_m = (band * BAND + within % rows) * BM;
     first_n = within / rows * BN;
     part = group.z;
     lane = index;
@@ -89,7 +90,7 @@ fn keep_x(u: u32, values: Values) {
 
 fn fetch_w(u: u32, step: u32) -> Raw {
     let load = min(u * THREADS + lane, W_LOADS - 1u);
-    let k = step % params.steps_of_k * BK + load % (BK / LOAD) * LOAD;
+    let k = step_of_k(step) * BK + load % (BK / LOAD) * LOAD;
     return fetch(weight_row(load / (BK / LOAD)), min(k, params.units * 8u - LOAD));
 }
 
@@ -98,6 +99,14 @@ fn keep_w(u: u32, values: Raw) {
     if W_LOADS % THREADS == 0u || load < W_LOADS {
         keep(load / (BK / LOAD) * PITCH + load % (BK / LOAD) * LOAD, values);
     }
+}
+
+// With two planes of x, the weight is read once for each.
+fn step_of_k(step: u32) -> u32 {
+    if PLANES == 1u {
+        return step;
+    }
+    return step % params.steps_of_k;
 }
 
 // The row of W that makes a column of the tile. Of gated pairs, a subgroup's first columns are gates, the
@@ -166,7 +175,7 @@ fn exact(m: u32, n: u32, sum: f32) -> f32 {
     var result = 0.0;
     for (var step = first; step < last; step++) {
         for (var i = 0u; i < BK / 8u; i++) {
-            let w = wide8(n, min(step % params.steps_of_k * (BK / 8u) + i, params.units - 1u));
+            let w = wide8(n, min(step_of_k(step) * (BK / 8u) + i, params.units - 1u));
             let values = wide_x8((first_m / BM * params.all_steps + step) * BM * BK / 8u + m % BM * (BK / 8u) + i);
             result += dot(values[0], w[0]) + dot(values[1], w[1]);
         }

@@ -3,9 +3,60 @@
 use super::{BenchRow, tokens};
 use crate::error::Result;
 use crate::generate::{Batch, BatchItem, GenerateOptions};
-use crate::kv_quantization::KvKind;
+use crate::kv_quantization::{KvCache, KvKind};
 use crate::models::Model;
 use std::time::Instant;
+
+/// Sequences that are generated together, again and again.
+pub(super) struct Sequences {
+    model: Model,
+    batch: Batch,
+    count: usize,
+    runs: usize,
+}
+
+impl Sequences {
+    pub(super) fn new(model: &Model, kv: Option<KvKind>, count: usize) -> Result<Self> {
+        Ok(Self { model: model.clone(), batch: Batch::new(model, count, kv)?, count, runs: 0 })
+    }
+
+    /// Hands the generation of `generated` tokens for each sequence, after `depth` others, to `around`; the seconds
+    /// that it took.
+    pub(super) fn run(
+        &mut self,
+        depth: usize,
+        generated: usize,
+        around: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<()>,
+    ) -> Result<f64> {
+        self.runs += 1;
+        // The first token of an answer is the prompt's.
+        let options = GenerateOptions {
+            max_tokens: Some(generated + 1),
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        for slot in 0..self.count {
+            let prompt = tokens(&self.model, self.runs * self.count + slot, depth, 1);
+            self.batch.prompt(slot, &prompt, options.clone())?;
+        }
+        self.batch.step()?;
+        let begin = Instant::now();
+        let mut handed = 0;
+        around(&mut || {
+            while self.batch.is_active() {
+                let items = self.batch.step()?;
+                handed += items.iter().filter(|(_, item)| matches!(item, BatchItem::Token(_))).count();
+            }
+            Ok(())
+        })?;
+        debug_assert_eq!(handed, self.count * generated);
+        Ok(begin.elapsed().as_secs_f64())
+    }
+
+    pub(super) fn cache(&self) -> &KvCache {
+        self.batch.cache()
+    }
+}
 
 /// `generated` tokens for each of `batch` sequences, after `depth` others in each.
 pub(super) fn row(
@@ -14,25 +65,9 @@ pub(super) fn row(
     (depth, generated, batch): (usize, usize, usize),
     repetitions: usize,
 ) -> Result<BenchRow> {
-    let mut sequences = Batch::new(model, batch, kv)?;
-    // The first token of an answer is the prompt's.
-    let options =
-        GenerateOptions { max_tokens: Some(generated + 1), ignore_eos: true, ..GenerateOptions::default() };
-    let mut run = |run: usize| -> Result<f64> {
-        for slot in 0..batch {
-            sequences.prompt(slot, &tokens(model, run * batch + slot, depth, 1), options.clone())?;
-        }
-        sequences.step()?;
-        let begin = Instant::now();
-        let mut handed = 0;
-        while sequences.is_active() {
-            let items = sequences.step()?;
-            handed += items.iter().filter(|(_, item)| matches!(item, BatchItem::Token(_))).count();
-        }
-        debug_assert_eq!(handed, batch * generated);
-        Ok(begin.elapsed().as_secs_f64())
-    };
-    run(1)?;
-    let seconds = (0..repetitions).map(|i| run(i + 2)).collect::<Result<_>>()?;
+    let mut sequences = Sequences::new(model, kv, batch)?;
+    let mut run = || sequences.run(depth, generated, |work| work());
+    run()?;
+    let seconds = (0..repetitions).map(|_| run()).collect::<Result<_>>()?;
     Ok(BenchRow { prompt: 0, generated, depth, batch, seconds, gpu_seconds: None })
 }

@@ -3,14 +3,19 @@
 //! Prompt processing: random tokens into a cache that holds `depth` tokens. Generation: tokens one by one
 //! after `depth`. Each after a warm-up run, so that plans, kernels and pages are there. Wall time is taken
 //! without any timestamp; a further run with two timestamps per submission says how long the GPU itself
-//! was busy. [`profile`] looks at single kernels, [`configs`] knows shapes of published models.
+//! was busy. [`profile`] looks at single kernels, [`first`] at the first token of a process, [`gemm`](mod@gemm) at one product,
+//! [`configs`] knows shapes of published models.
 
 mod batch;
 mod configs;
+mod first;
+mod gemm;
 mod profile;
 mod roof;
 
 pub use configs::{config_names, synthetic_config};
+pub use first::{FirstToken, first_token};
+pub use gemm::{Gemm, gemm};
 pub use profile::{KernelTime, Profile, profile};
 pub use roof::{Roofs, roofs};
 

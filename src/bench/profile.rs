@@ -5,10 +5,12 @@
 //! step, of which that is taken off; and the step without timestamps inside. What the last has more than the
 //! sum of the kernels is the price of running one after another.
 
+use super::batch::Sequences;
 use super::{Bench, BenchOptions, BenchRow, median};
 use crate::error::{Error, Result};
 use crate::generate::chunk_on;
-use crate::gpu::{Bind, Detail, Gpu, Recording, Step, Timed, watch};
+use crate::gpu::{Bind, Detail, Gpu, Recording, Seen, Step, Timed, watch};
+use crate::kv_quantization::{KvCache, KvKind};
 use crate::memory::Buffer;
 use crate::models::Model;
 use crate::nn::fill_stages;
@@ -73,8 +75,8 @@ impl Profile {
     }
 }
 
-/// Times each dispatch of a prompt (the longest of the options, up to what goes through the model at once) and of a few generated
-/// tokens, at each depth.
+/// Times each dispatch of a prompt (the longest of the options, up to what goes through the model at once) and of a
+/// few generated tokens, at each depth and for each number of sequences.
 ///
 /// # Errors
 /// `is_device`: the model is not on a GPU that has timestamps; else as [`bench`](super::bench).
@@ -93,8 +95,11 @@ pub fn profile(model: &Model, options: &BenchOptions) -> Result<Vec<Profile>> {
         if prompt > 0 {
             all.push(bench.profile(depth, prompt, 0, empty)?);
         }
-        if generated > 0 {
-            all.push(bench.profile(depth, 0, generated, empty)?);
+        for &batch in options.batches.iter().filter(|_| generated > 0) {
+            all.push(match batch {
+                1 => bench.profile(depth, 0, generated, empty)?,
+                _ => of_batch(&gpu, model, options.kv, (depth, generated, batch), empty)?,
+            });
         }
     }
     Ok(all)
@@ -112,35 +117,62 @@ impl Bench {
             }
             Ok(())
         })?;
-        let cache = self.generator.cache();
-        let used = cache.len() as f64 / (128 * cache.pages()).max(1) as f64;
-        let mut traffic = Traffic { cache: cache.buffers(), used };
-        let mut shapes = HashMap::new();
-        let mut kernels: Vec<KernelTime> = Vec::new();
-        for timed in &timed {
-            let shape = shape(timed, &mut shapes);
-            let seconds = (timed.seconds - empty).max(0.0);
-            let (name, bytes) = (&timed.dispatch.name, traffic.of(timed));
-            match kernels.iter_mut().find(|k| k.name == *name && k.shape == shape) {
-                Some(known) => {
-                    known.calls += 1;
-                    known.seconds += seconds;
-                    known.bytes += bytes;
-                }
-                None => kernels.push(KernelTime { name: name.clone(), shape, calls: 1, seconds, bytes }),
-            }
-        }
-        // One step may have been submitted before the watch began; each looks its tokens up once.
-        let looked_up = timed.iter().filter(|t| t.dispatch.name == "embedding").count();
-        let steps = if generated > 0 { looked_up.max(1) } else { row.steps() };
-        for kernel in &mut kernels {
-            kernel.calls = kernel.calls.div_ceil(steps);
-            kernel.seconds /= steps as f64;
-            kernel.bytes /= steps as f64;
-        }
-        kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        Ok(Profile { test: row.test(), kernels, whole: whole / row.steps() as f64, empty })
+        Ok(sum_up(&row, &timed, Traffic::new(self.generator.cache()), whole, empty))
     }
+}
+
+/// The kernels of a step of several sequences.
+fn of_batch(
+    gpu: &Arc<Gpu>,
+    model: &Model,
+    kv: Option<KvKind>,
+    (depth, generated, batch): (usize, usize, usize),
+    empty: f64,
+) -> Result<Profile> {
+    let row = BenchRow { prompt: 0, generated, depth, batch, seconds: Vec::new(), gpu_seconds: None };
+    let mut sequences = Sequences::new(model, kv, batch)?;
+    sequences.run(depth, generated, |work| work())?;
+    let mut see = |detail| -> Result<Seen> {
+        let mut seen = Seen::default();
+        sequences.run(depth, generated, |work| {
+            seen = watch(gpu, detail, work)?;
+            Ok(())
+        })?;
+        Ok(seen)
+    };
+    let (whole, each) = (see(Detail::Submissions)?, see(Detail::Dispatches)?);
+    // A step that ran ahead was submitted before: the others speak for it.
+    let whole = whole.seconds * (generated as f64 / whole.runs.max(1) as f64).max(1.0);
+    Ok(sum_up(&row, &each.dispatches, Traffic::new(sequences.cache()), whole, empty))
+}
+
+/// Sums dispatches up by kernel and shape, for one step.
+fn sum_up(row: &BenchRow, timed: &[Timed], mut traffic: Traffic, whole: f64, empty: f64) -> Profile {
+    let mut shapes = HashMap::new();
+    let mut kernels: Vec<KernelTime> = Vec::new();
+    for timed in timed {
+        let shape = shape(timed, &mut shapes);
+        let seconds = (timed.seconds - empty).max(0.0);
+        let (name, bytes) = (&timed.dispatch.name, traffic.of(timed));
+        match kernels.iter_mut().find(|k| k.name == *name && k.shape == shape) {
+            Some(known) => {
+                known.calls += 1;
+                known.seconds += seconds;
+                known.bytes += bytes;
+            }
+            None => kernels.push(KernelTime { name: name.clone(), shape, calls: 1, seconds, bytes }),
+        }
+    }
+    // One step may have been submitted before the watch began; each looks its tokens up once.
+    let looked_up = timed.iter().filter(|t| t.dispatch.name == "embedding").count();
+    let steps = if row.generated > 0 { looked_up.max(1) } else { row.steps() };
+    for kernel in &mut kernels {
+        kernel.calls = kernel.calls.div_ceil(steps);
+        kernel.seconds /= steps as f64;
+        kernel.bytes /= steps as f64;
+    }
+    kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    Profile { test: row.test(), kernels, whole: whole / row.steps() as f64, empty }
 }
 
 /// The median time of a dispatch that writes one word, one after another.
@@ -165,6 +197,11 @@ struct Traffic {
 }
 
 impl Traffic {
+    fn new(cache: &KvCache) -> Self {
+        let room = (128 * cache.pages()).max(1);
+        Self { cache: cache.buffers(), used: cache.len() as f64 / room as f64 }
+    }
+
     fn of(&mut self, timed: &Timed) -> f64 {
         let is_cache = |bound: &crate::gpu::Buffer| {
             self.cache.iter().any(|b| matches!(b, Buffer::Gpu(b) if b.is_same(bound)))

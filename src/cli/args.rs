@@ -158,6 +158,9 @@ pub(crate) struct InfoArgs {
     /// Also measure how fast tensors are written, and try every kernel
     #[arg(long)]
     pub(crate) measure: bool,
+    /// Of the kernels, try only those whose name or op's name contains this
+    #[arg(long, value_name = "NAME", requires = "measure")]
+    pub(crate) only: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -194,10 +197,10 @@ pub(crate) struct BenchArgs {
     pub(crate) model: ModelArgs,
     /// A published model's shape with random weights made on the device: llama-8b, qwen3-4b, ..., or the
     /// path of any config.json
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "shape")]
     pub(crate) config: Option<String>,
     /// Its weights: f32, f16, bf16; 2bit to 8bit, in groups of 64 or, say, 4bit-g32 [default: as published]
-    #[arg(long, value_name = "KIND", requires = "config")]
+    #[arg(long, value_name = "KIND", requires = "shape")]
     pub(crate) quant: Option<String>,
     /// Tokens of the prompts; 0 leaves one out
     #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
@@ -227,6 +230,12 @@ pub(crate) struct BenchArgs {
     /// How to print: one JSON object per line, comma-separated values, markdown
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// Instead of rates, time the first token after a prompt of N: plans and pipelines count, loading does not
+    #[arg(long, value_name = "N", conflicts_with_all = ["tune", "profile", "roof", "gemm"])]
+    pub(crate) first: Option<usize>,
+    /// Instead of a model, time a product of x [M, K] and a weight [N, K] on the GPU [--quant: default f16]
+    #[arg(long, value_name = "M,N,K", value_delimiter = ',', group = "shape", conflicts_with_all = ["config", "tune", "profile", "roof"])]
+    pub(crate) gemm: Option<Vec<usize>>,
     /// Measure what the GPU can do at best, instead of a model
     #[arg(long)]
     pub(crate) roof: bool,

@@ -4,6 +4,7 @@ use super::args::{BenchArgs, Output};
 use super::model::{checkpoint, load, load_by};
 use super::terminal::{bytes, say};
 use serde_json::{Value, json};
+use std::time::Duration;
 use unimlx::{
     BenchOptions, BenchRow, Device, Error, Gpu, KernelTime, Model, Profile, Result, bench as measure,
 };
@@ -13,7 +14,13 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     if args.roof {
         return say(&unimlx::roofs(&Gpu::shared()?)?.to_string());
     }
+    if let Some(sides) = &args.gemm {
+        return product(args, sides);
+    }
     let (name, model) = model(args)?;
+    if let Some(prompt) = args.first {
+        return first(args, &name, &model, prompt);
+    }
     let options = BenchOptions {
         prompts: args.prompt.clone(),
         generations: args.generate.clone(),
@@ -26,10 +33,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     if args.profile && !gpu.as_ref().is_some_and(|gpu| gpu.caps().timestamps) {
         return Err(Error::device("--profile needs a GPU that has timestamps"));
     }
-    let place = match gpu {
-        Some(gpu) => gpu.name().to_string(),
-        None => format!("CPU, {} threads, {}", unimlx::threads(), unimlx::simd_name()),
-    };
+    let place = place(&model)?;
     if args.tune {
         tune(&model, args.output)?;
     }
@@ -45,6 +49,67 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         for profile in unimlx::profile(&model, &options)? {
             print(&profile, args.output, roof)?;
         }
+    }
+    Ok(())
+}
+
+/// What a model runs on.
+fn place(model: &Model) -> Result<String> {
+    Ok(match model.device() {
+        Device::GPU => Gpu::shared()?.name().to_string(),
+        Device::CPU => format!("CPU, {} threads, {}", unimlx::threads(), unimlx::simd_name()),
+    })
+}
+
+/// The first token of this process, and where its time went.
+fn first(args: &BenchArgs, name: &str, model: &Model, prompt: usize) -> Result<()> {
+    let first = unimlx::first_token(model, prompt, args.kv)?;
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let parts = [first.time, first.planning, first.trials, first.pipelines, first.again];
+    let place = place(model)?;
+    let columns = [
+        ("model", 20),
+        ("device", 30),
+        ("prompt", 7),
+        ("first ms", 9),
+        ("planning", 9),
+        ("trials", 8),
+        ("pipelines", 10),
+        ("again ms", 9),
+        ("GPU ms", 8),
+        ("compiled, loaded", 0),
+    ];
+    let mut cells = vec![name.to_string(), place.clone(), prompt.to_string()];
+    cells.extend(parts.map(|time| format!("{:.1}", ms(time))));
+    cells.push(first.gpu.map_or("-".to_string(), |time| format!("{:.1}", ms(time))));
+    cells.push(format!("{}, {}", first.compiled, first.loaded));
+    let object = json!({
+        "model": name, "device": place, "prompt": prompt, "first_ms": ms(first.time),
+        "planning_ms": ms(first.planning), "trials_ms": ms(first.trials), "pipelines_ms": ms(first.pipelines),
+        "again_ms": ms(first.again), "gpu_ms": first.gpu.map(ms),
+        "compiled": first.compiled, "loaded": first.loaded,
+    });
+    Sheet::new(args.output, &columns).row(&cells, &object)
+}
+
+/// One product of matrices, kernel by kernel, and as a whole.
+fn product(args: &BenchArgs, sides: &[usize]) -> Result<()> {
+    let Ok(shape) = <[usize; 3]>::try_from(sides) else {
+        return Err(Error::input(format!("--gemm takes M,N,K, three numbers, not {}", sides.len())));
+    };
+    let quant = args.quant.as_deref().unwrap_or("f16");
+    let gemm = unimlx::gemm(shape, quant, args.repetitions)?;
+    let columns = [("kernel", 16), ("us", 10), ("TFLOP/s", 8), ("shape", 20), ("weight", 0)];
+    let mut sheet = Sheet::new(args.output, &columns);
+    let text = shape.map(|side| side.to_string()).join(" x ");
+    let whole = ("all".to_string(), gemm.whole);
+    for (name, seconds) in gemm.kernels.iter().chain([&whole]) {
+        let rate = gemm.operations() / seconds.max(1e-9) / 1e12;
+        let cells =
+            [name.clone(), format!("{:.1}", seconds * 1e6), format!("{rate:.1}"), text.clone(), quant.into()];
+        let object =
+            json!({ "gemm": shape, "weight": quant, "kernel": name, "us": seconds * 1e6, "tflops": rate });
+        sheet.row(&cells, &object)?;
     }
     Ok(())
 }

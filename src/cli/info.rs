@@ -3,20 +3,20 @@
 use super::args::InfoArgs;
 use super::terminal::{bytes, say};
 use serde_json::{Value, json};
-use unimlx::{Gpu, Result};
+use unimlx::{Error, Gpu, Result};
 
 /// Prints a table or, with `--json`, one object.
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let cpu = json!({ "simd": unimlx::simd_name(), "threads": unimlx::threads() });
     let gpu = match Gpu::shared() {
-        Ok(gpu) => describe(&gpu, args.measure)?,
+        Ok(gpu) => describe(&gpu, args)?,
         Err(e) => json!({ "missing": e.to_string() }),
     };
     let all = json!({ "version": env!("CARGO_PKG_VERSION"), "gpu": gpu, "cpu": cpu });
     if args.json { say(&format!("{all:#}\n")) } else { say(&table(&all)) }
 }
 
-fn describe(gpu: &std::sync::Arc<Gpu>, measure: bool) -> Result<Value> {
+fn describe(gpu: &std::sync::Arc<Gpu>, args: &InfoArgs) -> Result<Value> {
     let (info, caps) = (gpu.info(), gpu.caps());
     let mut all = json!({
         "adapter": info.name,
@@ -39,9 +39,13 @@ fn describe(gpu: &std::sync::Arc<Gpu>, measure: bool) -> Result<Value> {
         "switched_off": gpu.switched_off(),
         "tuned_shapes": unimlx::tuned_shapes(gpu),
     });
-    if measure {
+    if args.measure {
         all["upload_gb_s"] = json!((gpu.measure_upload()? * 10.0).round() / 10.0);
-        let (tried, wrong) = unimlx::try_kernels()?;
+        let only = args.only.as_deref().unwrap_or("");
+        let (tried, wrong) = unimlx::try_kernels(only)?;
+        if tried == 0 {
+            return Err(Error::input(format!("--only {only}: no kernel and no op on this GPU is called so")));
+        }
         all["kernels_tried"] = json!(tried);
         all["kernels_wrong"] = json!(wrong);
     }

@@ -41,7 +41,7 @@ impl Fit {
         let context = context.unwrap_or(most);
         let each = kind.bytes_per_token(config.num_key_value_heads, config.head_dim);
         let cache_per_token = each * config.num_hidden_layers as u64;
-        let chunk = super::runner::chunk_on(Device::best());
+        let chunk = super::pace::chunk_on(Device::best());
         let windows = (0..config.num_hidden_layers).filter_map(|layer| config.window(layer));
         let windows: Vec<usize> = windows.filter(|window| *window < most).collect();
         let window = windows.iter().max().map_or(0, |window| window_pages(*window, chunk) * PAGE);

@@ -155,7 +155,8 @@ impl Generator {
         self.stats =
             Stats { cached_tokens: cached, prompt_tokens: tokens.len() - cached, ..Stats::default() };
         let first = self.sequence.read(&mut self.runner, tokens, &mut self.logits, progress)?;
-        if matches!(first, Choice::Later(_)) {
+        // A step that must be planned first would keep this one's token waiting.
+        if matches!(first, Choice::Later(_)) && self.runner.can_launch() {
             self.run_ahead()?;
         }
         self.pending = Some(first.wait()?);

@@ -28,7 +28,7 @@ pub use fit::Fit;
 pub use generator::{FinishReason, Generator, Stats};
 pub use hook::LogitsHook;
 pub use options::GenerateOptions;
-pub(crate) use runner::chunk_on;
+pub(crate) use pace::chunk_on;
 pub use text::TextStream;
 #[cfg(feature = "serve")]
 pub(crate) use text::{certain, first_stop};

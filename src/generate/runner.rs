@@ -8,7 +8,7 @@
 //! behind ([`State`]): steps are launched without waiting for what the last one chose.
 
 use super::decode::{MOST, Row, State};
-use super::pace::submissions;
+use super::pace::{CHUNK, LARGE_CHUNK, chunk, chunk_on, submissions};
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
@@ -21,17 +21,6 @@ use crate::ops;
 use crate::plan::{Program, has_kernel};
 use std::collections::HashMap;
 use std::path::Path;
-
-/// Tokens that go through the model at once, at most, where matrix units make that short work.
-pub(super) const LARGE_CHUNK: usize = 2048;
-/// And elsewhere.
-const CHUNK: usize = 512;
-
-/// Tokens that go through a model on this device at once.
-pub(crate) fn chunk_on(device: Device) -> usize {
-    let large = device == Device::GPU && Gpu::shared().is_ok_and(|gpu| gpu.caps().coop16);
-    if large { LARGE_CHUNK } else { CHUNK }
-}
 
 /// What a step is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +48,8 @@ struct Bound {
 /// A model with a cache and the programs bound to it.
 pub(super) struct Runner {
     model: Model,
-    /// Tokens that go through it at once.
+    /// Tokens that go through it at once, at most, and with the room that the cache has now.
+    most: usize,
     pub(super) chunk: usize,
     pub(super) cache: KvCache,
     programs: HashMap<(usize, Want), Bound>,
@@ -86,6 +76,7 @@ impl Runner {
         let (generation, latest) = (cache.generation(), (0, Want::Last));
         Self {
             model: model.clone(),
+            most: chunk,
             chunk,
             cache,
             programs: HashMap::new(),
@@ -174,6 +165,9 @@ impl Runner {
         if self.generation != self.cache.generation() {
             self.generation = self.cache.generation();
             self.programs.clear();
+            if let (Device::GPU, Some(gpu)) = (self.model.device(), Gpu::opened()) {
+                self.chunk = chunk(self.model.config(), gpu.caps(), self.most, self.cache.capacity());
+            }
         }
     }
 
@@ -311,6 +305,11 @@ impl Runner {
             seen.overwrite(bytemuck::cast_slice(&bits))?;
         }
         Ok(())
+    }
+
+    /// Whether [`Runner::launch`] has its program.
+    pub(super) fn can_launch(&self) -> bool {
+        self.programs.contains_key(&(self.rows.len(), Want::Each))
     }
 
     /// Starts a step of the sequences that were loaded; their next tokens come later.

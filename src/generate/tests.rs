@@ -1,6 +1,7 @@
 //! A cache changes nothing: however a sequence is cut, what follows is the same.
 
-use super::runner::{Runner, Want, chunk_on};
+use super::pace::chunk_on;
+use super::runner::{Runner, Want};
 use super::{Batch, BatchItem, GenerateOptions, Generator, LogitsHook, logits};
 use crate::array::Device;
 use crate::kv_quantization::KvKind;

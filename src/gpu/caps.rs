@@ -59,6 +59,8 @@ pub struct Caps {
     pub coop8: bool,
     /// See [`Tier::Coop16`].
     pub coop16: bool,
+    /// Cores that run workgroups of their own, if the adapter's name says how many: multiprocessors, compute units.
+    pub cores: Option<u32>,
     /// The CPU maps tensor buffers: nothing is staged.
     pub unified: bool,
     /// Opened without robust buffer access (Vulkan): the driver need not compare indices with bindings.
@@ -89,6 +91,7 @@ impl Caps {
         dot4: false,
         coop8: false,
         coop16: false,
+        cores: None,
         unified: false,
         fast_device: false,
         timestamps: false,
@@ -139,6 +142,7 @@ impl Caps {
             dot4: info.backend == wgpu::Backend::Vulkan,
             coop8: coop(8),
             coop16: coop(16),
+            cores: super::chips::cores(&info.name),
             unified: features.contains(Features::MAPPABLE_PRIMARY_BUFFERS)
                 && matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu),
             fast_device: false,

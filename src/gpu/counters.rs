@@ -1,10 +1,40 @@
-//! How many bytes are in use, with MLX's three words: active, peak, cache.
+//! How many bytes are in use, with MLX's three words: active, peak, cache; and where time went.
 //!
 //! One set of counters serves the whole engine: GPU buffers report here, and so can whoever allocates
 //! arrays on the host. Staging buffers are not counted: they are fixed, small and hold no tensor.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+/// Time that went into one kind of work.
+#[derive(Debug, Default)]
+pub(crate) struct Spent(AtomicU64);
+
+impl Spent {
+    /// An empty account.
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Does the work and adds its time.
+    pub(crate) fn on<T>(&self, work: impl FnOnce() -> T) -> T {
+        let begin = Instant::now();
+        let outcome = work();
+        self.add(begin.elapsed());
+        outcome
+    }
+
+    /// Adds time that was taken elsewhere.
+    pub(crate) fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// All of it so far.
+    pub(crate) fn so_far(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Relaxed))
+    }
+}
 
 /// Bytes in use. Exact under any number of threads.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::device::lock;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Spent};
 
 /// A larger file is left alone: kernels of many models and many versions of a driver's mind.
 const MOST: u64 = 256 << 20;
@@ -29,6 +29,7 @@ const MAGIC: &[u8; 8] = b"unimlxpc";
 pub(super) struct Kept {
     compiled: AtomicU64,
     loaded: AtomicU64,
+    pub(super) spent: Spent,
     folder: OnceLock<PathBuf>,
     file: OnceLock<File>,
 }
@@ -78,6 +79,20 @@ impl Gpu {
         self.kept.loaded.load(Relaxed)
     }
 
+    /// Time spent on making pipelines ready.
+    pub(crate) fn pipeline_time(&self) -> Duration {
+        self.kept.spent.so_far()
+    }
+
+    /// The way in which the device was opened: shaders are translated differently.
+    pub(crate) fn way(&self) -> &'static str {
+        match (self.checked, self.caps().fast_device) {
+            (true, _) => "checked",
+            (false, true) => "fast",
+            (false, false) => "ordinary",
+        }
+    }
+
     /// The folder for what the next process need not find out again; none if nothing is kept.
     pub(crate) fn kept_in(&self) -> Option<&Path> {
         self.kept.folder.get().map(PathBuf::as_path)
@@ -91,12 +106,7 @@ impl Gpu {
             return;
         }
         let Some(device) = wgpu::util::pipeline_cache_key(self.info()) else { return };
-        let way = match (self.checked, self.caps().fast_device) {
-            (true, _) => "checked",
-            (false, true) => "fast",
-            (false, false) => "ordinary",
-        };
-        let path = folder.join(format!("{device}_{way}"));
+        let path = folder.join(format!("{device}_{}", self.way()));
         let (keys, data) = read(&path).unwrap_or_else(|why| {
             log::debug!("{}: no pipelines from here: {why}", path.display());
             (BTreeSet::new(), Vec::new())

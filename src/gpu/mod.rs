@@ -10,6 +10,7 @@
 //! and every wait ends.
 
 mod caps;
+mod chips;
 mod counters;
 mod device;
 mod disk;
@@ -31,7 +32,7 @@ mod transfer;
 mod vulkan;
 
 pub use caps::{Caps, Tier};
-pub(crate) use counters::{Counters, counters};
+pub(crate) use counters::{Counters, Spent, counters};
 pub use device::{Gpu, Ticket};
 pub(crate) use disk::write_whole;
 pub use encode::Prepared;
@@ -39,4 +40,4 @@ pub use memory::Buffer;
 pub use open::Options;
 pub use readback::Pending;
 pub use recording::{Bind, Dispatch, Recording, Step};
-pub(crate) use timing::{Detail, Timed, watch};
+pub(crate) use timing::{Detail, Seen, Timed, watch};

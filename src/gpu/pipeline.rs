@@ -93,9 +93,11 @@ impl Gpu {
         }
         if !new.is_empty() {
             // Not under the lock: other threads may compile other kernels meanwhile.
-            let made = each(new.len(), |i| {
-                let dispatch = dispatches[new[i]];
-                self.compile(dispatch).with_context(|| format!("kernel {}", dispatch.name))
+            let made = self.kept.spent.on(|| {
+                each(new.len(), |i| {
+                    let dispatch = dispatches[new[i]];
+                    self.compile(dispatch).with_context(|| format!("kernel {}", dispatch.name))
+                })
             });
             let mut failure = None;
             for (&i, pipeline) in new.iter().zip(made) {

@@ -3,7 +3,7 @@
 use super::gate::{Gate, GateKind};
 use super::kernel::{ACT, ERF, FLOATS, PACK, kind};
 use super::matmul::{Epilogue, Matmul};
-use super::matmul_tile::sizes;
+use super::matmul_tile::{Matrices, sizes};
 use super::matvec;
 use super::rms_norm::RmsNorm;
 use super::weight::{Format, floats};
@@ -22,9 +22,11 @@ static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
-/// The same where matrix units take packed weights: on an NVIDIA H100 a step of 8 rows of an 8B model of 4 bits takes
-/// 13.4 ms row by row and 10.1 ms by them, which 4 rows take as well.
-const FEW_PACKED: usize = 5;
+/// The same where matrix units take packed weights and dense ones. On an NVIDIA H100 a step of an 8B model of 4 bits
+/// takes 4.6 ms for 2 rows, 6.8 for 3 and 8.8 for 5 row by row, by them 6.6 to 7.0 for 2 to 8; of bf16 7.8 for 3, 8.6
+/// for 4 and 9.9 for 5 against 9.2 to 9.4.
+const FEW_PACKED: usize = 3;
+const FEW_DENSE: usize = 4;
 
 /// `[x [m, k] f32, gain [k] if normed, weight.., bias [n] if any, r [m, n'] f32 if residual] -> [m, n']`
 ///
@@ -100,11 +102,15 @@ impl Linear {
         epilogue
     }
 
-    /// Whether rows of `x` are so few that each is summed by itself. Where there are matrix units, codes are unpacked
-    /// for them sooner than for every row.
+    /// Whether rows of `x` are so few that each is summed by itself. Matrix units take more of them at once.
     fn is_few(&self, site: &Site<'_>) -> bool {
-        let unpacked_once = site.caps.coop16 && self.format != Format::Dense;
-        site.inputs[0].axis(2) <= if unpacked_once { FEW_PACKED } else { FEW }
+        let units = Matrices::of(site.caps).is_some_and(|matrices| matrices.edge == 16);
+        let few = match self.format {
+            _ if !units || self.weight(site.inputs)[0].dtype == Dtype::F32 => FEW,
+            Format::Dense => FEW_DENSE,
+            Format::Affine { .. } => FEW_PACKED,
+        };
+        site.inputs[0].axis(2) <= few
     }
 
     /// The specs of the weight among those of the inputs.
@@ -155,12 +161,9 @@ impl Op for Linear {
         if self.is_few(site) {
             return matvec::kernels(self, site);
         }
-        // Norms of many rows are kernels of their own.
-        if self.norm.is_some() {
-            return Vec::new();
-        }
-        let (first, epilogue) = (self.places().weight, &self.epilogue(site));
-        Matmul { site, format: self.format, first, epilogue, exact: false }.kernels()
+        let Places { weight, gain, .. } = self.places();
+        let (first, epilogue, norm) = (weight, &self.epilogue(site), self.norm.zip(gain));
+        Matmul { site, format: self.format, first, epilogue, exact: false, norm }.kernels()
     }
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -255,6 +258,13 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(case(normed.clone(), dtype, [m, 21, k]));
             cases.push(case(Linear { gate, ..normed.clone() }, dtype, [m, 46, k]));
             cases.push(case(Linear { residual: true, ..linear.clone() }, dtype, [m, 19, k]));
+        }
+        // Many rows: norms where there are matrix units, k split under a gate.
+        if matches!((format, dtype), (Format::Dense | Format::Affine { bits: 4 | 8, .. }, Dtype::BF16)) {
+            for (m, k) in [(12, 1088), (70, 192)] {
+                cases.push(case(normed.clone(), dtype, [m, 37, k]));
+                cases.push(case(Linear { gate, ..normed.clone() }, dtype, [m, 92, k]));
+            }
         }
         cases.push(case(Linear { bias: true, ..normed }, dtype, [1, 23, 128]));
         cases.push(case(Linear { residual: true, bias: true, ..linear.clone() }, dtype, [30, 70, 128]));

@@ -7,6 +7,7 @@
 
 use super::kernel::{FLOATS, PACK, declare, fits, kind, spread};
 use super::matmul_tile::{Matrices, Tile, unrolled};
+use super::matvec::{GAIN, NO_GAIN};
 use super::weight::{Chunk, Format, UNIT};
 use crate::dtype::Dtype;
 use crate::op::{Arg, Kernel, Site, Stage};
@@ -54,6 +55,8 @@ struct Loader {
     load: usize,
     /// Whether conversions are what a larger tile should spare.
     spare: bool,
+    /// Bits of codes whose order `halves` keeps, or 0.
+    order: u32,
 }
 
 /// The multiplication at a site; `x` is input 0.
@@ -65,6 +68,8 @@ pub(super) struct Matmul<'a> {
     pub(super) epilogue: &'a Epilogue,
     /// Cooperative kernels take `x` as two halves each, which costs twice the time and loses nothing of it.
     pub(super) exact: bool,
+    /// RMS norm of `x` before all: epsilon, and which input is the gain. Only cooperative kernels do it.
+    pub(super) norm: Option<(f32, usize)>,
 }
 
 impl Matmul<'_> {
@@ -124,6 +129,9 @@ impl Matmul<'_> {
     }
 
     fn plain(&self) -> Option<Kernel> {
+        if self.norm.is_some() {
+            return None;
+        }
         let reader = self.format.reader(self.weight())?;
         let chunks = self.chunks();
         let m = self.x()[0];
@@ -179,6 +187,7 @@ impl Matmul<'_> {
                     bindings,
                     load: 128 / bits as usize,
                     spare: false,
+                    order: bits,
                 })
             }
             // Whoever keeps f32 weights wants f32 products.
@@ -191,7 +200,7 @@ impl Matmul<'_> {
                     constants: reader.constants,
                     bindings: reader.bindings,
                     load: 8,
-                    spare: false,
+                    ..Loader::default()
                 })
             }
         }
@@ -209,27 +218,30 @@ impl Matmul<'_> {
         let planes = if self.exact { 2 } else { 1 };
         let all_steps = planes * width * UNIT / tile.bk;
         let tiles = |chunk: &Chunk| [m.div_ceil(bm), chunk.rows.div_ceil(bn)];
-        let split = if self.epilogue.gated { 1 } else { split.min(all_steps) };
-        let steps = all_steps.div_ceil(split);
+        let steps = all_steps.div_ceil(split.min(all_steps));
         let split = all_steps.div_ceil(steps);
+        // Gated pairs meet where parts do.
         let n = self.site.output.axis(1);
+        let gated = self.epilogue.gated && split == 1;
+        let columns = if self.epilogue.gated { 2 * n } else { n };
         if !fits([rows, tiles(&chunks[0]).iter().product(), split]) {
             return None;
         }
         let mut kernel = Kernel {
             scratch: vec![(rows * planes * width * UNIT * 2) as u64, (m * 4) as u64],
-            stages: vec![self.halves(&tile, rows, planes, all_steps, bm)],
-            rounding: Dtype::F16.epsilon(),
+            stages: vec![self.halves([bm, tile.bk], rows, planes, all_steps, loader.order)],
+            // A gate multiplies two such results, and is off by what either is.
+            rounding: if self.epilogue.gated { 2.0 } else { 1.0 } * Dtype::F16.epsilon(),
         };
         if split > 1 {
-            kernel.scratch.push((split * m * n * 4) as u64);
+            kernel.scratch.push((split * m * columns * 4) as u64);
         }
         let tiles_file = if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR };
         for chunk in &chunks {
             let mut stage = Stage {
                 name: "matmul_coop",
                 files: [vec![&COOP, &X_HALVES, tiles_file], loader.files.clone()].concat(),
-                generated: unrolled(&tile, &matrices, self.epilogue.gated, split > 1, loader.load),
+                generated: unrolled(&tile, &matrices, planes, gated, split > 1, loader.load),
                 constants: loader.constants.clone(),
                 reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
                 params: self.params(chunk),
@@ -249,6 +261,7 @@ impl Matmul<'_> {
             if split == 1 {
                 kernel.stages.push(self.finish(stage, reads));
             } else {
+                stage.params[1].1 = columns.into();
                 stage.writes = vec![Arg::Scratch(2)];
                 let declared = declare(&stage, &reads, &[("partial_sums", "array<f32>")]);
                 stage.generated.push_str(&declared);
@@ -257,13 +270,19 @@ impl Matmul<'_> {
         }
         if split > 1 {
             let (grid, stride) = spread((m * n).div_ceil(256));
+            let finish = match self.epilogue.gated {
+                true => "emit_gated(m, n, sum_at(m, n), sum_at(m, n + params.n))",
+                false => "emit(m, n, sum_at(m, n))",
+            };
             let combine = Stage {
                 name: "matmul_combine",
                 files: vec![&COMBINE],
+                generated: format!("fn finish(m: u32, n: u32) {{ {finish}; }}\n"),
                 reads: vec![Arg::Scratch(2)],
                 params: vec![
+                    ("m", m.into()),
                     ("n", n.into()),
-                    ("size", (m * n).into()),
+                    ("columns", columns.into()),
                     ("parts", split.into()),
                     ("stride", stride),
                 ],
@@ -275,14 +294,31 @@ impl Matmul<'_> {
         Some(kernel)
     }
 
-    /// The stage that rewrites `x` as halves.
-    fn halves(&self, tile: &Tile, rows: usize, planes: usize, all_steps: usize, bm: usize) -> Stage {
+    /// The stage that rewrites `x` as halves, for tiles of these sizes.
+    fn halves(
+        &self,
+        [bm, bk]: [usize; 2],
+        rows: usize,
+        planes: usize,
+        all_steps: usize,
+        order: u32,
+    ) -> Stage {
         let [m, k] = self.x();
         let (x_file, x) = self.x_part();
+        // All of a row is under way at once.
+        let most = self.site.caps.workgroup_size as usize;
+        let lanes = k.div_ceil(UNIT).next_power_of_two().clamp(64, most);
         let mut stage = Stage {
             name: "halves",
             files: vec![&HALVES, x_file, super::kernel::sums(self.site.caps)],
-            constants: vec![("PLANES", planes as f64), ("BM", bm as f64), ("BK", tile.bk as f64)],
+            constants: vec![
+                ("PLANES", planes as f64),
+                ("ORDER", f64::from(order)),
+                ("BM", bm as f64),
+                ("BK", bk as f64),
+                ("NORM", f64::from(u8::from(self.norm.is_some()))),
+                ("WG", lanes as f64),
+            ],
             reads: vec![Arg::Input(0)],
             writes: vec![Arg::Scratch(0), Arg::Scratch(1)],
             params: vec![
@@ -290,15 +326,30 @@ impl Matmul<'_> {
                 ("k", k.into()),
                 ("units", k.div_ceil(UNIT).into()),
                 ("all_steps", all_steps.into()),
+                ("eps", self.norm.map_or(0.0, |(eps, _)| eps).into()),
             ],
             grid: [rows as u32, 1, 1],
             ..Stage::default()
         };
+        let mut reads = vec![x];
+        match self.norm {
+            Some((_, gain)) => {
+                stage.files.extend([&GAIN, &FLOATS, &PACK]);
+                stage.constants.push(("GAIN", kind(self.site.inputs[gain].dtype)));
+                stage.reads.push(Arg::Input(gain));
+                reads.push(("gain", "array<u32>"));
+            }
+            None => stage.files.push(&NO_GAIN),
+        }
         stage.generated =
-            declare(&stage, &[x], &[("halves", "array<vec4<f16>>"), ("row_scale", "array<f32>")]);
+            declare(&stage, &reads, &[("halves", "array<vec4<f16>>"), ("row_scale", "array<f32>")]);
         stage
     }
 }
+
+#[cfg(test)]
+#[path = "matmul_tests.rs"]
+mod stage_tests;
 
 #[cfg(test)]
 mod tests {
@@ -326,8 +377,14 @@ mod tests {
             let inputs = [Spec::new(&[m, 256], Dtype::F32), Spec::new(&[2048, 256], dtype)];
             let output = Spec::new(&[m, 1024], Dtype::F32);
             let site = Site { inputs: &inputs, output: &output, caps: &caps };
-            let matmul =
-                Matmul { site: &site, format: Format::Dense, first: 1, epilogue: &epilogue, exact: true };
+            let matmul = Matmul {
+                site: &site,
+                format: Format::Dense,
+                first: 1,
+                epilogue: &epilogue,
+                exact: true,
+                norm: None,
+            };
             let kernels = matmul.kernels();
             assert_eq!(kernels.len(), 2);
             assert_eq!(kernels[0].scratch[0] as usize, m.next_multiple_of(kernel_rows(m)) * 2 * 256 * 2);

@@ -7,6 +7,9 @@ use crate::gpu::Caps;
 /// Workgroups that keep a large GPU busy; the interface does not say how many it runs at a time.
 const BUSY: usize = 128;
 
+/// Rows of `x` up to which a tile is as high as they are, and k is split until there are workgroups enough.
+const FEW_TILES: usize = 64;
+
 /// How a workgroup of the cooperative kernel divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tile {
@@ -64,48 +67,92 @@ impl Tile {
 
     /// The tile for `m` rows of x and `rows` of a weight, and into how many parts k is split; `spare` is for
     /// weights whose conversion is worth sparing.
-    ///
-    /// Measured on an NVIDIA H200. 64 values of k make whole lines of 128 bytes of a 16-bit weight; half as
-    /// many nearly halve the rate, unless a tile of 256 x 128 makes up for it, which spares conversions of
-    /// bf16. 32 x 64 for each subgroup leaves registers for the next step's loads; two buffers leave room for
-    /// one workgroup only. Few rows are a matter of reading the weight once: they are one tile, and k is split
-    /// until there are workgroups enough. Where 128 x 128 makes too few tiles, a long k is split (adding the
-    /// parts costs a stage) and a short one takes tiles of half the width. Smaller memories take 64 x 64; on
-    /// Apple's GPUs 32 x 32 for each subgroup is the shape that MLX uses.
-    pub(super) fn choose(
-        [m, rows, k]: [usize; 3],
-        spare: bool,
-        matrices: &Matrices,
-        caps: &Caps,
-    ) -> (Self, usize) {
-        const LARGE: Tile = Tile::new([4, 2], [4, 4], 32);
-        const WIDE: Tile = Tile::new([4, 2], [2, 4], 64);
-        const HALF: Tile = Tile::new([4, 2], [2, 2], 64);
-        const SMALL: Tile = Tile::new([2, 2], [2, 2], 32);
-        let count = |tile: &Tile| {
-            let [bm, bn] = tile.size(matrices);
-            m.div_ceil(bm) * rows.div_ceil(bn)
+    pub(super) fn choose(shape: [usize; 3], spare: bool, matrices: &Matrices, caps: &Caps) -> (Self, usize) {
+        let (tile, split) = match matrices.edge {
+            8 => Self::of_apple(shape, matrices, caps),
+            _ => Self::of_nvidia(shape, spare, matrices, caps),
         };
-        let enough = |tile: Tile| (tile, (BUSY / count(&tile)).clamp(1, k.div_ceil(512)));
-        let (tile, split) = match m {
-            _ if matrices.edge == 8 && m <= 32 => (Tile::new([1, 4], [4, 2], 32), 1),
-            _ if matrices.edge == 8 => (Tile::new([2, 2], [4, 4], 32), 1),
-            0..=16 => enough(Tile::new([1, 4], [1, 2], 64)),
+        if tile.fits(matrices, caps) { (tile, split) } else { (Self::new([2, 2], [2, 2], 32), 1) }
+    }
+
+    /// Tiles that cover a result.
+    fn count(&self, [m, rows, _]: [usize; 3], matrices: &Matrices) -> usize {
+        let [bm, bn] = self.size(matrices);
+        m.div_ceil(bm) * rows.div_ceil(bn)
+    }
+
+    /// The tile, and k split until there are so many workgroups, in parts of no less than `least`.
+    fn split(self, shape: [usize; 3], matrices: &Matrices, groups: usize, least: usize) -> (Self, usize) {
+        (self, (groups / self.count(shape, matrices)).clamp(1, shape[2].div_ceil(least)))
+    }
+
+    /// Matrices of 16 x 16, 128 bytes to a line.
+    ///
+    /// Measured on an NVIDIA H200. 64 values of k make whole lines of a 16-bit weight; half as
+    /// many nearly halve the rate, unless a tile of 256 x 128 makes up for it, which spares conversions of
+    /// bf16. 64 x 32 for each subgroup leaves registers for the next step's loads; two buffers leave room for
+    /// one workgroup only. Few rows are a matter of reading the weight once: they are one tile, and k is split
+    /// until there are workgroups enough. Small ones: each waits at its barriers for itself, and on an H100 a step
+    /// of 8 rows of an 8B model of 4 bits takes 7.0 ms with 64 rows of the weight to a workgroup, 9.5 with 128. Where 128 x 128 makes too few tiles, a long k is split (adding the
+    /// parts costs a stage) and a short one takes tiles of half the width. Smaller memories take 64 x 64.
+    fn of_nvidia(shape: [usize; 3], spare: bool, matrices: &Matrices, caps: &Caps) -> (Self, usize) {
+        const LARGE: Tile = Tile::new([4, 2], [4, 4], 32);
+        const WIDE: Tile = Tile::new([2, 4], [4, 2], 64);
+        const HALF: Tile = Tile::new([4, 2], [2, 2], 64);
+        let [m, _, k] = shape;
+        let cores = caps.cores.unwrap_or(BUSY as u32) as usize;
+        let count = |tile: &Tile| tile.count(shape, matrices);
+        let enough = |tile: Tile| tile.split(shape, matrices, 8 * cores, 512);
+        match m {
+            0..=16 => enough(Tile::new([1, 4], [1, 1], 64)),
             17..=32 => enough(Tile::new([1, 4], [2, 2], 64)),
-            33..=64 => enough(Tile::new([2, 4], [2, 2], 64)),
+            33..=FEW_TILES => enough(Tile::new([2, 4], [2, 2], 64)),
             // What is one tile anyway takes the same way as what is very many.
             129.. if spare && (count(&LARGE) == 1 || count(&LARGE) >= 4 * BUSY) => (LARGE, 1),
             _ if count(&WIDE) == 1 || 2 * count(&WIDE) > BUSY => (WIDE, 1),
             _ if k >= 4096 => (WIDE, 2),
             _ => (HALF, 1),
-        };
-        if tile.fits(matrices, caps) { (tile, split) } else { (SMALL, 1) }
+        }
+    }
+
+    /// Matrices of 8 x 8 on Apple's GPUs, by the number of their cores; reasoned, not measured.
+    ///
+    /// From M1 to M4 a core has 128 lanes, some 208 KiB of registers and, for a workgroup, 32 KiB of memory
+    /// (P. Turner, metal-benchmarks), and multiplies matrices in its ordinary lanes, 256 operations a cycle. M5 has
+    /// matrix units besides, which no interface of ours reaches yet. 2.6 TFLOP/s and 68 GB/s of an M1 are 38
+    /// operations a byte, 18 TFLOP/s and 546 GB/s of an M4 Max 34, and what lies between is much the same. A tile
+    /// of 64 x 64 computes 32 operations a byte of x and weight if no cache helps, and neighbours share the
+    /// last level: arithmetic decides, and tiles may stay small.
+    ///
+    /// - 32 x 32 for each subgroup keeps 32 registers of sums a lane, about half of what each of 24 subgroups on a
+    ///   core has, and multiplies 16 times for 8 fragments loaded. 64 x 64 x 32 takes 11 KiB of workgroup memory.
+    /// - Where cores are few (M1 to M5, Pro) results are small too, since nobody reads long prompts there: 64 x 32
+    ///   makes twice as many workgroups for 8 products in 6 loads. MLX takes the same two, by the same classes.
+    /// - Few rows are one tile of 16 or 32 rows, and k is split until each core has four workgroups: 32 on an
+    ///   M1, which most weights have unsplit, 320 on an M3 Ultra.
+    fn of_apple(shape: [usize; 3], matrices: &Matrices, caps: &Caps) -> (Self, usize) {
+        let cores = caps.cores.unwrap_or(10) as usize;
+        let enough = |tile: Tile| tile.split(shape, matrices, 4 * cores, 512);
+        let high = if cores > 20 { Tile::new([2, 2], [4, 4], 32) } else { Tile::new([2, 2], [4, 2], 32) };
+        match shape[0] {
+            0..=16 => enough(Tile::new([1, 4], [2, 2], 32)),
+            17..=32 => enough(Tile::new([1, 4], [4, 2], 32)),
+            33..=FEW_TILES => enough(high),
+            _ => (high, 1),
+        }
     }
 }
 
 /// The lines of the cooperative kernel that repeat for each fragment and each load, written out: arrays
 /// that a loop indexes would not stay in registers everywhere.
-pub(super) fn unrolled(tile: &Tile, matrices: &Matrices, gated: bool, split: bool, load: usize) -> String {
+pub(super) fn unrolled(
+    tile: &Tile,
+    matrices: &Matrices,
+    planes: usize,
+    gated: bool,
+    split: bool,
+    load: usize,
+) -> String {
     let ([sm, sn], [tm, tn]) = (tile.subgroups, tile.fragments);
     let ([bm, bn], bk, edge) = (tile.size(matrices), tile.bk, matrices.edge);
     let threads = sm * sn * matrices.lanes;
@@ -126,6 +173,7 @@ pub(super) fn unrolled(tile: &Tile, matrices: &Matrices, gated: bool, split: boo
         text += &format!("const {name}: u32 = {value}u;\n");
     }
     text += &format!("const GATED: bool = {gated};\n");
+    text += &format!("const PLANES: u32 = {planes}u;\n");
     for (name, of, role) in [("Left", "f16", 'A'), ("Right", "f16", 'B'), ("Sum", "f32", 'C')] {
         text += &format!("alias {name} = coop_mat{edge}x{edge}<{of}, {role}>;\n");
     }
@@ -195,4 +243,38 @@ pub(super) fn sizes(step: usize) -> Vec<[usize; 3]> {
     }
     sizes.extend([[66, 100, short], [66, 130, short], [66, 130, 4096 + step], [130, 100, short]]);
     sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each class of Apple's chips, with what every one of them has.
+    #[test]
+    fn apple_tiles_fit_and_keep_every_core_busy() {
+        for (cores, high) in [(8, [64, 32]), (10, [64, 32]), (20, [64, 32]), (40, [64, 64]), (80, [64, 64])] {
+            let caps = crate::gpu::Caps {
+                f16: true,
+                coop8: true,
+                unified: true,
+                subgroups: Some((32, 32)),
+                workgroup_memory: 32 << 10,
+                workgroup_size: 1024,
+                cores: Some(cores),
+                ..crate::gpu::Caps::BASELINE
+            };
+            let matrices = Matrices::of(&caps).unwrap();
+            let choose = |shape| Tile::choose(shape, false, &matrices, &caps);
+            assert_eq!(choose([512, 4096, 4096]).0.size(&matrices), high, "{cores} cores");
+            for m in [12, 30, 64, 512] {
+                let shape = [m, 4096, 4096];
+                let (tile, split) = choose(shape);
+                let groups = tile.count(shape, &matrices) * split;
+                assert!(
+                    tile.fits(&matrices, &caps) && groups >= 2 * cores as usize,
+                    "{cores} cores, {m} rows"
+                );
+            }
+        }
+    }
 }

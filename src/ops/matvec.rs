@@ -12,8 +12,8 @@ static MATVEC: File = wgsl!("matvec.wgsl");
 static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
 static X_ODD: File = wgsl!("parts/x_odd.wgsl");
 pub(super) static DOT8: File = wgsl!("parts/dot8.wgsl");
-static GAIN: File = wgsl!("parts/gain.wgsl");
-static NO_GAIN: File = wgsl!("parts/no_gain.wgsl");
+pub(super) static GAIN: File = wgsl!("parts/gain.wgsl");
+pub(super) static NO_GAIN: File = wgsl!("parts/no_gain.wgsl");
 
 /// The kernels for this site, best first.
 pub(super) fn kernels(op: &Linear, site: &Site<'_>) -> Vec<Kernel> {

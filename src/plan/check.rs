@@ -1,18 +1,33 @@
 //! Trust, after a trial: drivers miscompile.
 //!
-//! The first time a kernel is chosen on an adapter, the smallest case of its op that links to the same
-//! shaders runs and is compared with the definition. A kernel that disagrees is switched off with a log
+//! Before a plan uses a kernel for the first time on an adapter, the smallest case of its op that links to the
+//! same shaders runs and is compared with the definition. A kernel that disagrees is switched off with a log
 //! line, and the next best, or the meaning, takes its place. Ops from outside the crate have no cases and
-//! are trusted.
+//! are trusted. That a kernel agreed is kept for later processes ([`kept`](super::kept)).
 
-use crate::gpu::Gpu;
+use super::graph::{Chosen, Graph, Kind, Node};
+use super::kept::{Place, damaged};
+use super::program::PLANNING;
+use crate::gpu::{Gpu, Spent};
 use crate::op::{Case, Kernel, Op, Site, Spec};
 use crate::ops;
 use crate::trial::Trial;
 use crate::wgsl::link;
+use rayon::prelude::*;
+use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Time spent on trials, and on pipelines for them.
+static TRIALS: Spent = Spent::new();
+static PIPELINES: Spent = Spent::new();
+
+/// Time that this process has spent on trials of kernels, and of that on their pipelines.
+pub(super) fn trial_time() -> (Duration, Duration) {
+    (TRIALS.so_far(), PIPELINES.so_far())
+}
 
 /// What makes two uses of a kernel the same code: shaders and constants, not sizes.
 fn identity(kernel: &Kernel) -> u64 {
@@ -27,14 +42,67 @@ fn identity(kernel: &Kernel) -> u64 {
     hasher.finish()
 }
 
-/// By adapter and code.
-type Verdicts = HashMap<(String, u64), Option<bool>>;
+/// What is known of kernels on a device, by their code.
+#[derive(Default)]
+struct Known {
+    /// Whether they agreed; `None`: no case runs them.
+    verdicts: HashMap<u64, Option<bool>>,
+    /// Whether some are not in the file.
+    changed: bool,
+}
+
+/// Runs `look` on what is known of a device; at first that is what earlier processes kept.
+fn known<T>(gpu: &Gpu, look: impl FnOnce(&Place, &mut Known) -> T) -> T {
+    static DEVICES: LazyLock<Mutex<HashMap<Place, Known>>> = LazyLock::new(Mutex::default);
+    let place = Place::of(gpu, &format!("tried_{}", gpu.way()));
+    let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = devices
+        .entry(place.clone())
+        .or_insert_with(|| Known { verdicts: place.read(verdicts), changed: false });
+    look(&place, known)
+}
+
+/// The entries of a file. A kernel that disagreed is not among them: it is tried again.
+fn verdicts(entries: &Map<String, Value>) -> crate::Result<HashMap<u64, Option<bool>>> {
+    let entry = |(code, agreed): (&String, &Value)| {
+        let known = matches!(agreed, Value::Bool(true) | Value::Null).then_some(agreed.as_bool());
+        let code_of = |agreed| Some((u64::from_str_radix(code, 16).ok()?, agreed));
+        known.and_then(code_of).ok_or_else(|| damaged(code))
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// Keeps what was found out since the last time.
+fn keep(gpu: &Gpu) {
+    known(gpu, |place, known| {
+        if !std::mem::take(&mut known.changed) {
+            return;
+        }
+        // Another process may have added to it.
+        let mut all = place.read(verdicts);
+        all.extend(known.verdicts.iter().filter(|(_, agreed)| **agreed != Some(false)));
+        let entries = all.iter().map(|(code, agreed)| (format!("{code:016x}"), Value::from(*agreed)));
+        place.write(entries.collect());
+    });
+}
+
+/// Runs trials, counts their time and keeps what they found.
+fn trying<T>(gpu: &Gpu, trials: impl FnOnce() -> T) -> T {
+    let before = gpu.pipeline_time();
+    let outcome = TRIALS.on(trials);
+    PIPELINES.add(gpu.pipeline_time() - before);
+    keep(gpu);
+    outcome
+}
 
 /// Whether an op has a kernel on the GPU for inputs of these specs, and one to trust.
 pub(crate) fn has_kernel(op: impl Op, inputs: &[Spec], output: &Spec) -> bool {
     let Ok(gpu) = Gpu::shared() else { return false };
     let site = Site { inputs, output, caps: gpu.caps() };
-    op.kernels(&site).iter().any(|kernel| trusted(&op, kernel, &gpu))
+    PLANNING.on(|| {
+        let kernels = op.kernels(&site);
+        trying(&gpu, || kernels.iter().any(|kernel| trusted(&op, kernel, &gpu)))
+    })
 }
 
 /// Whether a kernel may be used: not if it disagreed.
@@ -42,15 +110,36 @@ pub(super) fn trusted(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> bool {
     verdict(op, kernel, gpu) != Some(false)
 }
 
+/// Whether a kernel was tried already and disagreed.
+pub(super) fn is_refused(kernel: &Kernel, gpu: &Gpu) -> bool {
+    known(gpu, |_, known| {
+        let some = known.verdicts.values().any(|agreed| *agreed == Some(false));
+        some && known.verdicts.get(&identity(kernel)) == Some(&Some(false))
+    })
+}
+
+/// Whether every kernel of a graph may be used; those that nobody has tried are tried now.
+pub(super) fn all_trusted(graph: &Graph, gpu: &Arc<Gpu>) -> bool {
+    let mut seen = HashSet::new();
+    let kernel = |node: &Node| match &node.kind {
+        Kind::Op { op, kernel: Chosen::Gpu(linked), .. } => {
+            seen.insert(Arc::as_ptr(linked)).then(|| (op.clone(), linked.clone()))
+        }
+        _ => None,
+    };
+    let kernels: Vec<_> = graph.nodes.iter().filter_map(kernel).collect();
+    // Most of a trial's time is its pipelines'. All are tried, even after one has failed.
+    let tried = || kernels.par_iter().map(|(op, linked)| trusted(op.as_ref(), &linked.kernel, gpu));
+    trying(gpu, || tried().reduce(|| true, |a, b| a && b))
+}
+
 /// Whether a kernel does on this adapter what its op says; `None` if no case runs its code.
 pub(super) fn verdict(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> Option<bool> {
-    static VERDICTS: LazyLock<Mutex<Verdicts>> = LazyLock::new(Mutex::default);
-    let key = (gpu.name().to_string(), identity(kernel));
-    let verdicts = || VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(&verdict) = verdicts().get(&key) {
+    let code = identity(kernel);
+    if let Some(verdict) = known(gpu, |_, known| known.verdicts.get(&code).copied()) {
         return verdict;
     }
-    let verdict = smallest(op, key.1, gpu).map(|(trial, kernel)| match trial.gpu(gpu, &kernel) {
+    let verdict = smallest(op, code, gpu).map(|(trial, kernel)| match trial.gpu(gpu, &kernel) {
         Ok(()) => true,
         Err(e) => {
             let name = kernel.stages.first().map_or(op.name(), |stage| stage.name);
@@ -59,7 +148,10 @@ pub(super) fn verdict(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> Option<bo
             false
         }
     });
-    verdicts().insert(key, verdict);
+    known(gpu, |_, known| {
+        known.verdicts.insert(code, verdict);
+        known.changed |= verdict != Some(false);
+    });
     verdict
 }
 
@@ -79,23 +171,99 @@ fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
 }
 
 /// Tries every kernel of every op on the adapter, as first use would, and returns how many were tried and
-/// what disagreed with its definition.
+/// what disagreed with its definition. `only` those of which the name of a stage or of the op contains this.
 ///
 /// # Errors
 /// No adapter.
-pub fn try_kernels() -> crate::Result<(usize, Vec<String>)> {
+pub fn try_kernels(only: &str) -> crate::Result<(usize, Vec<String>)> {
     let gpu = Gpu::shared()?;
-    let (mut tried, mut wrong) = (HashSet::new(), Vec::new());
+    let mut tried = HashSet::new();
+    let mut work = Vec::new();
     for (name, cases) in ops::ALL {
         for case in cases() {
-            let new: Vec<Kernel> =
-                case.kernels(gpu.caps()).into_iter().filter(|k| tried.insert(identity(k))).collect();
-            if new.is_empty() {
-                continue;
+            let wanted = |kernel: &Kernel| {
+                name.contains(only) || kernel.stages.iter().any(|stage| stage.name.contains(only))
+            };
+            let kernels = case.kernels(gpu.caps()).into_iter().filter(wanted);
+            let new: Vec<Kernel> = kernels.filter(|k| tried.insert(identity(k))).collect();
+            if !new.is_empty() {
+                work.push((name, case, new));
             }
-            let trial = Trial::new(case, 1)?;
-            wrong.extend(new.iter().filter_map(|k| trial.gpu(&gpu, k).err()).map(|e| format!("{name}: {e}")));
         }
     }
-    Ok((tried.len(), wrong))
+    let outcome = |(name, case, kernels): (_, Case, Vec<Kernel>)| {
+        let trial = Trial::new(case, 1)?;
+        let wrong = kernels.iter().filter_map(|kernel| trial.gpu(&gpu, kernel).err());
+        Ok(wrong.map(|e| format!("{name}: {e}")).collect::<Vec<_>>())
+    };
+    let wrong: crate::Result<Vec<Vec<String>>> = work.into_par_iter().map(outcome).collect();
+    Ok((tried.len(), wrong?.concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MLXArray;
+    use crate::gpu::Options;
+    use crate::ops::{Gate, GateKind};
+    use crate::plan::graph::Target;
+    use std::path::Path;
+
+    /// The adapter, with another memory of what was tried.
+    fn open(folder: &Path) -> Option<Arc<Gpu>> {
+        let options = Options { pipeline_cache: Some(folder.to_path_buf()), ..Options::from_env() };
+        match Gpu::open(&options) {
+            Ok(gpu) => Some(gpu),
+            Err(e) if std::env::var_os("UNIMLX_REQUIRE_GPU").is_some() => panic!("{e}"),
+            Err(_) => None,
+        }
+    }
+
+    fn graph(gpu: &Arc<Gpu>) -> Graph {
+        let x = || MLXArray::placeholder(Spec::new(&[2, 64], crate::dtype::Dtype::F32));
+        let y = MLXArray::apply(Gate { kind: GateKind::Silu }, &[&x(), &x()]);
+        Graph::of(&[y], &Target::new(Some(gpu.caps()), Some(gpu)))
+    }
+
+    /// The kernels of a graph.
+    fn kernels(graph: &Graph) -> Vec<u64> {
+        let code = |node: &crate::plan::graph::Node| match &node.kind {
+            Kind::Op { kernel: Chosen::Gpu(linked), .. } => Some(identity(&linked.kernel)),
+            _ => None,
+        };
+        graph.nodes.iter().filter_map(code).collect()
+    }
+
+    #[test]
+    fn a_kernel_is_tried_once_for_all_processes_and_not_used_if_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(gpu) = open(folder.path()) else { return };
+        let [code] = kernels(&graph(&gpu))[..] else { panic!("one kernel") };
+        assert!(known(&gpu, |_, known| known.verdicts.is_empty()), "nothing is tried before a graph is done");
+        assert!(all_trusted(&graph(&gpu), &gpu));
+        let verdict_of = |gpu: &Gpu| known(gpu, |_, known| known.verdicts.get(&code).copied());
+        assert_eq!(verdict_of(&gpu), Some(Some(true)));
+
+        // A device with the same file in another folder stands for another process.
+        let file = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let file = file.into_iter().find(|path| path.extension().is_some_and(|e| e == "json")).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let next = |text: &str| {
+            let next = tempfile::tempdir().unwrap();
+            std::fs::write(next.path().join(file.file_name().unwrap()), text).unwrap();
+            verdict_of(&open(next.path()).unwrap())
+        };
+        assert_eq!(next(&text), Some(Some(true)));
+        assert_eq!(next(&text.replace("true", "null")), Some(None));
+        for damage in ["false", "7", "tru"] {
+            assert_eq!(next(&text.replace("true", damage)), None, "{damage}");
+        }
+
+        known(&gpu, |_, known| known.verdicts.insert(code, Some(false)));
+        assert!(!kernels(&graph(&gpu)).contains(&code));
+        known(&gpu, |_, known| known.changed = true);
+        keep(&gpu);
+        // What another process found stays; what was refused here is not written.
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    }
 }

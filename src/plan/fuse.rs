@@ -66,7 +66,7 @@ impl<'a> Matcher<'a> {
 }
 
 /// Applies every rule wherever it fits and its op has a kernel.
-pub(super) fn rewrite(graph: &mut Graph, target: Target<'_>) {
+pub(super) fn rewrite(graph: &mut Graph, target: &Target<'_>) {
     let mut uses = graph.uses();
     for (name, rule) in RULES {
         let mut applied = 0;

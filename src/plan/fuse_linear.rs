@@ -1,9 +1,9 @@
-//! Rules around a linear layer of few rows, where a dispatch costs as much as a small matrix: a norm before
-//! it, a gate or a residual sum after it.
+//! Rules around a linear layer, where a dispatch of few rows costs as much as a small matrix: a norm before it, a gate
+//! or a residual sum after it.
 
 use super::fuse::{Matcher, Rewrite};
 use super::graph::Kind;
-use crate::ops::{FEW, Gate, Linear, RmsNorm};
+use crate::ops::{Gate, Linear, RmsNorm};
 use crate::prim::{Fun, Prim};
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) fn gate(m: &Matcher<'_>, at: usize) -> Option<Rewrite> {
 pub(super) fn norm(m: &Matcher<'_>, at: usize) -> Option<Rewrite> {
     let (linear, inputs) = m.op::<Linear>(at)?;
     let (norm, of) = m.op::<RmsNorm>(inputs[0])?;
-    if linear.norm.is_some() || m.spec(inputs[0]).axis(2) > FEW {
+    if linear.norm.is_some() {
         return None;
     }
     let mut inputs = inputs.to_vec();

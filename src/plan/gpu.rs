@@ -1,11 +1,11 @@
 //! A graph as a [`Recording`]: which values get buffers, which are expressions inside kernels.
 
-use super::graph::{Chosen, Graph, Kind};
+use super::graph::{Chosen, Graph, Kind, Linked};
 use super::slots::{Operand, Slot, Slots};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::gpu::{Bind, Caps, Recording, Step};
-use crate::op::{Arg, Kernel, Spec, Stage};
+use crate::op::{Arg, Spec, Stage};
 use crate::prim::Prim;
 use std::rc::Rc;
 
@@ -210,12 +210,12 @@ impl Lowering<'_> {
             Kind::Leaf { index, .. } => {
                 Operand { slot: self.slot(Slot::Leaf(*index)), offset: 0, spec: node.spec.clone() }
             }
-            Kind::Op { op, inputs, kernel: Chosen::Gpu(kernel) } => {
+            Kind::Op { op, inputs, kernel: Chosen::Gpu(linked) } => {
                 let output = match op.in_place() {
                     Some(k) => self.writable(inputs[k], i)?,
                     None => self.fresh(i),
                 };
-                self.stages(op.name(), kernel, inputs, &output)?;
+                self.stages(op.name(), linked, inputs, &output)?;
                 output
             }
             Kind::Op { .. } => unreachable!("the target was the GPU"),
@@ -311,14 +311,15 @@ impl Lowering<'_> {
     fn stages(
         &mut self,
         name: &'static str,
-        kernel: &Kernel,
+        linked: &Linked,
         inputs: &[usize],
         output: &Operand,
     ) -> Result<()> {
         if output.spec.size() == 0 {
             return Ok(());
         }
-        let scratch: Vec<Operand> = kernel
+        let scratch: Vec<Operand> = linked
+            .kernel
             .scratch
             .iter()
             .map(|&bytes| {
@@ -326,7 +327,7 @@ impl Lowering<'_> {
                 Operand { slot, offset: 0, spec: Spec::new(&[(bytes / 4) as usize], Dtype::U32) }
             })
             .collect();
-        for stage in &kernel.stages {
+        for (stage, source) in linked.kernel.stages.iter().zip(&linked.sources) {
             let mut binds = Vec::new();
             for (args, write) in [(&stage.reads, false), (&stage.writes, true)] {
                 for arg in args {
@@ -345,13 +346,9 @@ impl Lowering<'_> {
                 }
             }
             let name = if stage.name.is_empty() { name } else { stage.name };
-            self.dispatch(name, stage, binds);
+            self.steps.push(Step::Dispatch(stage.dispatch_of(source.clone(), name, binds)));
         }
         Ok(())
-    }
-
-    fn dispatch(&mut self, name: &str, stage: &Stage, binds: Vec<Bind>) {
-        self.steps.push(Step::Dispatch(stage.dispatch(name, binds)));
     }
 
     /// Records a generated kernel: `reads` in binding order, then the output.
@@ -368,7 +365,7 @@ impl Lowering<'_> {
             binds.push(self.bind(&operand, None, false)?);
         }
         binds.push(self.bind(output, None, true)?);
-        self.dispatch(stage.name, stage, binds);
+        self.steps.push(Step::Dispatch(stage.dispatch(stage.name, binds)));
         Ok(())
     }
 }

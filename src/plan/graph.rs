@@ -3,12 +3,14 @@
 //! Nodes appear after their inputs. An op that has no kernel where it would run is replaced by its
 //! meaning. The list holds no elements, so two graphs with equal lists share one plan.
 
-use super::check::trusted;
+use super::check::is_refused;
 use super::tuned::instead;
 use crate::array::{Device, Expr, MLXArray, State};
 use crate::gpu::{Caps, Gpu};
 use crate::op::{CpuKernel, Kernel, Op, Site, Spec};
 use crate::prim::Prim;
+use crate::wgsl::Source;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -37,7 +39,20 @@ pub(super) enum Kind {
 /// The kernel that an op will run.
 pub(super) enum Chosen {
     Cpu(CpuKernel),
-    Gpu(Kernel),
+    Gpu(Arc<Linked>),
+}
+
+/// A kernel and the shaders of its stages: made once for all ops of a graph that are alike.
+pub(super) struct Linked {
+    pub(super) kernel: Kernel,
+    pub(super) sources: Vec<Source>,
+}
+
+impl From<Kernel> for Linked {
+    fn from(kernel: Kernel) -> Self {
+        let sources = kernel.stages.iter().map(|stage| stage.source()).collect();
+        Self { kernel, sources }
+    }
 }
 
 impl Node {
@@ -62,12 +77,19 @@ impl Node {
 }
 
 /// Where a graph will run.
-#[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     /// `None`: the CPU.
     pub(super) caps: Option<&'a Caps>,
     /// The device that kernels are tried on before they are trusted; none for plans that only get printed.
     pub(super) gpu: Option<&'a Arc<Gpu>>,
+    /// What was chosen for ops of the graph: layers are alike.
+    chosen: RefCell<HashMap<String, Option<Arc<Linked>>>>,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn new(caps: Option<&'a Caps>, gpu: Option<&'a Arc<Gpu>>) -> Self {
+        Self { caps, gpu, chosen: RefCell::default() }
+    }
 }
 
 /// The flat list, its leaves and its outputs.
@@ -79,7 +101,7 @@ pub(super) struct Graph {
 
 impl Graph {
     /// Flattens everything that `outputs` depend on.
-    pub(super) fn of(outputs: &[MLXArray], target: Target<'_>) -> Self {
+    pub(super) fn of(outputs: &[MLXArray], target: &Target<'_>) -> Self {
         let mut graph = Self { nodes: Vec::new(), leaves: Vec::new(), outputs: Vec::new() };
         let mut at: HashMap<u64, usize> = HashMap::new();
         let mut kernels: HashMap<u64, Option<Chosen>> = HashMap::new();
@@ -184,21 +206,33 @@ impl Graph {
     }
 }
 
-/// The kernel for an op, if there is one where it would run.
-pub(super) fn choose(op: &Arc<dyn Op>, inputs: &[Spec], output: &Spec, target: Target<'_>) -> Option<Chosen> {
+/// The kernel for an op, if there is one where it would run. Nothing is tried on a device yet: rules may replace
+/// the op. See [`all_trusted`](super::check::all_trusted).
+pub(super) fn choose(
+    op: &Arc<dyn Op>,
+    inputs: &[Spec],
+    output: &Spec,
+    target: &Target<'_>,
+) -> Option<Chosen> {
     let chosen = match target.caps {
         None => op.cpu(inputs).map(Chosen::Cpu),
         Some(caps) => {
             let site = Site { inputs, output, caps };
-            let trusted = |k: &Kernel| target.gpu.is_none_or(|gpu| trusted(op.as_ref(), k, gpu));
-            let best = op.kernels(&site).into_iter().find(trusted);
-            let tuned =
-                best.as_ref().zip(target.gpu).and_then(|(k, gpu)| instead(op.as_ref(), &site, k, gpu));
-            tuned.or(best).map(Chosen::Gpu)
+            let alike = format!("{} {:?} {inputs:?} {output:?}", op.name(), op.words());
+            let mut known = target.chosen.borrow_mut();
+            let linked = known.entry(alike).or_insert_with(|| choose_on(op.as_ref(), &site, target));
+            linked.clone().map(Chosen::Gpu)
         }
     };
     if chosen.is_none() {
         log::debug!("{} has no kernel for {inputs:?}: its meaning is planned", op.name());
     }
     chosen
+}
+
+fn choose_on(op: &dyn Op, site: &Site<'_>, target: &Target<'_>) -> Option<Arc<Linked>> {
+    let usable = |k: &Kernel| target.gpu.is_none_or(|gpu| !is_refused(k, gpu));
+    let best = op.kernels(site).into_iter().find(usable);
+    let tuned = best.as_ref().zip(target.gpu).and_then(|(k, gpu)| instead(op, site, k, gpu));
+    tuned.or(best).map(|kernel| Arc::new(kernel.into()))
 }

@@ -5,7 +5,8 @@
 //! the list into steps over buffers ([`slots`]) for native kernels or a [`Recording`](crate::gpu::Recording);
 //! [`expr`] and [`generated`] print the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
 //! binds them to buffers; [`eval`] is everything that looks at elements.
-//! Where an op has several arrangements of a kernel, [`tune`](mod@tune) can measure them, and [`tuned`] keeps what it found.
+//! Where an op has several arrangements of a kernel, [`tune`](mod@tune) can measure them, and [`tuned`] keeps what it found
+//! ([`kept`]: in which files).
 
 mod check;
 mod eval;
@@ -17,6 +18,7 @@ mod generated;
 mod gpu;
 mod graph;
 mod host;
+mod kept;
 mod program;
 mod slots;
 #[cfg(test)]
@@ -28,7 +30,7 @@ mod tuned;
 
 pub(crate) use check::has_kernel;
 pub use check::try_kernels;
-pub(crate) use program::{Program, recording_for};
+pub(crate) use program::{Program, planning_time, recording_for};
 pub use program::{eval, set_fusion};
 pub(crate) use tune::tune;
 pub use tune::{TriedKernel, TunedShape};

@@ -4,18 +4,20 @@
 //! A [`Program`] reads what its leaves hold when it runs: token ids and positions are overwritten between
 //! runs, caches grow in place, and nothing is allocated, planned or compiled on the way.
 
+use super::check::{all_trusted, trial_time};
 use super::fuse::rewrite;
 use super::graph::{Graph, Target};
 use super::slots::{Operand, Slot};
 use super::{gpu, host};
 use crate::array::{Device, MLXArray};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Gpu, Pending, Prepared, Recording};
+use crate::gpu::{Caps, Gpu, Pending, Prepared, Recording, Spent};
 use crate::memory::Buffer;
 use crate::op::{HostMut, HostRef, Spec};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLockReadGuard};
+use std::time::Duration;
 
 /// Structure only: steps over slots.
 pub(super) struct Plan {
@@ -27,6 +29,26 @@ pub(super) struct Plan {
 enum Body {
     Cpu(Vec<host::HostStep>),
     Gpu(Recording),
+}
+
+/// Time spent on plans, trials of their kernels included.
+pub(super) static PLANNING: Spent = Spent::new();
+
+/// Where the time for plans went in this process.
+#[derive(Clone, Copy)]
+pub(crate) struct PlanningTime {
+    /// All of it.
+    pub(crate) all: Duration,
+    /// Trials of kernels.
+    pub(crate) trials: Duration,
+    /// Pipelines for these.
+    pub(crate) trial_pipelines: Duration,
+}
+
+/// Time spent on plans so far.
+pub(crate) fn planning_time() -> PlanningTime {
+    let (trials, trial_pipelines) = trial_time();
+    PlanningTime { all: PLANNING.so_far(), trials, trial_pipelines }
 }
 
 static FUSE: AtomicBool = AtomicBool::new(true);
@@ -60,17 +82,23 @@ fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray
     let fuse = fuses();
     let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
     let caps = gpu.as_ref().map(|g| g.caps());
-    let target = Target { caps, gpu: gpu.as_ref() };
-    let mut graph = Graph::of(outputs, target);
-    let leaves = graph.leaves.clone();
-    let key = graph.key(device, fuse);
     let lock = || cache().lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(plan) = lock().get(&key) {
-        return Ok((plan.clone(), leaves));
-    }
-    if fuse {
-        rewrite(&mut graph, target);
-    }
+    let (graph, key, leaves) = loop {
+        let target = &Target::new(caps, gpu.as_ref());
+        let mut graph = Graph::of(outputs, target);
+        let leaves = graph.leaves.clone();
+        let key = graph.key(device, fuse);
+        if let Some(plan) = lock().get(&key) {
+            return Ok((plan.clone(), leaves));
+        }
+        if fuse {
+            rewrite(&mut graph, target);
+        }
+        // Again without the kernels that were refused just now.
+        if gpu.as_ref().is_none_or(|gpu| all_trusted(&graph, gpu)) {
+            break (graph, key, leaves);
+        }
+    };
     let plan = match caps {
         None => {
             let l = host::lower(graph);
@@ -95,7 +123,7 @@ fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray
 /// # Errors
 /// A value too large for the adapter.
 pub(crate) fn recording_for(outputs: &[MLXArray], caps: &Caps, fuse: bool) -> Result<String> {
-    let target = Target { caps: Some(caps), gpu: None };
+    let target = &Target::new(Some(caps), None);
     let mut graph = Graph::of(outputs, target);
     if fuse {
         rewrite(&mut graph, target);
@@ -118,7 +146,7 @@ impl Program {
     pub(crate) fn new(outputs: &[MLXArray]) -> Result<Self> {
         let gpu = outputs.iter().any(|x| x.device() == Device::GPU);
         let device = if gpu { Device::GPU } else { Device::CPU };
-        let (plan, leaves) = plan(outputs, device)?;
+        let (plan, leaves) = PLANNING.on(|| plan(outputs, device))?;
         let mut buffers = Vec::with_capacity(plan.slots.len());
         for slot in &plan.slots {
             buffers.push(match *slot {

@@ -97,7 +97,7 @@ pub(crate) fn tune(outputs: &[MLXArray]) -> Result<Vec<TunedShape>> {
 
 /// The ops of a step that have arrangements to choose from.
 fn classes(outputs: &[MLXArray], gpu: &Arc<Gpu>) -> Vec<Class> {
-    let target = Target { caps: Some(gpu.caps()), gpu: Some(gpu) };
+    let target = &Target::new(Some(gpu.caps()), Some(gpu));
     let mut graph = Graph::of(outputs, target);
     if fuses() {
         rewrite(&mut graph, target);

@@ -143,10 +143,10 @@ fn every_arrangement_of_a_layer_is_timed() {
 
 fn chosen(gpu: &Arc<Gpu>) -> Kernel {
     let (inputs, output) = specs();
-    let target = Target { caps: Some(gpu.caps()), gpu: Some(gpu) };
+    let target = Target::new(Some(gpu.caps()), Some(gpu));
     let op: Arc<dyn Op> = Arc::new(linear());
-    match choose(&op, &inputs, &output, target) {
-        Some(Chosen::Gpu(kernel)) => kernel,
+    match choose(&op, &inputs, &output, &target) {
+        Some(Chosen::Gpu(linked)) => linked.kernel.clone(),
         _ => panic!("a linear layer has kernels"),
     }
 }

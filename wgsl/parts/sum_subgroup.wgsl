@@ -33,3 +33,20 @@ fn max4(lane: u32, value: vec4<f32>) -> vec4<f32> {
     }
     return greatest;
 }
+
+// The sum of first values and the greatest of second ones.
+fn sum_and_max(lane: u32, value: vec2<f32>) -> vec2<f32> {
+    let size = subgroupAdd(1u);
+    let own = vec2<f32>(subgroupAdd(value.x), subgroupMax(value.y));
+    workgroupBarrier();
+    if lane % size == 0u {
+        partial[lane / size] = vec4<f32>(own, 0.0, 0.0);
+    }
+    workgroupBarrier();
+    // Each subgroup puts all results together.
+    var total = vec2<f32>(0.0, partial[0].y);
+    for (var i = lane % size; i < WG / size; i += size) {
+        total = vec2<f32>(total.x + partial[i].x, max(total.y, partial[i].y));
+    }
+    return vec2<f32>(subgroupAdd(total.x), subgroupMax(total.y));
+}
