@@ -48,8 +48,7 @@ struct Bound {
 /// A model with a cache and the programs bound to it.
 pub(super) struct Runner {
     model: Model,
-    /// Tokens that go through it at once, at most, and with the room that the cache has now.
-    most: usize,
+    /// Tokens that go through it at once; fewer where a slow GPU would take long with the room that the cache has.
     pub(super) chunk: usize,
     pub(super) cache: KvCache,
     programs: HashMap<(usize, Want), Bound>,
@@ -76,7 +75,6 @@ impl Runner {
         let (generation, latest) = (cache.generation(), (0, Want::Last));
         Self {
             model: model.clone(),
-            most: chunk,
             chunk,
             cache,
             programs: HashMap::new(),
@@ -166,7 +164,7 @@ impl Runner {
             self.generation = self.cache.generation();
             self.programs.clear();
             if let (Device::GPU, Some(gpu)) = (self.model.device(), Gpu::opened()) {
-                self.chunk = chunk(self.model.config(), gpu.caps(), self.most, self.cache.capacity());
+                self.chunk = chunk(self.model.config(), gpu.caps(), self.chunk, self.cache.capacity());
             }
         }
     }
