@@ -220,9 +220,10 @@ impl Matmul<'_> {
         let tiles = |chunk: &Chunk| [m.div_ceil(bm), chunk.rows.div_ceil(bn)];
         let steps = all_steps.div_ceil(split.min(all_steps));
         let split = all_steps.div_ceil(steps);
-        // Gated pairs meet where parts do.
+        // Gated pairs meet in a subgroup's tile, or where parts do.
         let n = self.site.output.axis(1);
-        let gated = self.epilogue.gated && split == 1;
+        let combined = split > 1 || self.epilogue.gated && !tile.holds_pairs();
+        let gated = self.epilogue.gated && !combined;
         let columns = if self.epilogue.gated { 2 * n } else { n };
         if !fits([rows, tiles(&chunks[0]).iter().product(), split]) {
             return None;
@@ -233,7 +234,7 @@ impl Matmul<'_> {
             // A gate multiplies two such results, and is off by what either is.
             rounding: if self.epilogue.gated { 2.0 } else { 1.0 } * Dtype::F16.epsilon(),
         };
-        if split > 1 {
+        if combined {
             kernel.scratch.push((split * m * columns * 4) as u64);
         }
         let tiles_file = if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR };
@@ -241,7 +242,7 @@ impl Matmul<'_> {
             let mut stage = Stage {
                 name: "matmul_coop",
                 files: [vec![&COOP, &X_HALVES, tiles_file], loader.files.clone()].concat(),
-                generated: unrolled(&tile, &matrices, planes, gated, split > 1, loader.load),
+                generated: unrolled(&tile, &matrices, planes, gated, combined, loader.load),
                 constants: loader.constants.clone(),
                 reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
                 params: self.params(chunk),
@@ -258,7 +259,7 @@ impl Matmul<'_> {
             ]);
             let mut reads = vec![("x", "array<vec4<u32>>"), ("row_scale", "array<f32>")];
             reads.extend(&loader.bindings);
-            if split == 1 {
+            if !combined {
                 kernel.stages.push(self.finish(stage, reads));
             } else {
                 stage.params[1].1 = columns.into();
@@ -268,7 +269,7 @@ impl Matmul<'_> {
                 kernel.stages.push(stage);
             }
         }
-        if split > 1 {
+        if combined {
             let (grid, stride) = spread((m * n).div_ceil(256));
             let finish = match self.epilogue.gated {
                 true => "emit_gated(m, n, sum_at(m, n), sum_at(m, n + params.n))",
@@ -393,6 +394,28 @@ mod tests {
                 let module = source.parse().unwrap();
                 source.validate(&module, naga::valid::Capabilities::all()).unwrap();
             }
+        }
+    }
+
+    /// A subgroup with one column of matrices has no partner to gate it with.
+    #[test]
+    fn gates_of_narrow_tiles_meet_behind_them() {
+        let caps = crate::gpu::Caps {
+            f16: true,
+            coop16: true,
+            subgroups: Some((32, 32)),
+            workgroup_memory: 48 << 10,
+            workgroup_size: 1024,
+            ..crate::gpu::Caps::BASELINE
+        };
+        let epilogue = Epilogue { files: vec![&PAIR], gated: true, ..Epilogue::default() };
+        for (m, stages) in [(6, 3), (70, 2)] {
+            let inputs = [Spec::new(&[m, 192], Dtype::F32), Spec::new(&[46, 192], Dtype::F16)];
+            let output = Spec::new(&[m, 23], Dtype::F32);
+            let site = Site { inputs: &inputs, output: &output, caps: &caps };
+            let (format, epilogue) = (Format::Dense, &epilogue);
+            let matmul = Matmul { site: &site, format, first: 1, epilogue, exact: false, norm: None };
+            assert_eq!(matmul.kernels()[0].stages.len(), stages, "{m} rows");
         }
     }
 

@@ -57,6 +57,11 @@ impl Tile {
         std::array::from_fn(|axis| self.subgroups[axis] * self.fragments[axis] * matrices.edge)
     }
 
+    /// Whether each subgroup has a column of a gate and its partner.
+    pub(super) fn holds_pairs(&self) -> bool {
+        self.fragments[1].is_multiple_of(2)
+    }
+
     /// Whether an adapter has the invocations and the workgroup memory for it.
     fn fits(&self, matrices: &Matrices, caps: &Caps) -> bool {
         let [bm, bn] = self.size(matrices);
@@ -93,8 +98,9 @@ impl Tile {
     /// bf16. 64 x 32 for each subgroup leaves registers for the next step's loads; two buffers leave room for
     /// one workgroup only. Few rows are a matter of reading the weight once: they are one tile, and k is split
     /// until there are workgroups enough. Small ones: each waits at its barriers for itself, and on an H100 a step
-    /// of 8 rows of an 8B model of 4 bits takes 7.0 ms with 64 rows of the weight to a workgroup, 9.5 with 128. Where 128 x 128 makes too few tiles, a long k is split (adding the
-    /// parts costs a stage) and a short one takes tiles of half the width. Smaller memories take 64 x 64.
+    /// of 8 rows of an 8B model of 4 bits takes 7.0 ms with 64 rows of the weight to a workgroup, 9.5 with 128. Where 128 x 128 makes too few tiles,
+    /// a long k is split (adding the parts costs a stage) and a short one takes tiles of half the width. Smaller
+    /// memories take 64 x 64.
     fn of_nvidia(shape: [usize; 3], spare: bool, matrices: &Matrices, caps: &Caps) -> (Self, usize) {
         const LARGE: Tile = Tile::new([4, 2], [4, 4], 32);
         const WIDE: Tile = Tile::new([2, 4], [4, 2], 64);
@@ -150,7 +156,7 @@ pub(super) fn unrolled(
     matrices: &Matrices,
     planes: usize,
     gated: bool,
-    split: bool,
+    combined: bool,
     load: usize,
 ) -> String {
     let ([sm, sn], [tm, tn]) = (tile.subgroups, tile.fragments);
@@ -226,7 +232,7 @@ pub(super) fn unrolled(
         text.push_str("fn deliver2(m: u32, n: u32, gate: f32, up: f32) { emit_gated(m, n, gate, up); }\nfn deliver(m: u32, n: u32, value: f32) {}\n");
     } else {
         text.push_str("fn deliver2(m: u32, n: u32, gate: f32, up: f32) {}\n");
-        text.push_str(match split {
+        text.push_str(match combined {
             true => "fn deliver(m: u32, n: u32, value: f32) { partial_sums[(part * params.m + m) * params.n + n] = value; }\n",
             false => "fn deliver(m: u32, n: u32, value: f32) { emit(m, n, value); }\n",
         });
