@@ -5,9 +5,11 @@
 mod support;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use support::{adapters, may_have_none};
 use unimlx::internals::{Gpu, Trial};
-use unimlx::{Fill, Spec, ops};
+use unimlx::ops::{Format, GateKind, Linear};
+use unimlx::{Case, Dtype, Fill, Spec, ops};
 
 fn all() -> impl Iterator<Item = (&'static str, Trial)> {
     ops::ALL.iter().flat_map(|(name, cases)| {
@@ -30,15 +32,76 @@ fn native_kernels_mean_what_the_definition_says() {
     }
 }
 
-#[test]
-fn gpu_kernels_mean_what_the_definition_says() {
-    let gpu = match Gpu::shared() {
-        Ok(gpu) => gpu,
+fn gpu() -> Option<Arc<Gpu>> {
+    match Gpu::shared() {
+        Ok(gpu) => Some(gpu),
         Err(e) if std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1") => {
             panic!("a GPU was promised: {e}")
         }
-        Err(_) => return,
+        Err(_) => None,
+    }
+}
+
+/// A linear layer of any format, with up to 300 rows of x, columns and values of k, odd ones among them, and anything
+/// that may stand before or behind it.
+fn any_linear(mut below: impl FnMut(usize) -> usize) -> Case {
+    let dtype = [Dtype::F32, Dtype::F16, Dtype::BF16][below(3)];
+    let format = match below(3) {
+        0 => Format::Dense,
+        _ => Format::Affine { bits: [2, 3, 4, 5, 6, 8][below(6)], group: [32, 64, 128][below(3)] },
     };
+    let most = [4, 16, 64, 300][below(4)];
+    let m = 1 + below(most);
+    let k = match format {
+        Format::Dense => 1 + below(300),
+        Format::Affine { group, .. } => group * (1 + below(300 / group)),
+    };
+    let mut linear = Linear::new(format, below(2) == 0);
+    linear.gate = (below(3) == 0).then_some([GateKind::Silu, GateKind::Gelu][below(2)]);
+    linear.residual = below(3) == 0;
+    linear.norm = (m <= 8 && below(3) == 0).then_some(1e-5);
+    let columns = 1 + below(if linear.gate.is_some() { 150 } else { 300 });
+    let n = if linear.gate.is_some() { 2 * columns } else { columns };
+    let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
+    let mut inputs = vec![normal(&[m, k], Dtype::F32)];
+    inputs.extend(linear.norm.map(|_| normal(&[k], dtype)));
+    match format {
+        Format::Dense => inputs.push(normal(&[n, k], dtype)),
+        Format::Affine { bits, group } => {
+            inputs.push(Fill::Bits(Spec::new(&[n, k * bits as usize / 32], Dtype::U32)));
+            inputs.extend([normal(&[n, k / group], dtype), normal(&[n, k / group], dtype)]);
+        }
+    }
+    inputs.extend(linear.bias.then(|| normal(&[n], dtype)));
+    inputs.extend(linear.residual.then(|| normal(&[m, columns], Dtype::F32)));
+    Case { op: Arc::new(linear), inputs, reduction: k }
+}
+
+/// `UNIMLX_SHAPES` is how many there are.
+#[test]
+fn linear_layers_of_any_shape_mean_what_the_definition_says() {
+    let Some(gpu) = gpu() else { return };
+    let count = std::env::var("UNIMLX_SHAPES").map_or(24, |count| count.parse().unwrap());
+    let mut state = 1_u64;
+    for i in 0..count {
+        let case = any_linear(|bound| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % bound
+        });
+        let trial = Trial::new(case, i).unwrap();
+        let specs: Vec<Spec> = trial.case.inputs.iter().map(Fill::spec).collect();
+        if let Some(kernel) = trial.case.op.cpu(&specs) {
+            trial.cpu(&kernel).unwrap_or_else(|e| panic!("on the CPU: {e}"));
+        }
+        for (j, kernel) in trial.case.kernels(gpu.caps()).iter().enumerate() {
+            trial.gpu(&gpu, kernel).unwrap_or_else(|e| panic!("shape {i}, kernel {j}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn gpu_kernels_mean_what_the_definition_says() {
+    let Some(gpu) = gpu() else { return };
     for (name, trial) in all() {
         let mut seen = HashSet::new();
         for (adapter, mut caps) in adapters().into_iter().chain([("this adapter", gpu.caps().clone())]) {

@@ -176,7 +176,8 @@ impl Matmul<'_> {
                     ..Loader::default()
                 })
             }
-            (Format::Affine { bits: bits @ (4 | 8), group }, _) => {
+            // Scales of f32 would lose what they have beyond halves, all codes of a group the same way.
+            (Format::Affine { bits: bits @ (4 | 8), group }, _) if parts[1].dtype != Dtype::F32 => {
                 let file = if bits == 4 { &HALF_Q4 } else { &HALF_Q8 };
                 let constants = vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))];
                 let bindings =

@@ -3,6 +3,7 @@
 struct Raw { low: vec4<f16>, high: vec4<f16> }
 
 const LOAD: u32 = 8u;
+const LIFT: f32 = 1.0;
 
 fn fetch(row: u32, k: u32) -> Raw {
     let values = weight8(row, k / 8u);

@@ -2,6 +2,7 @@
 // rows are whole units of 8.
 
 const LOAD: u32 = 8u;
+const LIFT: f32 = 1.0;
 alias Raw = vec4<u32>;
 
 fn fetch(row: u32, k: u32) -> Raw {

@@ -1,6 +1,7 @@
 // A weight of f16 on its way into workgroup memory as it is; rows are whole units of 8. Needs narrow.
 
 const LOAD: u32 = 8u;
+const LIFT: f32 = 1.0;
 alias Raw = vec4<u32>;
 
 fn fetch(row: u32, k: u32) -> Raw {

@@ -15,8 +15,8 @@ fn keep1(at: u32, word: u32, scale: vec4<f16>, middle: vec4<f16>) {
 }
 
 fn keep(at: u32, raw: Raw) {
-    let scale = widen(SCALES, raw.scale, raw.group);
-    let offset = widen(SCALES, raw.offset, raw.group);
+    let scale = LIFT * widen(SCALES, raw.scale, raw.group);
+    let offset = LIFT * widen(SCALES, raw.offset, raw.group);
     peak = max(peak, max(abs(offset), abs(offset + 15.0 * scale)));
     let s = vec4<f16>(f16(scale));
     let middle = vec4<f16>(f16(offset + 8.0 * scale));
@@ -28,8 +28,8 @@ fn keep(at: u32, raw: Raw) {
 
 fn wide8(row: u32, i: u32) -> mat2x4<f32> {
     let raw = fetch(row, i / 4u * 32u);
-    let scale = widen(SCALES, raw.scale, raw.group);
-    let offset = vec4<f32>(widen(SCALES, raw.offset, raw.group));
+    let scale = LIFT * widen(SCALES, raw.scale, raw.group);
+    let offset = vec4<f32>(LIFT * widen(SCALES, raw.offset, raw.group));
     let word = vec4<u32>(raw.words[i % 4u]);
     let low = vec4<f32>((word >> vec4<u32>(0u, 16u, 4u, 20u)) & vec4<u32>(15u));
     let high = vec4<f32>((word >> vec4<u32>(8u, 24u, 12u, 28u)) & vec4<u32>(15u));

@@ -11,8 +11,8 @@ fn keep1(at: u32, word: u32, scale: vec4<f16>, middle: vec4<f16>) {
 }
 
 fn keep(at: u32, raw: Raw) {
-    let scale = widen(SCALES, raw.scale, raw.group);
-    let offset = widen(SCALES, raw.offset, raw.group);
+    let scale = LIFT * widen(SCALES, raw.scale, raw.group);
+    let offset = LIFT * widen(SCALES, raw.offset, raw.group);
     peak = max(peak, max(abs(offset), abs(offset + 255.0 * scale)));
     let s = vec4<f16>(f16(scale));
     let middle = vec4<f16>(f16(offset + 128.0 * scale));
@@ -24,8 +24,8 @@ fn keep(at: u32, raw: Raw) {
 
 fn wide8(row: u32, i: u32) -> mat2x4<f32> {
     let raw = fetch(row, i / 2u * 16u);
-    let scale = widen(SCALES, raw.scale, raw.group);
-    let offset = vec4<f32>(widen(SCALES, raw.offset, raw.group));
+    let scale = LIFT * widen(SCALES, raw.scale, raw.group);
+    let offset = vec4<f32>(LIFT * widen(SCALES, raw.offset, raw.group));
     let shifts = vec4<u32>(0u, 16u, 8u, 24u);
     let first = i % 2u * 2u;
     let low = vec4<f32>((vec4<u32>(raw.words[first]) >> shifts) & vec4<u32>(255u));
