@@ -10,7 +10,7 @@
 // Generated (ops/matmul_tile.rs): constants, matrix types, one line per fragment or load, `deliver`.
 // Parts: put_x, put_w and the tiles (tiles_vector, tiles_scalar); Values, fetch, keep of x (x_halves) and of the
 // weight, which comes times LIFT (half_*).
-// Best, without robust buffer access: on an H100 f16 8192^3 262 TFLOP/s, 250 with `halves`; on an H200, prompt of
+// Best, without robust buffer access: on an H100 f16 8192^3 262 TFLOP/s, 254 with `halves`; on an H200, prompt of
 // 2048, 28672 x 4096: bf16 216, 8 bits 202, 4 bits 210. On an H100, between a model's other kernels, prompt of 512,
 // 4 bits: 28672 x 4096 gated 211, 4096 x 14336 203, 6144 x 4096 153, 4096 x 4096 150.
 enable f16;
