@@ -320,11 +320,11 @@ impl KvCache {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Fills what a layer's values are stored in with their own numbers.
-    fn number(cache: &KvCache) -> Vec<f32> {
+    pub(in super::super) fn number(cache: &KvCache) -> Vec<f32> {
         let array = &cache.layers[0][1];
         let all: Vec<f32> = (0..array.size()).map(|i| i as f32).collect();
         array.overwrite(bytemuck::cast_slice(&all)).unwrap();

@@ -147,14 +147,7 @@ mod tests {
     use super::*;
     use crate::array::Device;
     use crate::kv_quantization::KvKind;
-
-    /// Fills what a layer's values are stored in with their own numbers.
-    fn number(cache: &KvCache) -> Vec<f32> {
-        let array = &cache.layers[0][1];
-        let all: Vec<f32> = (0..array.size()).map(|i| i as f32).collect();
-        array.overwrite(bytemuck::cast_slice(&all)).unwrap();
-        all
-    }
+    use crate::kv_quantization::cache::tests::number;
 
     /// What a slot has, as the numbers of [`number`].
     fn rows(cache: &KvCache, slot: usize) -> Vec<usize> {

@@ -356,6 +356,7 @@ mod stage_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::Caps;
     use crate::op::Spec;
     use crate::wgsl::link;
 
@@ -364,21 +365,22 @@ mod tests {
         text: "fn emit_gated(m: u32, n: u32, gate: f32, up: f32) { y[m * params.n + n] = max(gate, 0.0) * up; }",
     };
 
+    const CAPS: Caps = Caps {
+        f16: true,
+        coop16: true,
+        subgroups: Some((32, 32)),
+        workgroup_memory: 48 << 10,
+        workgroup_size: 1024,
+        ..Caps::BASELINE
+    };
+
     #[test]
     fn gated_and_exact_kernels_are_valid() {
-        let caps = crate::gpu::Caps {
-            f16: true,
-            coop16: true,
-            subgroups: Some((32, 32)),
-            workgroup_memory: 48 << 10,
-            workgroup_size: 1024,
-            ..crate::gpu::Caps::BASELINE
-        };
         let epilogue = Epilogue { files: vec![&PAIR], gated: true, ..Epilogue::default() };
         for (m, dtype) in [(9, Dtype::F16), (30, Dtype::BF16), (70, Dtype::BF16), (600, Dtype::F16)] {
             let inputs = [Spec::new(&[m, 256], Dtype::F32), Spec::new(&[2048, 256], dtype)];
             let output = Spec::new(&[m, 1024], Dtype::F32);
-            let site = Site { inputs: &inputs, output: &output, caps: &caps };
+            let site = Site { inputs: &inputs, output: &output, caps: &CAPS };
             let matmul = Matmul {
                 site: &site,
                 format: Format::Dense,
@@ -401,19 +403,11 @@ mod tests {
     /// A subgroup with one column of matrices has no partner to gate it with.
     #[test]
     fn gates_of_narrow_tiles_meet_behind_them() {
-        let caps = crate::gpu::Caps {
-            f16: true,
-            coop16: true,
-            subgroups: Some((32, 32)),
-            workgroup_memory: 48 << 10,
-            workgroup_size: 1024,
-            ..crate::gpu::Caps::BASELINE
-        };
         let epilogue = Epilogue { files: vec![&PAIR], gated: true, ..Epilogue::default() };
         for (m, stages) in [(6, 3), (70, 2)] {
             let inputs = [Spec::new(&[m, 192], Dtype::F32), Spec::new(&[46, 192], Dtype::F16)];
             let output = Spec::new(&[m, 23], Dtype::F32);
-            let site = Site { inputs: &inputs, output: &output, caps: &caps };
+            let site = Site { inputs: &inputs, output: &output, caps: &CAPS };
             let (format, epilogue) = (Format::Dense, &epilogue);
             let matmul = Matmul { site: &site, format, first: 1, epilogue, exact: false, norm: None };
             assert_eq!(matmul.kernels()[0].stages.len(), stages, "{m} rows");
