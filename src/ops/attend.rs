@@ -14,6 +14,7 @@ use std::sync::Arc;
 static ATTEND: File = wgsl!("attend.wgsl");
 static READY: File = wgsl!("attend_ready.wgsl");
 static COMBINE: File = wgsl!("attend_combine.wgsl");
+pub(super) static ADD_SPLITS: File = wgsl!("parts/add_splits.wgsl");
 pub(super) static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
 pub(super) static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
 pub(super) static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
@@ -174,7 +175,7 @@ impl Attend {
         }
         let combine = Stage {
             name: "attend_combine",
-            files: vec![&COMBINE, &KEY_RANGE, &PAGES],
+            files: vec![&COMBINE, &ADD_SPLITS, &KEY_RANGE, &PAGES],
             constants: vec![("COLUMNS", (2 * lanes) as f64), range[0], range[1]],
             reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],

@@ -1,6 +1,8 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attend::{FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, WG};
+use super::attend::{
+    ADD_SPLITS, FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, WG,
+};
 use super::attention::codes;
 use super::kernel::{SUM_SHARED, SUM_SUBGROUP, fits};
 use super::kv_pack::{SIGNS, WALSH};
@@ -204,7 +206,7 @@ impl AttendPacked {
 
         let mut combine = Stage {
             name: "attend_packed_combine",
-            files: vec![&COMBINE, &KEY_RANGE, &PAGES, &WALSH, &SIGNS],
+            files: vec![&COMBINE, &ADD_SPLITS, &KEY_RANGE, &PAGES, &WALSH, &SIGNS],
             constants: vec![
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),

@@ -365,7 +365,8 @@ mod tests {
         text: "fn emit_gated(m: u32, n: u32, gate: f32, up: f32) { y[m * params.n + n] = max(gate, 0.0) * up; }",
     };
 
-    const CAPS: Caps = Caps {
+    /// An NVIDIA adapter.
+    pub(super) const CAPS: Caps = Caps {
         f16: true,
         coop16: true,
         subgroups: Some((32, 32)),

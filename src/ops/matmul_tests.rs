@@ -1,7 +1,8 @@
 //! Stages around the cooperative kernel, which run without matrix units too.
 
+use super::tests::CAPS;
 use crate::dtype::Dtype;
-use crate::gpu::{Bind, Buffer, Caps, Gpu, Recording, Step};
+use crate::gpu::{Bind, Buffer, Gpu, Recording, Step};
 use crate::op::{Kernel, Op, Site, Spec, Stage};
 use crate::ops::{Format, GateKind, Linear};
 use half::f16;
@@ -15,17 +16,9 @@ const EPS: f32 = 1e-5;
 /// A normed and gated layer as an NVIDIA adapter computes it.
 fn kernel() -> Kernel {
     let linear = Linear { norm: Some(EPS), gate: Some(GateKind::Silu), ..Linear::new(Format::Dense, false) };
-    let caps = Caps {
-        f16: true,
-        coop16: true,
-        subgroups: Some((32, 32)),
-        workgroup_memory: 48 << 10,
-        workgroup_size: 1024,
-        ..Caps::BASELINE
-    };
     let f32s = |dims: &[usize]| Spec::new(dims, Dtype::F32);
     let inputs = [f32s(&[M, K]), f32s(&[K]), Spec::new(&[2 * N, K], Dtype::F16)];
-    linear.kernels(&Site { inputs: &inputs, output: &f32s(&[M, N]), caps: &caps }).swap_remove(0)
+    linear.kernels(&Site { inputs: &inputs, output: &f32s(&[M, N]), caps: &CAPS }).swap_remove(0)
 }
 
 /// Runs one stage whose bindings are these buffers, reads first.
