@@ -4,7 +4,7 @@ use super::args::ServeArgs;
 use super::model::{checkpoint, complete, load};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use unimlx::serve::{Card, EngineOptions, ModelEngine, Options, Server, stop_signal};
+use unimlx::serve::{Card, EngineOptions, ModelEngine, Options, Server, StopSignals};
 use unimlx::{Error, GenerateOptions, Result};
 
 /// Serves until SIGTERM or Ctrl-C; a second one ends at once.
@@ -42,19 +42,21 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
 
     let outcome = runtime.block_on(async {
         let at = SocketAddr::new(args.host, args.port);
+        let mut signals = StopSignals::watch()?;
         let server = Server::bind(engine, at, args.insecure_no_auth, options)?;
         eprintln!("unimlx: serving {} at http://{}", model_name(args), server.address()?);
         let (asked, ask) = tokio::sync::oneshot::channel();
-        let signals = async {
-            stop_signal().await?;
+        let stopped = async {
+            signals.next().await;
             eprintln!("unimlx: stopping; answers have {} s to end", args.shutdown_timeout);
             let _ = asked.send(());
-            stop_signal().await
+            signals.next().await;
         };
         tokio::select! {
-            () = server.run(async { drop(ask.await) }) => Ok(()),
-            failed = signals => failed,
+            () = server.run(async { drop(ask.await) }) => {}
+            () = stopped => {}
         }
+        Ok(())
     });
     runtime.shutdown_background();
     outcome

@@ -47,7 +47,7 @@ pub use engine::{
 pub use mock::{MockEngine, Script};
 pub use options::Options;
 pub use scheduler::{EngineOptions, ModelEngine};
-pub use server::{Server, stop_signal};
+pub use server::{Server, StopSignals};
 
 use std::sync::Arc;
 

@@ -214,21 +214,44 @@ impl Write for Patient {
     }
 }
 
-/// Done when the process is asked to stop, by SIGTERM or Ctrl-C. Each call waits for another signal.
-///
-/// # Errors
-/// Signals cannot be watched.
-pub async fn stop_signal() -> Result<()> {
-    let fail = |e: io::Error| Error::io(format!("signals cannot be watched: {e}"));
+/// SIGTERM and Ctrl-C, caught from the moment it exists: none that comes between two waits is lost.
+#[derive(Debug)]
+pub struct StopSignals {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
-        tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            pressed = tokio::signal::ctrl_c() => pressed.map_err(fail),
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(windows)]
+    interrupt: tokio::signal::windows::CtrlC,
+}
+
+impl StopSignals {
+    /// Starts to catch them. Belongs inside a tokio runtime, before anyone learns that the server runs.
+    ///
+    /// # Errors
+    /// Signals cannot be watched.
+    pub fn watch() -> Result<StopSignals> {
+        let fail = |e: io::Error| Error::io(format!("signals cannot be watched: {e}"));
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(StopSignals {
+                terminate: signal(SignalKind::terminate()).map_err(fail)?,
+                interrupt: signal(SignalKind::interrupt()).map_err(fail)?,
+            })
         }
+        #[cfg(windows)]
+        Ok(StopSignals { interrupt: tokio::signal::windows::ctrl_c().map_err(fail)? })
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.map_err(fail)
+
+    /// Done at the next one.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        #[cfg(windows)]
+        self.interrupt.recv().await;
+    }
 }
