@@ -157,6 +157,18 @@ async fn completions_take_text_and_tokens() {
         assert_eq!(all("token_logprobs"), [json!(null), json!(-0.5), json!(-0.5), json!(-0.5)]);
         assert!(all("top_logprobs")[0].is_null() && all("top_logprobs")[3].is_object());
     }
+    // The end goes with the last text where the answer is cut off, and comes by itself where it ends by itself.
+    for (most, last) in [(2, ("b", "length")), (9, ("", "stop"))] {
+        let body =
+            json!({ "model": "mock", "prompt": "x", "max_tokens": most, "logprobs": 1, "stream": true });
+        let events = events(&text(send(&app, TEXT, body.to_string()).await).await);
+        let [before @ .., end] = &events[..] else { panic!() };
+        assert!(before.iter().all(|e| e["choices"][0]["finish_reason"].is_null()), "{events:?}");
+        assert_eq!(
+            (&end["choices"][0]["text"], &end["choices"][0]["finish_reason"]),
+            (&json!(last.0), &json!(last.1))
+        );
+    }
     for bad in [json!([]), json!([1.5]), json!([9999]), json!(["a", 3]), json!({}), json!(""), json!([[]])] {
         let (status, body) = ask(&app, TEXT, &json!({ "model": "mock", "prompt": bad })).await;
         assert_eq!(status, 400, "{bad}");
@@ -173,6 +185,11 @@ async fn every_parameter_is_honoured_or_refused_by_name() {
         json!({ "logit_bias": { "65": -100 }, "user": "x", "tools": [], "tool_choice": "none" }),
         json!({ "max_tokens": 5, "max_completion_tokens": 3, "response_format": { "type": "text" } }),
         json!({ "store": false, "service_tier": "auto", "modalities": ["text"], "metadata": null }),
+        json!({ "n": 128, "verbosity": "medium", "prompt_cache_retention": "24h", "reasoning_effort": "none" }),
+        json!({ "prediction": { "type": "content", "content": "a" }, "safety_identifier": "x", "tool_choice": null }),
+        json!({ "messages": [{ "role": "user", "content": "a", "type": "text" },
+            { "role": "assistant", "content": null, "refusal": "no", "annotations": [], "audio": null },
+            { "role": "assistant", "content": [{ "type": "refusal", "refusal": "no" }] }] }),
     ] {
         let (status, body) = ask(&app, CHAT, &chat(more.clone())).await;
         assert_eq!(status, 200, "{more}: {body}");
@@ -182,7 +199,16 @@ async fn every_parameter_is_honoured_or_refused_by_name() {
         (json!({ "temperature": "1" }), "temperature", "invalid_type"),
         (json!({ "top_p": -0.1 }), "top_p", "invalid_type"),
         (json!({ "n": 0 }), "n", "invalid_type"),
-        (json!({ "n": 17 }), "n", "invalid_type"),
+        (json!({ "n": 129 }), "n", "invalid_type"),
+        (json!({ "user": 1 }), "user", "invalid_type"),
+        (json!({ "reasoning_effort": "high" }), "reasoning_effort", "unsupported_parameter"),
+        (json!({ "reasoning_effort": "much" }), "reasoning_effort", "invalid_value"),
+        (json!({ "prompt_cache_retention": "1y" }), "prompt_cache_retention", "unsupported_parameter"),
+        (
+            json!({ "messages": [{ "role": "user", "content": "", "refusal": "no" }] }),
+            "messages[0].refusal",
+            "unsupported_parameter",
+        ),
         (json!({ "seed": 1.5 }), "seed", "invalid_value"),
         (json!({ "max_tokens": -1 }), "max_tokens", "invalid_type"),
         (json!({ "stop": [1] }), "stop", "invalid_value"),
@@ -272,7 +298,10 @@ async fn bodies_that_are_not_requests_are_refused_in_the_same_shape() {
     let request = Request::get(CHAT).body(Body::empty()).unwrap();
     let response = app.clone().oneshot(request).await.unwrap();
     assert_eq!(response.status(), 405);
-    check_error(&serde_json::from_str(&text(response).await).unwrap(), None, "method_not_allowed");
+    assert_eq!(response.headers()["allow"], "POST");
+    let body: Value = serde_json::from_str(&text(response).await).unwrap();
+    check_error(&body, None, "method_not_allowed");
+    assert_eq!(body["error"]["type"], "invalid_request_error");
 }
 
 #[tokio::test]
@@ -333,9 +362,13 @@ async fn browsers_are_kept_out_unless_asked_in() {
         for method in ["GET", "OPTIONS"] {
             let request = Request::builder().method(method).uri("/v1/models").header("host", "localhost");
             let request = request.header("origin", origin).header("access-control-request-method", "POST");
+            let request = request.header("access-control-request-headers", "authorization,x-stainless-lang");
             let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
             let got = response.headers().get("access-control-allow-origin").map(|v| v.to_str().unwrap());
             assert_eq!(got, allowed.then_some(origin));
+            let headers = response.headers().get("access-control-allow-headers");
+            let wanted = (allowed && method == "OPTIONS").then_some("authorization,x-stainless-lang");
+            assert_eq!(headers.map(|v| v.to_str().unwrap()), wanted);
             assert!(!response.headers().contains_key("access-control-allow-credentials"));
         }
     }

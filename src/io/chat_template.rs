@@ -120,6 +120,11 @@ impl ChatTemplate {
         Ok(Self { env, file, special_tokens })
     }
 
+    /// Whether the template has a use for a variable.
+    pub fn reads(&self, variable: &str) -> bool {
+        self.env.templates().any(|(_, template)| template.undeclared_variables(false).contains(variable))
+    }
+
     /// The prompt for a conversation.
     ///
     /// Messages are first tidied as `transformers` does: `null` fields are dropped, and

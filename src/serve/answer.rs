@@ -67,6 +67,8 @@ pub(super) struct Answer {
     /// Tokens whose text is held back.
     spoken: VecDeque<Spoken>,
     reason: Option<&'static str>,
+    /// The most tokens that it may have.
+    most: usize,
     pub(super) tokens: usize,
     pub(super) cached: usize,
     prompt: usize,
@@ -82,6 +84,7 @@ impl Answer {
         card: &Card,
         params: &Params,
         prompt: usize,
+        most: usize,
         metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
@@ -93,6 +96,7 @@ impl Answer {
             shown: 0,
             spoken: VecDeque::new(),
             reason: None,
+            most,
             tokens: 0,
             cached: 0,
             prompt,
@@ -101,6 +105,11 @@ impl Answer {
             first: None,
             latest: None,
         }
+    }
+
+    /// Why it ended, once it has.
+    pub(super) fn ended(&self) -> Option<&'static str> {
+        self.reason
     }
 
     /// Why it ended.
@@ -151,6 +160,10 @@ impl Answer {
                     self.finish("stop");
                 }
                 self.reason = Some("stop");
+            }
+            if self.reason.is_none() && self.tokens >= self.most {
+                // The end comes right behind the last token, and goes with it.
+                continue;
             }
             let piece = self.piece();
             if !piece.text.is_empty() || !piece.tokens.is_empty() {

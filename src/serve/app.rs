@@ -235,7 +235,7 @@ impl App {
                     }
                     ApiError::from(refusal)
                 })?;
-                all.push(Answer::new(events, self.card(), params, prompt.len(), &self.metrics));
+                all.push(Answer::new(events, self.card(), params, prompt.len(), most, &self.metrics));
             }
         }
         Ok(Answers::new(all, caller.label))

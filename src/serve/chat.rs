@@ -9,7 +9,7 @@ use super::grammar::Constraint;
 use super::messages::messages_of;
 use super::params::{MOST_LOGPROBS, Params, model};
 use super::parts::{Part, Reading, Said};
-use super::reasoning::{ReasoningSplitter, is_closed, is_open};
+use super::reasoning::{ReasoningSplitter, effort, is_closed, is_open};
 use super::sse::{self, Emitter};
 use super::tool_prompt;
 use super::tools::{ToolCall, ToolChoice, ToolFormat, Tools};
@@ -71,7 +71,10 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     other_media(&mut fields)?;
     let messages = fields.array("messages")?;
     let messages = messages_of(fields.required("messages", messages)?)?;
-    let kwargs = kwargs(&mut fields)?;
+    let mut kwargs = kwargs(&mut fields)?;
+    if let Some(wanted) = fields.string("reasoning_effort")? {
+        think(app, &wanted, "reasoning_effort", &mut kwargs)?;
+    }
     let continue_final_message = fields.bool("continue_final_message")?.unwrap_or(false);
     let add = fields.bool("add_generation_prompt")?.unwrap_or(!continue_final_message);
     if add && continue_final_message {
@@ -166,10 +169,28 @@ fn other_media(fields: &mut Fields) -> Result<()> {
     fields.neutral("modalities", &[json!(["text"])])?;
     fields.neutral("store", &[json!(false)])?;
     fields.object("metadata")?; // of no use without a store, and of no harm
-    for field in ["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"] {
+    fields.neutral("verbosity", &[json!("medium")])?;
+    fields.object("prediction")?; // it could make the same answer come sooner
+    for field in ["audio", "web_search_options"] {
         fields.neutral(field, &[])?;
     }
     Ok(())
+}
+
+/// Tells the template how much thinking is wanted. `param` is what errors call it.
+pub(super) fn think(app: &App, wanted: &str, param: &str, kwargs: &mut Map<String, Value>) -> Result<()> {
+    if !["none", "minimal", "low", "medium", "high", "xhigh", "max"].contains(&wanted) {
+        let message = format!("`{param}` must be none, minimal, low, medium, high, xhigh or max");
+        return Err(ApiError::value(param, message));
+    }
+    match app.card().template.as_ref().and_then(|template| effort(template, wanted)) {
+        Some((name, value)) => {
+            kwargs.entry(name).or_insert(value);
+            Ok(())
+        }
+        None if wanted == "none" && !app.style().reasoning => Ok(()),
+        None => Err(ApiError::unsupported(param, format!("`{param}` is not supported by this model"))),
+    }
 }
 
 /// Variables for the template. Templates themselves never come from a request.
@@ -319,7 +340,7 @@ fn logprobs(tokens: Option<&[Spoken]>) -> Value {
     json!({ "content": tokens.iter().map(logprob).collect::<Value>(), "refusal": null })
 }
 
-fn logprob(token: &Spoken) -> Value {
+pub(super) fn logprob(token: &Spoken) -> Value {
     let one = |text: &str, p: f32| json!({ "token": text, "logprob": finite(p), "bytes": text.as_bytes() });
     let mut object = one(&token.text, token.logprob);
     object["top_logprobs"] = token.top.iter().map(|(text, p)| one(text, *p)).collect();

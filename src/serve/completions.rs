@@ -162,13 +162,18 @@ async fn streamed(
     for (i, Piece { text, tokens }) in begin.iter().enumerate().filter(|(_, piece)| !piece.text.is_empty()) {
         out.json(&chunk(choice(i, text, logprobs(tokens, params.logprobs), None))).await;
     }
+    // Whose end went with the last of their text.
+    let mut told = vec![false; answers.all.len()];
     while let Some((i, piece)) = answers.next().await? {
+        let ended = answers.all[i].ended();
         let choice = match piece {
             Some(Piece { text, tokens }) => {
+                told[i] = ended.is_some();
                 let tokens: Vec<Spoken> = shifted(tokens, begin[i].text.len()).collect();
-                choice(i, &text, logprobs(&tokens, params.logprobs), None)
+                choice(i, &text, logprobs(&tokens, params.logprobs), ended)
             }
-            None => choice(i, "", Value::Null, Some(answers.all[i].reason())),
+            None if told[i] => continue,
+            None => choice(i, "", Value::Null, ended),
         };
         out.json(&chunk(choice)).await;
     }

@@ -82,7 +82,7 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
         Some(_) => return Err(ApiError::value("pooling", "`pooling` must be `mean` or `last`")),
     };
     let dimensions = fields.count("dimensions", 1, 1 << 20)?;
-    fields.harmless("user");
+    fields.string("user")?;
     let input = fields.raw("input");
     let input = fields.required("input", input)?;
     fields.finish()?;

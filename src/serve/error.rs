@@ -65,7 +65,7 @@ impl ApiError {
         match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
-            404 | 405 => "not_found_error",
+            404 => "not_found_error",
             429 => "rate_limit_error",
             500.. => "server_error",
             _ => "invalid_request_error",

@@ -33,7 +33,11 @@ fn form(mut format: Fields, flat: bool) -> Result<Option<Constraint>> {
     let kind = format.string("type")?;
     let form = match format.required("type", kind)?.as_str() {
         "text" => None,
-        "json_object" => Some(Constraint::json_object()),
+        "json_object" => match format.raw("schema") {
+            // No part of the standard, but in use.
+            Some(schema) => Some(schema_of(&schema, format.name("schema"))?),
+            None => Some(Constraint::json_object()),
+        },
         "json_schema" if flat => Some(json_schema(&mut format)?),
         "json_schema" => {
             let inner = format.raw("json_schema");
@@ -74,5 +78,9 @@ fn json_schema(fields: &mut Fields) -> Result<Constraint> {
     fields.bool("strict")?;
     let schema = fields.raw("schema");
     let schema = fields.required("schema", schema)?;
-    Constraint::json_schema(&schema).map_err(|e| ApiError::value(fields.name("schema"), e))
+    schema_of(&schema, fields.name("schema"))
+}
+
+fn schema_of(schema: &Value, param: String) -> Result<Constraint> {
+    Constraint::json_schema(schema).map_err(|e| ApiError::value(param, e))
 }

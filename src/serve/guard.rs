@@ -32,6 +32,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
     let origin = allowed_origin(&app, request.headers());
     let preflight =
         method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let browser = request.uri().path() == "/" && method == Method::GET && wants_html(request.headers());
     let mut response = match permitted(&app, &request) {
         // The page asks for the key that it is denied for: there is nowhere else to enter it.
@@ -51,8 +52,9 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
         if preflight {
             let methods = HeaderValue::from_static("GET, POST, OPTIONS");
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-            let wanted = HeaderValue::from_static("authorization, content-type, x-request-id");
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
+            // Clients add headers of their own, and which ones is no secret.
+            let usual = HeaderValue::from_static("authorization, content-type, x-request-id");
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.unwrap_or(usual));
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
         }
     }
@@ -110,7 +112,7 @@ fn wants_html(headers: &HeaderMap) -> bool {
 fn key_known(keys: &[String], headers: &HeaderMap) -> bool {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|v| {
         let (scheme, key) = v.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii_start())
     });
     let Some(key) = bearer.or(headers.get("x-api-key").map(HeaderValue::as_bytes)) else { return false };
     let padded = |key: &[u8]| {

@@ -48,12 +48,15 @@ pub(super) fn message(item: Value, at: &str) -> Result<Value> {
         let message = format!("a message has at most {MOST_CALLS} calls");
         return Err(ApiError::value(fields.name("tool_calls"), message));
     }
+    fields.neutral("type", &[json!("message"), json!("text")])?;
     let name = fields.name("content");
-    let content = match fields.raw("content") {
+    let refusal = if role == "assistant" { fields.string("refusal")? } else { None };
+    let mut content = match fields.raw("content") {
         // Templates expect a text, be it empty.
-        None if !calls.is_empty() => String::new(),
+        None if !calls.is_empty() || refusal.is_some() => String::new(),
         content => text_of(fields.required("content", content)?, &name)?,
     };
+    content.extend(refusal);
     let mut message = json!({ "role": role, "content": content });
     if !calls.is_empty() {
         let at = fields.name("tool_calls");
@@ -113,7 +116,7 @@ fn call(item: Value, at: &str) -> Result<Value> {
     Ok(json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }))
 }
 
-/// The text of a content: a string, or parts of type `text`.
+/// The text of a content: a string, or parts that are texts.
 pub(super) fn text_of(content: Value, at: &str) -> Result<String> {
     match content {
         Value::String(text) => Ok(text),
@@ -124,12 +127,16 @@ pub(super) fn text_of(content: Value, at: &str) -> Result<String> {
                 let mut part = Fields::new(part, &at)?;
                 let kind = part.string("type")?;
                 let kind = part.required("type", kind)?;
-                if !["text", "input_text", "output_text"].contains(&kind.as_str()) {
-                    let message = "only parts of type `text` are supported by this model";
-                    return Err(ApiError::unsupported(part.name("type"), message));
-                }
-                let text = part.string("text")?;
-                all += &part.required("text", text)?;
+                let field = match kind.as_str() {
+                    "text" | "input_text" | "output_text" => "text",
+                    "refusal" => "refusal",
+                    _ => {
+                        let message = "only parts of type `text` are supported by this model";
+                        return Err(ApiError::unsupported(part.name("type"), message));
+                    }
+                };
+                let text = part.string(field)?;
+                all += &part.required(field, text)?;
                 for field in ["annotations", "logprobs", "cache_control"] {
                     part.harmless(field);
                 }

@@ -20,6 +20,8 @@ struct Item {
     /// What names it among all items, without the prefix that says its kind.
     id: String,
     text: String,
+    /// Probabilities of its tokens, if they are wanted.
+    logprobs: Vec<Value>,
     status: &'static str,
 }
 
@@ -37,9 +39,8 @@ impl Item {
     fn part(&self) -> Option<Value> {
         match self.kind {
             Kind::Reasoning => Some(json!({ "type": "reasoning_text", "text": self.text })),
-            Kind::Message => {
-                Some(json!({ "type": "output_text", "text": self.text, "annotations": [], "logprobs": [] }))
-            }
+            Kind::Message => Some(json!({ "type": "output_text", "text": self.text, "annotations": [],
+                    "logprobs": self.logprobs })),
             Kind::Call { .. } => None,
         }
     }
@@ -65,19 +66,27 @@ impl Item {
 pub(super) struct Output {
     id: String,
     items: Vec<Item>,
+    /// Probabilities of tokens whose text is held back.
+    logprobs: Vec<Value>,
 }
 
 impl Output {
     /// `id` is unlike those of all other responses.
     pub(super) fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), items: Vec::new() }
+        Self { id: id.to_owned(), items: Vec::new(), logprobs: Vec::new() }
     }
 
     pub(super) fn items(&self) -> Vec<Value> {
         self.items.iter().map(|item| item.value(true)).collect()
     }
 
+    /// More tokens, whose text the next part begins with.
+    pub(super) fn spoken(&mut self, logprobs: impl Iterator<Item = Value>) {
+        self.logprobs.extend(logprobs);
+    }
+
     pub(super) fn add(&mut self, part: Part, events: &mut Vec<Event>) {
+        let mut logprobs = std::mem::take(&mut self.logprobs);
         let (kind, text) = match part {
             Part::Reasoning(text) => (Some(Kind::Reasoning), text),
             Part::Content(text) => (Some(Kind::Message), text),
@@ -92,12 +101,17 @@ impl Output {
         }
         let index = self.items.len().saturating_sub(1);
         let Some(item) = self.items.last_mut() else { return };
+        let first = item.text.is_empty();
         item.text += &text;
         let mut value = json!({ "item_id": item.id(), "output_index": index, "delta": text });
         let name = match item.kind {
             Kind::Reasoning => "response.reasoning_text.delta",
             Kind::Message => {
-                value["logprobs"] = json!([]);
+                if first {
+                    keep_last(&mut logprobs, text.len());
+                }
+                value["logprobs"] = json!(logprobs);
+                item.logprobs.extend(logprobs);
                 "response.output_text.delta"
             }
             Kind::Call { .. } => "response.function_call_arguments.delta",
@@ -111,8 +125,8 @@ impl Output {
     fn begin(&mut self, kind: Kind, events: &mut Vec<Event>) {
         self.finish("completed", events);
         let index = self.items.len();
-        let item =
-            Item { kind, id: format!("{}{index:02}", self.id), text: String::new(), status: "in_progress" };
+        let id = format!("{}{index:02}", self.id);
+        let item = Item { kind, id, text: String::new(), logprobs: Vec::new(), status: "in_progress" };
         events.push((
             "response.output_item.added",
             json!({ "output_index": index, "item": item.value(false) }),
@@ -135,7 +149,7 @@ impl Output {
             }
             Kind::Message => {
                 let mut value = place(item, index, "text", text);
-                value["logprobs"] = json!([]);
+                value["logprobs"] = json!(item.logprobs);
                 events.push(("response.output_text.done", value));
             }
             Kind::Call { name } => events.push((
@@ -157,6 +171,17 @@ impl Output {
         }
         self.finish(if whole { "completed" } else { "incomplete" }, events);
     }
+}
+
+/// Drops the tokens before so many bytes of text: they ended the thoughts.
+fn keep_last(logprobs: &mut Vec<Value>, bytes: usize) {
+    let mut length = 0;
+    let fits = |token: &&Value| {
+        length += token["token"].as_str().map_or(0, str::len);
+        length <= bytes
+    };
+    let kept = logprobs.iter().rev().take_while(fits).count();
+    logprobs.drain(..logprobs.len() - kept);
 }
 
 fn place(item: &Item, index: usize, key: &str, value: Value) -> Value {

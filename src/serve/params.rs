@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// Answers to one request at most: each is a request of its own to the engine.
-pub(super) const MOST_ANSWERS: u64 = 16;
+pub(super) const MOST_ANSWERS: u64 = 128;
 /// Stop strings, and characters of one.
 const MOST_STOPS: (usize, usize) = (16, 256);
 /// Entries of `logit_bias`.
@@ -76,9 +76,10 @@ impl Params {
             matchers: Vec::new(),
             show_special: false,
         };
-        fields.harmless("user");
-        fields.harmless("safety_identifier");
-        fields.harmless("prompt_cache_key");
+        for field in ["user", "safety_identifier", "prompt_cache_key"] {
+            fields.string(field)?;
+        }
+        fields.neutral("prompt_cache_retention", &[json!("in_memory"), json!("in-memory"), json!("24h")])?;
         fields.neutral("service_tier", &[json!("auto"), json!("default")])?;
         Ok(params)
     }
@@ -178,7 +179,9 @@ fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool> {
     }
     let mut options = Fields::new(options, "stream_options")?;
     let wanted = options.bool("include_usage")?.unwrap_or(false);
-    options.neutral("include_obfuscation", &[json!(false)])?;
+    for field in ["include_obfuscation", "continuous_usage_stats"] {
+        options.neutral(field, &[json!(false)])?;
+    }
     options.finish()?;
     Ok(wanted)
 }

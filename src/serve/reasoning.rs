@@ -2,7 +2,7 @@
 
 use super::tool_stream::hold;
 use crate::io::{Chat, ChatTemplate};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
@@ -146,6 +146,17 @@ pub fn has_reasoning(template: &ChatTemplate) -> bool {
     let prompt = template.render(&chat(&messages[..1], true)).unwrap_or_default();
     let past = template.render(&chat(&messages, false)).unwrap_or_default();
     is_open(&prompt) || past.find(OPEN).is_some_and(|at| past[at..].contains("thought"))
+}
+
+/// The variable that makes a template's model think as much as a request wants, and its value; `None` if the
+/// template has none. Some only know thinking and not thinking.
+pub fn effort(template: &ChatTemplate, wanted: &str) -> Option<(&'static str, Value)> {
+    const EFFORT: &str = "reasoning_effort";
+    if template.reads(EFFORT) {
+        return Some((EFFORT, wanted.into()));
+    }
+    let switch = ["enable_thinking", "thinking"].into_iter().find(|name| template.reads(name))?;
+    Some((switch, (wanted != "none").into()))
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use super::answer::Answers;
 use super::app::{App, caller, now};
-use super::chat::{Conversation, converse, tools_of};
+use super::chat::{Conversation, converse, logprob, think, tools_of};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::form::text_format;
 use super::messages::{count, message, text_of};
 use super::output::{Event, Output};
-use super::params::{Params, model};
+use super::params::{MOST_LOGPROBS, Params, model};
 use super::parts::Reading;
 use super::sse::{self, Emitter};
 use crate::io::Chat;
@@ -32,7 +32,12 @@ pub(super) async fn responses(State(app): State<Arc<App>>, request: Request<Body
     object["id"] = format!("resp_{id}").into();
     let output = Output::new(&id);
     if params.stream {
-        return Ok(sse::stream(&app, |out| streamed(out, answers, reading, object, output, prompt)));
+        let mut stream = Streamed { object, output, answers, reading, prompt, number: 0 };
+        return Ok(sse::response(|out| async move {
+            if let Err(error) = app.until_end(stream.write(&out)).await {
+                stream.fail(&out, &error).await;
+            }
+        }));
     }
     Ok(Json(app.until_end(whole(answers, reading, object, output, prompt)).await?).into_response())
 }
@@ -50,16 +55,16 @@ fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
         fields.neutral(field, &[json!(false)])?;
     }
     fields.neutral("truncation", &[json!("disabled")])?;
-    fields.neutral("include", &[json!([])])?;
-    fields.neutral("top_logprobs", &[json!(0)])?;
-    for field in ["previous_response_id", "conversation", "reasoning", "prompt", "max_tool_calls"] {
+    params.logprobs = logprobs(&mut fields)?;
+    for field in ["previous_response_id", "conversation", "prompt", "max_tool_calls"] {
         fields.neutral(field, &[])?;
     }
+    let (kwargs, reasoning) = reasoning(&mut fields, app)?;
     let (form, format) = text_format(&mut fields)?;
     let (tools, choice) = (fields.array("tools")?.unwrap_or_default(), fields.raw("tool_choice"));
     let parallel = fields.bool("parallel_tool_calls")?;
     let list = tools.iter().map(nested).collect();
-    let chosen = choice.as_ref().map(nested);
+    let chosen = choice.as_ref().map(nested_choice);
     let functions = tools_of(Some(list), chosen, parallel)?;
     let metadata = fields.object("metadata")?.unwrap_or_default();
     let instructions = fields.string("instructions")?;
@@ -74,7 +79,7 @@ fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
     if let Some(text) = &instructions {
         messages.insert(0, json!({ "role": "system", "content": text }));
     }
-    let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
+    let chat = Chat { messages: &messages, add_generation_prompt: true, kwargs, ..Chat::default() };
     let conversation = converse(app, chat, &functions, form, &mut params, ["input", "text.format"])?;
     let object = json!({
         "id": null, "object": "response", "created_at": now(), "status": "in_progress", "completed_at": null,
@@ -87,9 +92,46 @@ fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
         "tool_choice": choice.unwrap_or(json!("auto")), "tools": tools.iter().map(whole_tool).collect::<Value>(),
         "truncation": "disabled", "metadata": metadata, "usage": null,
         "presence_penalty": params.presence_penalty, "frequency_penalty": params.frequency_penalty,
-        "reasoning": null, "background": false, "service_tier": "default", "top_logprobs": 0,
+        "reasoning": reasoning, "background": false, "service_tier": "default",
+        "top_logprobs": params.logprobs.unwrap_or(0),
     });
     Ok((params, conversation, object))
+}
+
+/// Takes `include` and `top_logprobs`: how many likely tokens are wanted beside each one, if any are.
+fn logprobs(fields: &mut Fields) -> Result<Option<usize>> {
+    let mut wanted = false;
+    for item in fields.array("include")?.unwrap_or_default() {
+        match item.as_str() {
+            Some("message.output_text.logprobs") => wanted = true,
+            // Thoughts are there as they are, and come back as they are.
+            Some("reasoning.encrypted_content") => {}
+            _ => {
+                let message =
+                    "`include` may have message.output_text.logprobs and reasoning.encrypted_content";
+                return Err(ApiError::unsupported("include", message));
+            }
+        }
+    }
+    let top = fields.count("top_logprobs", 0, MOST_LOGPROBS)?.unwrap_or(0);
+    Ok((wanted || top > 0).then_some(top))
+}
+
+/// Takes `reasoning`: what the template gets, and the field as the response has it.
+fn reasoning(fields: &mut Fields, app: &App) -> Result<(Map<String, Value>, Value)> {
+    let mut kwargs = Map::new();
+    let Some(reasoning) = fields.raw("reasoning") else { return Ok((kwargs, Value::Null)) };
+    let mut reasoning = Fields::new(reasoning, "reasoning")?;
+    let effort = reasoning.string("effort")?;
+    if let Some(effort) = &effort {
+        think(app, effort, "reasoning.effort", &mut kwargs)?;
+    }
+    // There are no summaries: where the choice is left open, the thoughts themselves are there.
+    for field in ["summary", "generate_summary"] {
+        reasoning.neutral(field, &[json!("auto")])?;
+    }
+    reasoning.finish()?;
+    Ok((kwargs, json!({ "effort": effort, "summary": null })))
 }
 
 /// A tool or a choice of one as chats have it: what is of the function is in an object of its own.
@@ -103,6 +145,19 @@ fn nested(tool: &Value) -> Value {
         }
         other => other.clone(),
     }
+}
+
+/// [`nested`], and so is each of the tools that a choice allows.
+fn nested_choice(choice: &Value) -> Value {
+    let mut nested = nested(choice);
+    if nested["type"] == "allowed_tools" {
+        let mut allowed = nested["function"].take();
+        for tool in allowed["tools"].as_array_mut().into_iter().flatten() {
+            *tool = self::nested(tool);
+        }
+        return json!({ "type": "allowed_tools", "allowed_tools": allowed });
+    }
+    nested
 }
 
 /// A tool with every field that a response has.
@@ -208,7 +263,8 @@ fn close(object: &mut Value, answers: &Answers, reading: &Reading, output: &Outp
     }
     let (tokens, cached) = answers.all.first().map_or((0, 0), |a| (a.tokens, a.cached));
     object["usage"] = json!({
-        "input_tokens": prompt, "input_tokens_details": { "cached_tokens": cached },
+        "input_tokens": prompt,
+        "input_tokens_details": { "cached_tokens": cached, "cache_write_tokens": 0 },
         "output_tokens": tokens, "output_tokens_details": { "reasoning_tokens": reading.reasoned() },
         "total_tokens": prompt + tokens,
     });
@@ -224,6 +280,7 @@ async fn next(
     match answers.next().await? {
         None => return Ok(None),
         Some((i, Some(piece))) => {
+            output.spoken(piece.tokens.iter().map(logprob));
             let parts = reading.push(&piece.text, answers.all[i].tokens);
             parts.into_iter().for_each(|part| output.add(part, &mut events));
         }
@@ -248,34 +305,51 @@ async fn whole(
     Ok(object)
 }
 
-async fn streamed(
-    out: Emitter,
-    mut answers: Answers,
-    mut reading: Reading,
-    mut object: Value,
-    mut output: Output,
+/// A response that is told as it grows.
+struct Streamed {
+    object: Value,
+    output: Output,
+    answers: Answers,
+    reading: Reading,
     prompt: usize,
-) -> Result<()> {
-    let mut number = 0;
-    let mut numbered = |(name, mut value): Event| {
+    /// Events so far.
+    number: usize,
+}
+
+impl Streamed {
+    async fn write(&mut self, out: &Emitter) -> Result<()> {
+        for name in ["response.created", "response.in_progress"] {
+            self.tell(out, (name, json!({ "response": self.object }))).await;
+        }
+        while let Some(events) = next(&mut self.answers, &mut self.reading, &mut self.output).await? {
+            for event in events {
+                self.tell(out, event).await;
+            }
+        }
+        close(&mut self.object, &self.answers, &self.reading, &self.output, self.prompt);
+        let whole = self.object["status"] == "completed";
+        let end = if whole { "response.completed" } else { "response.incomplete" };
+        self.tell(out, (end, json!({ "response": self.object }))).await;
+        Ok(())
+    }
+
+    /// The error by itself, for clients that look for one, and a response that has failed.
+    async fn fail(&mut self, out: &Emitter, error: &ApiError) {
+        let mut value = error.body();
+        for key in ["code", "message", "param"] {
+            value[key] = value["error"][key].clone();
+        }
+        self.tell(out, ("error", value)).await;
+        self.object["status"] = "failed".into();
+        self.object["output"] = self.output.items().into();
+        self.object["error"] = json!({ "code": "server_error", "message": error.message });
+        self.tell(out, ("response.failed", json!({ "response": self.object }))).await;
+    }
+
+    async fn tell(&mut self, out: &Emitter, (name, mut value): Event) {
         value["type"] = name.into();
-        value["sequence_number"] = number.into();
-        number += 1;
-        (name, value)
-    };
-    for name in ["response.created", "response.in_progress"] {
-        let (name, value) = numbered((name, json!({ "response": object })));
+        value["sequence_number"] = self.number.into();
+        self.number += 1;
         out.named(name, &value).await;
     }
-    while let Some(events) = next(&mut answers, &mut reading, &mut output).await? {
-        for event in events {
-            let (name, value) = numbered(event);
-            out.named(name, &value).await;
-        }
-    }
-    close(&mut object, &answers, &reading, &output, prompt);
-    let end = if object["status"] == "completed" { "response.completed" } else { "response.incomplete" };
-    let (name, value) = numbered((end, json!({ "response": object })));
-    out.named(name, &value).await;
-    Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! When the body is dropped, because the reader has gone, the task ends, and with it the engine's work.
 
-use super::app::{App, Phase};
+use super::app::App;
 use super::error::ApiError;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -51,32 +51,39 @@ impl Emitter {
     }
 }
 
-/// A response that `write` writes. An error that it ends with becomes an event.
+/// A response that `write` writes. An error that it ends with becomes an event, and so does the server's end.
 pub(super) fn stream<F>(app: &Arc<App>, write: impl FnOnce(Emitter) -> F) -> Response
 where
     F: Future<Output = Result<(), ApiError>> + Send + 'static,
 {
+    let app = app.clone();
+    response(|out| {
+        let work = write(out.clone());
+        async move {
+            if let Err(error) = app.until_end(work).await {
+                out.error(&error).await;
+            }
+        }
+    })
+}
+
+/// A response that `write` writes, whatever happens.
+pub(super) fn response<F>(write: impl FnOnce(Emitter) -> F) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let emitter = Emitter(sender.clone());
-    let work = write(emitter.clone());
-    let mut phase = app.phase.subscribe();
+    let work = write(Emitter(sender.clone()));
     tokio::spawn(async move {
         let mut work = pin!(work);
-        let mut ending = pin!(phase.wait_for(|p| *p == Phase::Ending));
         loop {
-            let error = tokio::select! {
-                outcome = &mut work => match outcome {
-                    Ok(()) => return,
-                    Err(error) => error,
-                },
+            tokio::select! {
+                () = &mut work => return,
                 () = sender.closed() => return,
-                _ = &mut ending => ApiError::closing(),
                 () = tokio::time::sleep(PING) => {
                     let _ = sender.try_send(Bytes::from_static(b": ping\n\n"));
-                    continue;
                 }
-            };
-            return emitter.error(&error).await;
+            }
         }
     });
     let headers = [

@@ -102,7 +102,7 @@ impl Tools {
     /// # Errors
     /// Malformed or unsupported; the message begins with the field.
     pub fn parse(tools: Option<&Value>, choice: Option<&Value>, parallel: Option<bool>) -> Result<Self> {
-        let values = match tools {
+        let mut values = match tools {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(list)) if list.len() <= MOST_TOOLS => list.clone(),
             Some(Value::Array(list)) => {
@@ -118,7 +118,16 @@ impl Tools {
             }
             functions.push(function);
         }
-        let choice = tool_choice(choice, &functions)?;
+        let choice = match choice {
+            Some(allowed) if allowed["type"] == "allowed_tools" => {
+                let (choice, names) = allowed_tools(allowed, &functions)?;
+                // The others are as if they were not there.
+                functions.retain(|f| names.contains(&f.name.as_str()));
+                values.retain(|v| v["function"]["name"].as_str().is_some_and(|n| names.contains(&n)));
+                choice
+            }
+            choice => tool_choice(choice, &functions)?,
+        };
         Ok(Self { functions, values, choice, parallel: parallel.unwrap_or(true) })
     }
 
@@ -175,11 +184,11 @@ impl Tools {
     }
 }
 
-/// Fields that are known; others are refused.
+/// Fields that are known; others are refused, unless they are `null`.
 fn known(value: &Value, fields: &[&str]) -> Result<()> {
     let Value::Object(map) = value else { return Err(Error::input("expected an object")) };
-    match map.keys().find(|key| !fields.contains(&key.as_str())) {
-        Some(key) => Err(Error::unsupported(format!("the field `{key}` is not supported"))),
+    match map.iter().find(|(key, value)| !value.is_null() && !fields.contains(&key.as_str())) {
+        Some((key, _)) => Err(Error::unsupported(format!("the field `{key}` is not supported"))),
         None => Ok(()),
     }
 }
@@ -244,6 +253,29 @@ fn tool_choice(choice: Option<&Value>, functions: &[Function]) -> Result<ToolCho
         }
         _ => Ok(choice),
     }
+}
+
+/// A choice of type `allowed_tools`: a choice among those of some names.
+fn allowed_tools<'a>(choice: &'a Value, functions: &[Function]) -> Result<(ToolChoice, Vec<&'a str>)> {
+    let at = |e: Error| e.context("tool_choice");
+    known(choice, &["type", "allowed_tools"]).map_err(at)?;
+    let allowed = &choice["allowed_tools"];
+    known(allowed, &["mode", "tools"]).map_err(at)?;
+    let choice = match allowed["mode"].as_str() {
+        Some("auto") => ToolChoice::Auto,
+        Some("required") => ToolChoice::Required,
+        _ => return Err(Error::input("tool_choice: the mode must be \"auto\" or \"required\"")),
+    };
+    let tools = allowed["tools"].as_array().filter(|tools| !tools.is_empty());
+    let tools = tools.ok_or_else(|| Error::input("tool_choice: expected a list of allowed tools"))?;
+    let names = tools.iter().map(|tool| {
+        let name = tool["function"]["name"].as_str().unwrap_or_default();
+        match functions.iter().any(|f| f.name == name) {
+            true => Ok(name),
+            false => Err(Error::input(format!("tool_choice: no tool has the name {name:?}"))),
+        }
+    });
+    Ok((choice, names.collect::<Result<_>>()?))
 }
 
 /// A call of a function.
