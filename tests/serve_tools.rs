@@ -419,3 +419,64 @@ async fn responses_have_calls_and_take_their_results() {
         assert_eq!((status, &body["error"]["param"]), (400, &json!(param)), "{body}");
     }
 }
+
+#[tokio::test]
+async fn an_object_has_the_properties_that_it_names() {
+    let open = json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
+    let told = |key: &str, value: Value| {
+        let mut schema = open.clone();
+        schema[key] = value;
+        schema
+    };
+    let (inside, more) = ("{\"a\": 1}", "{\"a\": 1, \"b\": 2}");
+    for (schema, answer, good) in [
+        (open.clone(), inside, true),
+        (open.clone(), more, false),
+        (told("additionalProperties", json!(true)), more, true),
+        (told("required", json!(["b"])), more, true),
+        (told("patternProperties", json!({ "^b$": {} })), more, true),
+        (json!({ "type": "object" }), more, true),
+        (json!({ "allOf": [open.clone(), { "properties": { "b": { "type": "integer" } } }] }), more, true),
+        (json!({ "allOf": [open.clone()] }), more, false),
+        (json!({ "properties": { "a": { "type": "integer", "format": "uint8" } } }), "{\"a\": 255}", true),
+        (json!({ "properties": { "a": { "type": "integer", "format": "uint8" } } }), "{\"a\": 256}", false),
+        (json!({ "properties": { "a": { "type": "integer", "format": "int32" } } }), "{\"a\": -9}", true),
+        (
+            json!({ "properties": { "a": { "format": "int16", "type": "integer", "minimum": 3 } } }),
+            "{\"a\": 2}",
+            false,
+        ),
+        (
+            json!({ "properties": { "a": { "type": "string", "format": "password" } } }),
+            "{\"a\": \"x\"}",
+            true,
+        ),
+    ] {
+        let format = json!({ "type": "json_object", "schema": schema });
+        let body = chat(json!({ "response_format": format }));
+        let (status, whole) = ask(&app(None, Some(answer)), CHAT, &body).await;
+        assert_eq!(status, if good { 200 } else { 400 }, "{schema} {answer}: {whole}");
+        assert!(!good || whole["choices"][0]["message"]["content"] == answer, "{schema}: {whole}");
+    }
+}
+
+#[tokio::test]
+async fn effort_is_what_the_template_makes_of_it() {
+    let closed = "<think>\n\n</think>";
+    for (effort, thinks) in [("none", false), ("low", true), ("high", true)] {
+        let app = app(Some("qwen3"), None);
+        let (_, whole) = ask(&app, CHAT, &chat(json!({ "reasoning_effort": effort }))).await;
+        let prompt = whole["choices"][0]["message"]["content"].as_str().unwrap();
+        assert_eq!(prompt.contains(closed), !thinks, "{effort}: {prompt}");
+        let body = json!({ "model": "mock", "input": "hi", "reasoning": { "effort": effort } });
+        let (_, whole) = ask(&app, "/v1/responses", &body).await;
+        assert_eq!(whole["output"].to_string().contains("</think>"), !thinks, "{whole}");
+        assert_eq!(whole["reasoning"], json!({ "effort": effort, "summary": null }));
+    }
+    let lines = "{% for m in messages %}{{ m.content }}{% endfor %}{{ reasoning_effort }}";
+    let script = Script { template: Some(lines.to_owned()), ..Script::default() };
+    let (_, whole) =
+        ask(&router(MockEngine::new(script).unwrap()), CHAT, &chat(json!({ "reasoning_effort": "low" })))
+            .await;
+    assert_eq!(whole["choices"][0]["message"]["content"], "hilow");
+}

@@ -45,6 +45,9 @@ const ANNOTATIONS: &[&str] = &[
 /// Formats of strings.
 const FORMATS: &[&str] =
     &["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
+/// Formats that say what a value is for, not what it looks like.
+const FREE_FORMATS: &[&str] =
+    &["binary", "directory-path", "double", "file-path", "float", "password", "path"];
 const TYPES: &[&str] = &["null", "boolean", "integer", "number", "string", "array", "object"];
 
 /// A schema that can be compiled.
@@ -71,7 +74,10 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
         drop: Vec::new(),
         exclusive: Vec::new(),
         bounded: Vec::new(),
+        ranges: Vec::new(),
         add: Vec::new(),
+        open: Vec::new(),
+        combined: false,
     };
     let mut places = Vec::new();
     while let Some(place) = walk.queue.pop() {
@@ -101,6 +107,19 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
         if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
             fields.entry("minimum").or_insert(json!(-MOST_NUMBER));
             fields.entry("maximum").or_insert(json!(MOST_NUMBER));
+        }
+    }
+    for (place, least, most) in walk.ranges {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
+            let bound = |key, other: f64| fields.get(key).and_then(Value::as_f64).unwrap_or(other);
+            let (least, most) = (bound("minimum", least).max(least), bound("maximum", most).min(most));
+            fields.insert("minimum".to_owned(), json!(least));
+            fields.insert("maximum".to_owned(), json!(most));
+        }
+    }
+    for place in walk.open.iter().filter(|_| !walk.combined) {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(place) {
+            fields.insert("additionalProperties".to_owned(), false.into());
         }
     }
     for (place, pattern) in walk.add {
@@ -175,8 +194,41 @@ struct Walk<'a> {
     exclusive: Vec<String>,
     /// Where numbers must be exact.
     bounded: Vec<String>,
+    /// Where numbers have the range of a machine's.
+    ranges: Vec<(String, f64, f64)>,
     /// Patterns that strings must match as well.
     add: Vec<(String, String)>,
+    /// Where objects name their properties and do not say whether there are others: there are none.
+    open: Vec<String>,
+    /// Schemas are combined, so that the properties of one may be the others of another.
+    combined: bool,
+}
+
+/// The range of a format of whole numbers, as far as it is exact.
+fn range(format: &str) -> Option<(f64, f64)> {
+    let (signed, bits) = match format.strip_prefix('u') {
+        Some(rest) => (false, rest.strip_prefix("int")?),
+        None => (true, format.strip_prefix("int")?),
+    };
+    let bits: i32 = match bits {
+        "" | "64" => 53,
+        "8" | "16" | "32" => bits.parse().ok()?,
+        _ => return None,
+    };
+    let all = 2f64.powi(bits);
+    Some(match signed && bits < 53 {
+        true => (-all / 2.0, all / 2.0 - 1.0),
+        false => (if signed { 1.0 - all } else { 0.0 }, all - 1.0),
+    })
+}
+
+/// Whether an object may be closed: what it must have is named.
+fn is_open(fields: &Map<String, Value>) -> bool {
+    let Some(Value::Object(named)) = fields.get("properties") else { return false };
+    let decided = ["additionalProperties", "patternProperties", "minProperties"];
+    let required = fields.get("required").and_then(Value::as_array).into_iter().flatten();
+    !decided.iter().any(|key| fields.contains_key(*key))
+        && required.filter_map(Value::as_str).all(|name| named.contains_key(name))
 }
 
 /// What a format must match besides the compiler's own idea of it, which lets days and seconds pass
@@ -220,6 +272,11 @@ impl Walk<'_> {
             Value::Object(fields) => fields,
             _ => return Err(Error::input(format!("{}: expected an object or a boolean", shown(place)))),
         };
+        let beside = |key: &&str| fields.contains_key(*key);
+        let several = fields.get("allOf").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
+        let joined = beside(&"properties") && ["$ref", "allOf", "anyOf"].iter().any(beside);
+        self.combined |= several || joined || beside(&"oneOf");
+        self.open.extend(is_open(fields).then(|| place.to_owned()));
         for (key, value) in fields {
             self.keyword(key, value, fields, place)?;
         }
@@ -265,6 +322,11 @@ impl Walk<'_> {
             "format" => match value.as_str() {
                 Some(name) if FORMATS.contains(&name) => {
                     self.add.extend(narrow(name).map(|pattern| (place.to_owned(), pattern)));
+                    Ok(())
+                }
+                Some(name) if FREE_FORMATS.contains(&name) || range(name).is_some() => {
+                    self.ranges.extend(range(name).map(|(least, most)| (place.to_owned(), least, most)));
+                    self.drop.push((place.to_owned(), "format"));
                     Ok(())
                 }
                 Some(name) => unsupported(&format!("the format `{name}` cannot be enforced")),
