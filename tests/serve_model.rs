@@ -191,6 +191,35 @@ async fn a_schema_is_kept_and_a_hook_that_fails_fails_alone() {
     assert!(object["name"].is_string() && ["dog", "cat"].contains(&object["animal"].as_str().unwrap()));
 }
 
+/// A model that knows nothing of tools would call them until its context ends.
+#[tokio::test]
+async fn calls_end_when_the_model_would_say_something_else() {
+    let (_, engine) = engine(with_slots(2));
+    let api = unimlx::serve::router(engine);
+    let parameters = serde_json::json!({ "type": "object", "required": ["city"],
+        "properties": { "city": { "type": "string", "maxLength": 20 } } });
+    for seed in 0..4 {
+        let body = serde_json::json!({ "model": "storyteller", "seed": seed, "temperature": seed.min(1),
+            "messages": [{ "role": "user", "content": "What is the weather in Paris?" }], "tool_choice": "required",
+            "tools": [{ "type": "function", "function": { "name": "weather", "parameters": parameters } }] });
+        let request = axum::http::Request::post("/v1/chat/completions");
+        let request = request.body(axum::body::Body::from(body.to_string())).unwrap();
+        let response = tower::ServiceExt::oneshot(api.clone(), request).await.unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let choice = &body["choices"][0];
+        assert_eq!(
+            (&choice["finish_reason"], &choice["message"]["content"]),
+            (&"tool_calls".into(), &().into())
+        );
+        for call in choice["message"]["tool_calls"].as_array().unwrap() {
+            let arguments = call["function"]["arguments"].as_str().unwrap();
+            let arguments: serde_json::Value = serde_json::from_str(arguments).unwrap();
+            assert!(arguments["city"].is_string() && arguments.as_object().unwrap().len() == 1, "{body}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_leaves_frees_the_slot() {
     let mut options = with_slots(1);

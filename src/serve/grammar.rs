@@ -99,7 +99,7 @@ impl Constraint {
         let mut constraint = Self::new(true);
         let calls: Vec<String> = (0..functions.len()).map(|i| format!("call_{i}")).collect();
         let mut rules = match format {
-            ToolFormat::Hermes if several => "answer: call (\"\\n\" call)*\n",
+            ToolFormat::Hermes if several => "answer: call (\"\\n\" call)* \"\\n\"?\n",
             ToolFormat::Hermes | ToolFormat::Llama3 => "answer: call\n",
         }
         .to_owned();
@@ -363,16 +363,28 @@ impl Matcher {
         Ok(set)
     }
 
-    /// Sets the logits of all tokens that cannot come next to minus infinity.
+    /// Sets the logits of all tokens that cannot come next to minus infinity. JSON, and calls of tools, end where
+    /// they may if the model would sooner say what it may not than go on.
     ///
     /// # Errors
     /// The grammar grew too complex on the way; no token is left.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
         let set = self.set()?;
         let words = set.as_slice();
+        let may = |id: usize| words.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
+        let (mut likeliest, mut best) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for (id, &logit) in logits.iter().enumerate() {
+            likeliest = likeliest.max(logit);
+            best = if may(id) { best.max(logit) } else { best };
+        }
+        let ends = self.env.tok_trie().eos_tokens();
+        let is_end = |id: usize| ends.iter().any(|&end| end as usize == id);
+        let possible = |&id: &u32| may(id as usize) && logits.get(id as usize).is_some_and(|l| l.is_finite());
+        let json = self.numbers.is_some();
+        let ended = json && best < likeliest && ends.iter().any(possible);
         let mut left = false;
         for (id, logit) in logits.iter_mut().enumerate() {
-            if words.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1) {
+            if may(id) && (!ended || is_end(id)) {
                 left |= *logit > f32::NEG_INFINITY;
             } else {
                 *logit = f32::NEG_INFINITY;

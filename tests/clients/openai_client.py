@@ -99,6 +99,12 @@ def tools():
         call, = forced.message.tool_calls
         assert forced.finish_reason == "tool_calls" and forced.message.content is None
         jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
+    several = chat(tools=TOOLS, tool_choice="required", max_tokens=400).choices[0]
+    assert several.finish_reason == "tool_calls", several
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [
+        {"type": "function", "function": {"name": "sing"}}]}}
+    for call in chat(tools=TOOLS, tool_choice=allowed, max_tokens=400).choices[0].message.tool_calls:
+        assert call.function.name == "sing" and list(json.loads(call.function.arguments)) == ["loud"]
     named = {"type": "function", "function": {"name": "weather"}}
     whole = chat(tools=TOOLS, tool_choice=named, max_tokens=200).choices[0].message
     call, = whole.tool_calls
@@ -161,6 +167,8 @@ def completions():
     assert sum(scores.token_logprobs[1:]) < 0 and len(scores.tokens) == echoed.usage.prompt_tokens
     parts = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0, stream=True)
     assert "".join(p.choices[0].text for p in parts) == whole.choices[0].text
+    many = client.completions.create(model=MODEL, prompt=["Once"] * 20, max_tokens=1)
+    assert [c.index for c in many.choices] == list(range(20))
     several = client.completions.create(model=MODEL, prompt=["Once", [1, 2, 3]], n=2, max_tokens=2, echo=True)
     assert len(several.choices) == 4 and several.choices[1].text.startswith("Once")
 
@@ -182,6 +190,10 @@ def responses():
     assert events[0].type == "response.created" and events[-1].response.output_text == whole.output_text
     text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
     assert text == whole.output_text
+    probable = client.responses.create(model=MODEL, input="Tell me a story.", max_output_tokens=16, temperature=0,
+                                       top_logprobs=2, include=["message.output_text.logprobs"])
+    spoken = probable.output[0].content[0].logprobs
+    assert "".join(t.token for t in spoken) == whole.output_text and len(spoken[0].top_logprobs) == 2
     flat = [{"type": "function", **t["function"], "strict": True} for t in TOOLS]
     called = client.responses.create(model=MODEL, input="Sing!", tools=flat, tool_choice="required",
                                      parallel_tool_calls=False, max_output_tokens=200)
