@@ -133,6 +133,28 @@ async fn completions_take_text_and_tokens() {
     assert_eq!(texts, ["xab", "xab", "yzab", "yzab"]);
     assert_eq!(got["choices"][3]["finish_reason"], "length");
     assert_eq!(got["usage"]["prompt_tokens"], 3);
+    // The best of several: all are counted, and what they were chosen by is not shown unless it is wanted.
+    let body = json!({ "model": "mock", "prompt": ["x", "yz"], "n": 2, "best_of": 3, "echo": true, "max_tokens": 2 });
+    let (_, got) = ask(&app, TEXT, &body).await;
+    let choices = got["choices"].as_array().unwrap();
+    let seen: Vec<_> =
+        choices.iter().map(|c| (c["index"].as_u64().unwrap(), c["text"].as_str().unwrap())).collect();
+    assert_eq!(seen, [(0, "xab"), (1, "xab"), (2, "yzab"), (3, "yzab")]);
+    assert!(
+        choices.iter().all(|c| c["logprobs"].is_null()) && got["usage"]["completion_tokens"] == 12,
+        "{got}"
+    );
+    for (more, code) in [
+        (json!({ "n": 2, "best_of": 1 }), "invalid_type"),
+        (json!({ "best_of": 129 }), "invalid_type"),
+        (json!({ "best_of": 2, "stream": true }), "invalid_value"),
+    ] {
+        let mut body = json!({ "model": "mock", "prompt": "x" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, body) = ask(&app, TEXT, &body).await;
+        assert_eq!(status, 400, "{more}");
+        check_error(&body, Some("best_of"), code);
+    }
     let body = json!({ "model": "mock", "prompt": [104, 105], "logprobs": 2 });
     let (_, got) = ask(&app, TEXT, &body).await;
     let logprobs = &got["choices"][0]["logprobs"];

@@ -22,17 +22,27 @@ type Result<T> = std::result::Result<T, ApiError>;
 struct Prepared {
     params: Params,
     prompts: Vec<Vec<u32>>,
-    /// The prompts are to be there before the answers.
-    echo: bool,
+    shown: Shown,
     model: String,
+}
+
+/// What of the answers is shown.
+#[derive(Clone, Copy)]
+struct Shown {
+    /// The prompts before them.
+    echo: bool,
+    /// So many of those to each prompt, the likeliest ones.
+    n: usize,
+    /// Probabilities, and of so many likely tokens.
+    logprobs: Option<usize>,
 }
 
 pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
     let caller = caller(&request);
-    let Prepared { mut params, prompts, echo, model } = app.prepare(request, prepare).await?;
+    let Prepared { mut params, prompts, shown, model } = app.prepare(request, prepare).await?;
     let prompt = prompts.iter().map(Vec::len).sum();
     let echoes =
-        if echo { app.until_end(echoes(&app, &prompts, params.logprobs)).await? } else { Vec::new() };
+        if shown.echo { app.until_end(echoes(&app, &prompts, shown.logprobs)).await? } else { Vec::new() };
     let answers = app.submit(&prompts, &mut params, caller)?;
     let head = Head { id: app.id("cmpl-"), created: now(), model };
     let begin = |i: usize| echoes.get(i / params.n).cloned().unwrap_or_default();
@@ -40,7 +50,7 @@ pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Bo
     if params.stream {
         return Ok(sse::stream(&app, |out| streamed(out, answers, head, params, begin, prompt)));
     }
-    Ok(Json(app.until_end(whole(answers, head, params, begin, prompt)).await?).into_response())
+    Ok(Json(app.until_end(whole(answers, head, params.n, shown, begin, prompt)).await?).into_response())
 }
 
 /// The prompts as texts, with the probabilities of their tokens if they are wanted.
@@ -80,7 +90,14 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     params.options.max_tokens.get_or_insert(16); // as OpenAI has it
     params.logprobs = fields.count("logprobs", 0, MOST_LOGPROBS)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
-    fields.neutral("best_of", &[json!(1), json!(params.n)])?;
+    let shown = Shown { echo, n: params.n, logprobs: params.logprobs };
+    params.n = fields.count("best_of", params.n as u64, MOST_ANSWERS)?.unwrap_or(params.n);
+    if params.n > shown.n {
+        if params.stream {
+            return Err(ApiError::value("best_of", "the best of several answers cannot be streamed"));
+        }
+        params.logprobs.get_or_insert(0);
+    }
     fields.neutral("suffix", &[json!("")])?;
     let form = response_format(&mut fields)?;
     let prompt = fields.raw("prompt");
@@ -94,7 +111,7 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
         let answers = params.n * prompts.len();
         app.constrain(&mut params, &form, answers, "response_format")?;
     }
-    Ok(Prepared { params, prompts, echo, model })
+    Ok(Prepared { params, prompts, shown, model })
 }
 
 /// A string, tokens, or an array of either.
@@ -125,23 +142,40 @@ fn choice(index: usize, text: &str, logprobs: Value, reason: Option<&str>) -> Va
     json!([{ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason }])
 }
 
+/// `n` are the answers to each prompt.
 async fn whole(
     mut answers: Answers,
     head: Head,
-    params: Params,
+    n: usize,
+    shown: Shown,
     begin: Vec<Piece>,
     prompt: usize,
 ) -> Result<Value> {
-    let all = begin.into_iter().zip(answers.collect().await?);
-    let choices = all.enumerate().map(|(i, (begin, piece))| {
-        let reason = answers.all[i].reason();
+    let all = answers.collect().await?;
+    let reasons = answers.all.iter().map(|answer| answer.reason());
+    let mut all: Vec<(Piece, Piece, &str)> = begin
+        .into_iter()
+        .zip(all)
+        .zip(reasons)
+        .map(|((begin, piece), reason)| (begin, piece, reason))
+        .collect();
+    if shown.n < n {
+        all.chunks_mut(n).for_each(|some| some.sort_by(|a, b| likelihood(&b.1).total_cmp(&likelihood(&a.1))));
+    }
+    let best = all.into_iter().enumerate().filter(|(i, _)| i % n < shown.n);
+    let choices = best.enumerate().map(|(i, (_, (begin, piece, reason)))| {
         let shifted = shifted(piece.tokens, begin.text.len());
         let tokens: Vec<Spoken> = begin.tokens.into_iter().chain(shifted).collect();
-        choice(i, &(begin.text + &piece.text), logprobs(&tokens, params.logprobs), Some(reason))[0].take()
+        choice(i, &(begin.text + &piece.text), logprobs(&tokens, shown.logprobs), Some(reason))[0].take()
     });
     let mut object = head.object("text_completion", choices.collect());
     object["usage"] = answers.usage(prompt);
     Ok(object)
+}
+
+/// The logarithm of an answer's probability, per token.
+fn likelihood(piece: &Piece) -> f32 {
+    piece.tokens.iter().map(|token| token.logprob).sum::<f32>() / piece.tokens.len().max(1) as f32
 }
 
 async fn streamed(

@@ -244,6 +244,10 @@ fn input(item: Value, at: &str) -> Result<Value> {
             fields.finish()?;
             Ok(json!({ "role": "assistant", "content": "", "reasoning_content": thoughts }))
         }
+        Some("item_reference") => {
+            let message = "nothing is kept here: send the item itself, as clients do with `store: false`";
+            Err(ApiError::unsupported(fields.name("type"), message))
+        }
         Some(_) => {
             let message = "an item must be a message, function_call, function_call_output or reasoning";
             Err(ApiError::unsupported(fields.name("type"), message))

@@ -167,6 +167,11 @@ def completions():
     assert sum(scores.token_logprobs[1:]) < 0 and len(scores.tokens) == echoed.usage.prompt_tokens
     parts = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0, stream=True)
     assert "".join(p.choices[0].text for p in parts) == whole.choices[0].text
+    best = client.completions.create(model=MODEL, prompt="The king", max_tokens=8, temperature=1, seed=1, n=2, best_of=6,
+                                     logprobs=0).choices
+    first, second = (sum(c.logprobs.token_logprobs) / len(c.logprobs.tokens) for c in best)
+    every = client.completions.create(model=MODEL, prompt="The king", max_tokens=8, temperature=1, seed=1, n=6)
+    assert first >= second and {c.text for c in best} <= {c.text for c in every.choices}
     many = client.completions.create(model=MODEL, prompt=["Once"] * 20, max_tokens=1)
     assert [c.index for c in many.choices] == list(range(20))
     several = client.completions.create(model=MODEL, prompt=["Once", [1, 2, 3]], n=2, max_tokens=2, echo=True)
