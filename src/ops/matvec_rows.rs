@@ -25,9 +25,8 @@ struct Shape {
     lanes: usize,
 }
 
-/// The last resort of an op's own choice, until it has been measured on a real GPU: a tuner finds it.
-///
-/// The kernel for this site, where the adapter has integer products and codes are bytes or halves of them.
+/// The kernel for this site, where the adapter has integer products and codes are bytes or halves of them. Nobody has
+/// measured it on a real GPU yet: an op's other kernels come first, and a tuner may prefer it.
 pub(super) fn kernel(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Option<Kernel> {
     let rows = if chunks[0].rows <= 8192 { 2 } else { 4 };
     arranged(op, site, chunks, Shape { rows, lanes: 256 })
