@@ -274,7 +274,8 @@ impl Walk<'_> {
         };
         let beside = |key: &&str| fields.contains_key(*key);
         let several = fields.get("allOf").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
-        let joined = beside(&"properties") && ["$ref", "allOf", "anyOf"].iter().any(beside);
+        let names = beside(&"properties") || beside(&"required");
+        let joined = names && ["$ref", "allOf", "anyOf"].iter().any(beside);
         self.combined |= several || joined || beside(&"oneOf");
         self.open.extend(is_open(fields).then(|| place.to_owned()));
         for (key, value) in fields {
