@@ -22,10 +22,12 @@ Exit codes:
 
 Environment:
   UNIMLX_ADAPTER=NAME    use the adapter whose name contains this
-  UNIMLX_DISABLE=a,b     switch off subgroups, f16, dot4, coop, timestamps,
-                         unified, or all of these: baseline
+  UNIMLX_DISABLE=a,b     switch off subgroups, f16, dot4, coop8, coop16, coop,
+                         timestamps, unified, fast-device, or all: baseline
   UNIMLX_CHECKED=1       keep bounds checks in kernels
-  UNIMLX_LOG=debug       say what is going on";
+  UNIMLX_CACHE=DIR       keep compiled kernels there; empty keeps none
+  UNIMLX_LOG=debug       say what is going on
+  UNIMLX_MODEL, UNIMLX_DEVICE, UNIMLX_KV: what -m, --device, --kv are if not given";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -1,8 +1,8 @@
 //! What a cache holds of a prompt, as a safetensors file: made on one device, restored on any.
 //!
 //! Tensors: `tokens` `[n]`; of each layer `layers.<i>.keys` and `.values` `[n, width]`, as the cache stores them, and
-//! `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are zeros. The metadata says of which model, which kind and
-//! which version of this layout.
+//! `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are
+//! zeros. The metadata says of which model, which kind and which version of this layout.
 
 use super::cache::KvCache;
 use crate::dtype::Dtype;
@@ -53,10 +53,16 @@ impl KvCache {
             Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(fail)?))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
+        let fail = |e: &dyn std::fmt::Display| Error::io(format!("{}: {e}", path.display()));
+        if path.exists() && !path.is_file() {
+            return Err(fail(&"not a regular file"));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(fail(&format_args!("there is no folder {}", folder.display())));
+        }
         // A file that is there is replaced whole or not at all.
-        let partial = path.with_extension("partial");
-        safetensors::serialize_to_file(views, Some(said), &partial).map_err(fail)?;
-        std::fs::rename(&partial, path).map_err(|e| Error::io(format!("{}: {e}", path.display())))
+        safetensors::serialize_to_file(views, Some(said), path).map_err(|e| fail(&e))
     }
 
     /// Fills the first slot of an empty cache from a file; the tokens that it now holds. `most` is the context length.
@@ -66,13 +72,16 @@ impl KvCache {
     pub(crate) fn load(&mut self, path: &Path, model: &str, most: usize) -> Result<Vec<u32>> {
         let name = path.display().to_string();
         let bytes = Bytes::map(path)?;
-        let said = SafeTensors::read_metadata(&bytes).map_err(|e| Error::format(format!("{name}: {e}")))?.1;
+        let said = SafeTensors::read_metadata(&bytes)
+            .map_err(|e| Error::format(format!("{name}: not a saved prompt: {e}")))?
+            .1;
         let said = said.metadata().clone().unwrap_or_default();
         let kind = self.kind().name();
         for (field, wanted) in [("format", FORMAT), ("version", VERSION), ("kind", &kind), ("model", model)] {
             let found = said.get(field).map_or("", String::as_str);
             if found != wanted {
-                return Err(Error::input(format!("{name}: its {field} is `{found}`, not `{wanted}`")));
+                let other = if field == "model" { "another: " } else { "" };
+                return Err(Error::input(format!("{name}: its {field} is {other}`{found}`, not `{wanted}`")));
             }
         }
         let file = SafetensorsFile::parse(name, bytes)?;
