@@ -100,9 +100,9 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
     /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
-    /// GPU, f32 on the CPU]
-    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
-    pub(crate) kv: Option<KvKind>,
+    /// GPU, f32 on the CPU]; of several, each is a layer's, and the last that of all others
+    #[arg(long, value_name = "KIND,..", value_delimiter = ',', env = "UNIMLX_KV")]
+    pub(crate) kv: Vec<KvKind>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -36,7 +36,7 @@ impl KvCache {
                     self.stored(layer, array, n)?,
                 ));
             }
-            if let Some(basis) = self.bases.get(layer) {
+            if let Some(basis) = self.basis(layer) {
                 let mut bytes = vec![0; basis.nbytes()];
                 if let Some(buffer) = basis.buffer() {
                     buffer.read(&mut bytes)?;
@@ -44,8 +44,8 @@ impl KvCache {
                 tensors.push((format!("layers.{layer}.basis"), Stored::F32, basis.dims().to_vec(), bytes));
             }
         }
-        let said =
-            [("format", FORMAT), ("version", VERSION), ("model", model), ("kind", &self.kind().name())];
+        let kind = self.said_kind();
+        let said = [("format", FORMAT), ("version", VERSION), ("model", model), ("kind", &kind)];
         let said: HashMap<String, String> =
             said.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let fail = |e: safetensors::SafeTensorError| Error::io(format!("{}: {e}", path.display()));
@@ -76,7 +76,7 @@ impl KvCache {
             .map_err(|e| Error::format(format!("{name}: not a saved prompt: {e}")))?
             .1;
         let said = said.metadata().clone().unwrap_or_default();
-        let kind = self.kind().name();
+        let kind = self.said_kind();
         for (field, wanted) in [("format", FORMAT), ("version", VERSION), ("kind", &kind), ("model", model)] {
             let found = said.get(field).map_or("", String::as_str);
             if found != wanted {
@@ -107,9 +107,12 @@ impl KvCache {
                 tokens.len()
             )));
         }
-        if self.kind().has_basis() {
+        if self.kinds().iter().any(|kind| kind.has_basis()) {
             let width = self.kv_heads * self.head_dim;
             let basis = |layer: usize| -> Result<Vec<f32>> {
+                if !self.kinds()[layer].has_basis() {
+                    return Ok(vec![0.0; 8 * width]); // nobody looks
+                }
                 let basis = tensor(&format!("layers.{layer}.basis"), Dtype::F32, &[8, width])?;
                 Ok(bytemuck::pod_collect_to_vec(basis.bytes()))
             };
@@ -135,6 +138,14 @@ impl KvCache {
             return Err(e);
         }
         Ok(tokens)
+    }
+}
+
+impl KvCache {
+    /// The kind as a file says it: one for all layers, or one for each.
+    fn said_kind(&self) -> String {
+        let names: Vec<String> = self.kinds().iter().map(|kind| kind.name()).collect();
+        if names.iter().all(|name| *name == names[0]) { names[0].clone() } else { names.join(",") }
     }
 }
 

@@ -10,10 +10,10 @@ use crate::reference::{self, Values};
 use proptest::prelude::*;
 
 /// Fusion is one switch for the process: tests that turn it, or count on it, take turns.
-static FUSION: std::sync::Mutex<()> = std::sync::Mutex::new(());
+pub(super) static FUSION: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// The GPU if there is one; none is a failure where one was promised.
-fn devices() -> Vec<Device> {
+pub(super) fn devices() -> Vec<Device> {
     match Gpu::shared() {
         Ok(_) => vec![Device::CPU, Device::GPU],
         Err(e) if std::env::var_os("UNIMLX_REQUIRE_GPU").is_some() => panic!("a GPU was promised: {e}"),
@@ -25,13 +25,13 @@ fn ramp(dims: &[usize], from: f32, step: f32) -> Vec<f32> {
     (0..dims.iter().product::<usize>()).map(|i| from + step * ((i * 37 + 11) % 101) as f32).collect()
 }
 
-fn array(dims: &[usize], from: f32, step: f32, device: Device) -> MLXArray {
+pub(super) fn array(dims: &[usize], from: f32, step: f32, device: Device) -> MLXArray {
     MLXArray::new_cpu(ramp(dims, from, step), ArrayShape::from_dims(dims).unwrap()).to_device(device)
 }
 
 /// Evaluates on the array's device and compares with the definition.
 #[track_caller]
-fn check(name: &str, x: &MLXArray, tolerance: f32) {
+pub(super) fn check(name: &str, x: &MLXArray, tolerance: f32) {
     let expected = reference::eval(x).unwrap();
     let mut program = Program::new(std::slice::from_ref(x)).unwrap();
     program.run().unwrap();
