@@ -188,7 +188,17 @@ fn logits_are_written_as_a_tensor() {
     let ids = &json(&[&GREEDY[..], &["--json", "--device", "cpu"]].concat())["ids"];
     assert_eq!(ids[0].as_u64(), Some(best as u64));
 
-    fails(&["logits", "--device", "cpu", "--tokens", "1", "-o", "/nonexistent/x"], 1, &["/nonexistent/x"]);
+    let to = |path| ["logits", "--device", "cpu", "--tokens", "1", "-o", path];
+    fails(&to("/nonexistent/x"), 1, &["/nonexistent/x", "there is no folder"]);
+    fails(&to("/"), 1, &["/", "is a folder"]);
+    // What is there, say a pipe, is written to, not replaced.
+    #[cfg(unix)]
+    {
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        succeeds(&to(link.to_str().unwrap()));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && fs::read(&file).unwrap() != bytes);
+    }
     fails(&["logits", "--device", "cpu", "--tokens", "4096", "-o", path], 2, &["4096"]);
 }
 
@@ -316,6 +326,8 @@ fn bench_prints_one_object_per_kind_of_work() {
     fails(&["bench", "--device", "cpu", "--tune"], 2, &["nothing to tune", "CPU"]);
     fails(&["bench", "--gemm", "8,8"], 2, &["M,N,K", "not 2"]);
     fails(&["bench", "--gemm", "8,0,8"], 2, &["nothing to multiply"]);
+    fails(&["bench", "--device", "cpu", "--gemm", "8,8,8"], 2, &["--gemm", "a GPU", "cpu"]);
+    fails(&["bench", "--device", "cpu", "--roof"], 2, &["--roof", "a GPU", "cpu"]);
     assert_eq!(run(&["bench", "--gemm", "8,8,8", "--first", "4"]).status.code(), Some(2));
     fails(&["bench", "--device", "cpu", "--first", "5000"], 2, &["5000", "2048"]);
 }
@@ -396,6 +408,9 @@ fn info_and_fit_print_json() {
     let bytes = |name: &str| kinds.iter().find(|k| k["kv"] == name).unwrap()["kv_bytes"].as_u64().unwrap();
     assert_eq!(bytes("f32"), 2 * bytes("f16"));
     assert!(succeeds(&["fit"]).contains("context that fits"));
+    let beyond = succeeds(&["fit", "-c", "4000"]);
+    assert!(beyond.contains("4000 tokens, but the model's own limit is 2048"), "{beyond}");
+    assert_eq!(json(&["fit", "--json", "-c", "4000"])["model_context"], 2048);
 }
 
 #[test]

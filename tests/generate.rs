@@ -169,3 +169,14 @@ fn generators_on_many_threads_do_not_disturb_each_other() {
         }
     });
 }
+
+/// A window's thread may own them.
+#[test]
+fn what_generates_can_be_sent_to_a_thread() {
+    fn is_sent<T: Send>() {}
+    is_sent::<Generator>();
+    is_sent::<unimlx::Batch>();
+    is_sent::<Model>();
+    is_sent::<unimlx::Tokenizer>();
+    is_sent::<unimlx::Checkpoint>();
+}

@@ -4,7 +4,6 @@
 //!
 //! `UNIMLX_CASES` is how many there are.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use unimlx::{
@@ -225,9 +224,8 @@ fn alone(dice: &mut Dice, world: &World, what: &str, folder: &Path) {
 #[test]
 fn whatever_happens_answers_are_those_of_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
-    let count = std::env::var("UNIMLX_CASES").map_or(5, |count| count.parse().unwrap());
+    let count = std::env::var("UNIMLX_CASES").map_or(3, |count| count.parse().unwrap());
     let first = std::env::var("UNIMLX_CASE").map_or(0, |first| first.parse().unwrap());
-    let mut worlds: HashMap<Device, usize> = HashMap::new();
     for case in first..first + count {
         for device in devices() {
             let mut dice = Dice(case * 2 + u64::from(device == Device::GPU));
@@ -235,8 +233,6 @@ fn whatever_happens_answers_are_those_of_the_cpu() {
             let what = format!("case {case} on the {device}");
             batch(&mut dice, &world, &what);
             alone(&mut dice, &world, &what, folder.path());
-            *worlds.entry(device).or_default() += 1;
         }
     }
-    assert!(worlds.values().all(|n| *n == count as usize));
 }
