@@ -401,6 +401,17 @@ fn info_and_fit_print_json() {
     assert!(info["cpu"]["threads"].as_u64().unwrap() > 0);
     assert!(succeeds(&["info"]).contains("cpu"));
 
+    let of_model = json(&["info", "--json", "-m", MODEL]);
+    let model = &of_model["model"];
+    assert_eq!((&model["type"], &model["context"]), (&"llama".into(), &2048.into()));
+    assert_eq!(
+        model["kinds"][0]["kv_bytes_per_token"],
+        2 * model["kinds"][1]["kv_bytes_per_token"].as_u64().unwrap()
+    );
+    let table = succeeds(&["info", "-m", MODEL]);
+    assert!(table.contains("4 bit affine in groups of 64") && table.contains("kv k4v3"), "{table}");
+    fails(&["info", "-m", "/nonexistent"], 3, &["/nonexistent"]);
+
     let fit = json(&["fit", "--json", "-c", "1000", "--memory", "1"]);
     assert_eq!((&fit["context"], &fit["memory_bytes"]), (&1000.into(), &1_000_000_000.into()));
     assert!(fit["weight_bytes"].as_u64().unwrap() > 5_000_000);

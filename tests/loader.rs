@@ -271,9 +271,13 @@ fn one_file_shards_memory_and_any_alignment_give_the_same_model() {
 /// Embedding models come without `model.`, and parts of larger models with `language_model.`.
 #[test]
 fn names_may_have_other_prefixes() {
-    let quantization = |down: &str| json!({"bits": 4, "group_size": 64, down: {"bits": 8, "group_size": 64}});
-    let usual = Tiny::new().set("quantization", quantization(DOWN));
-    let usual = usual.set("tie_word_embeddings", json!(false)).tensor("lm_head.weight", Dtype::F16, &[8, 64]);
+    let eight = || json!({"bits": 8, "group_size": 64});
+    let quantization =
+        |down: &str, head: &str| json!({"bits": 4, "group_size": 64, down: eight(), head: eight()});
+    let usual = Tiny::new().set("quantization", quantization(DOWN, "lm_head"));
+    let usual = usual.set("tie_word_embeddings", json!(false)).tensor("lm_head.weight", Dtype::U32, &[8, 16]);
+    let usual =
+        usual.tensor("lm_head.scales", Dtype::F16, &[8, 1]).tensor("lm_head.biases", Dtype::F16, &[8, 1]);
     let whole = usual.load().unwrap();
     let ways: [fn(&str) -> String; 3] = [
         |name| name.strip_prefix("model.").unwrap_or(name).into(),
@@ -281,7 +285,7 @@ fn names_may_have_other_prefixes() {
         |name| name.replacen("model.", "model.language_model.", 1),
     ];
     for way in ways {
-        let mut other = usual.clone().set("quantization", quantization(&way(DOWN)));
+        let mut other = usual.clone().set("quantization", quantization(&way(DOWN), &way("lm_head")));
         other.tensors = usual.tensors.iter().map(|(name, spec)| (way(name), spec.clone())).collect();
         let other = other.tensor("vision.patch.weight", Dtype::F16, &[3]).load().unwrap();
         assert_eq!((&whole.embedding, &whole.lm_head), (&other.embedding, &other.lm_head));

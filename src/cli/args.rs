@@ -154,6 +154,9 @@ pub(crate) struct ChatArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
+    /// Also say what is in a model folder, and how much context fits into memory here
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -266,7 +266,10 @@ fn usual_names(tensors: &BTreeMap<String, usize>) -> Option<fn(&str) -> String> 
     if has("model.embed_tokens.weight") {
         None
     } else if has("embed_tokens.weight") {
-        Some(|name| if name.starts_with("lm_head.") { name.into() } else { format!("model.{name}") })
+        Some(|name| match name.split('.').next() {
+            Some("lm_head") => name.into(),
+            _ => format!("model.{name}"),
+        })
     } else if has("language_model.model.embed_tokens.weight") {
         Some(|name| name.strip_prefix("language_model.").unwrap_or(name).into())
     } else if has("model.language_model.embed_tokens.weight") {
