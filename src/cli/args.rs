@@ -222,7 +222,8 @@ pub(crate) struct BenchArgs {
     /// Timed runs, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 3)]
     pub(crate) repetitions: usize,
-    /// First measure how kernels are best arranged on this GPU, and keep that for later runs of any command
+    /// First measure how kernels are best arranged on this GPU for so many sequences, and keep that for later runs of
+    /// any command
     #[arg(long)]
     pub(crate) tune: bool,
     /// Then time each kernel of a prompt and of a token (needs a GPU with timestamps)

@@ -38,7 +38,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     }
     let place = place(&model)?;
     if args.tune {
-        tune(&model, args.output)?;
+        for &batch in &args.batch {
+            tune(&model, batch, args.output)?;
+        }
     }
     let about = About { name, bytes: model.bytes() as u64, place, fused: !args.model.no_fuse };
     let mut sheet = Sheet::new(args.output, &ROW_COLUMNS);
@@ -132,10 +134,10 @@ fn product(args: &BenchArgs, sides: &[usize]) -> Result<()> {
 }
 
 /// Every arrangement that was tried, the one in use from now on marked.
-fn tune(model: &Model, output: Output) -> Result<()> {
+fn tune(model: &Model, tokens: usize, output: Output) -> Result<()> {
     let columns = [("tuned", 6), ("us", 9), ("GB/s", 8), ("kernel", 46), ("calls", 6), ("shape", 0)];
     let mut sheet = Sheet::new(output, &columns);
-    for shape in model.tune()? {
+    for shape in model.tune(tokens)? {
         for (i, tried) in shape.tried.iter().enumerate() {
             let seconds = tried.outcome.as_ref().ok().copied();
             let rate = seconds.filter(|s| *s > 0.0).map(|s| shape.bytes as f64 / s / 1e9);

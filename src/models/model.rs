@@ -291,18 +291,23 @@ impl Model {
         self.0.architecture.logits(&hidden)
     }
 
-    /// Measures, for a few seconds, the arrangements that kernels of a step of one token may have, and uses
-    /// the fastest in plans made from now on; so do later processes on this adapter, with the same driver and
-    /// the same version of this crate, unless `UNIMLX_CACHE` is empty. Generators that are at work already
-    /// stay with theirs. Never happens by itself.
+    /// Measures, for a few seconds, the arrangements that kernels of a step of so many tokens may have (1, or
+    /// as many answers as a [`Batch`](crate::Batch) makes at a time), and uses the fastest in plans made from
+    /// now on; so do later processes on this adapter, with the same driver and the same version of this crate,
+    /// unless `UNIMLX_CACHE` is empty. Generators that are at work already stay with theirs. Never happens by
+    /// itself.
     ///
     /// # Errors
-    /// `is_input`: the model is on the CPU; the device failed.
-    pub fn tune(&self) -> Result<Vec<TunedShape>> {
+    /// `is_input`: the model is on the CPU, or there are no tokens; the device failed.
+    pub fn tune(&self, tokens: usize) -> Result<Vec<TunedShape>> {
         if self.0.device != Device::GPU {
             return Err(Error::input("there is nothing to tune on the CPU"));
         }
-        tune(&[self.step(1, 1, KvKind::default_for(self.device()))?]).context("tuning")
+        if tokens == 0 {
+            return Err(Error::input("a step of 0 tokens has nothing to tune"));
+        }
+        tune(&[self.step_logits(tokens, tokens, KvKind::default_for(self.device()), false)?])
+            .context("tuning")
     }
 
     /// The graph of the same pass up to and with the final norm: `[t, hidden]`.
@@ -375,14 +380,17 @@ impl Model {
 
     /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.
     fn step(&self, t: usize, rows: usize, kind: KvKind) -> Result<MLXArray> {
+        Ok(MLXArray::apply(ops::Argmax, &[&self.step_logits(t, rows, kind, true)?]))
+    }
+
+    fn step_logits(&self, t: usize, rows: usize, kind: KvKind, last_only: bool) -> Result<MLXArray> {
         let leaf = |dims: &[usize]| MLXArray::mutable(dims, Dtype::U32, self.device());
         let mut cache = self.cache(1, kind);
         if cache.wants_bases() {
             cache.set_bases(&self.bases()?)?;
         }
         cache.reserve(0, rows, rows)?;
-        let logits = self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, true);
-        Ok(MLXArray::apply(ops::Argmax, &[&logits]))
+        Ok(self.forward(&leaf(&[t])?, &leaf(&[t, 2])?, &cache, last_only))
     }
 
     /// Refuses ids beyond the vocabulary.

@@ -4,9 +4,9 @@ use super::gate::{Gate, GateKind};
 use super::kernel::{ACT, ERF, FLOATS, PACK, kind};
 use super::matmul::{Epilogue, Matmul};
 use super::matmul_tile::{Matrices, sizes};
-use super::matvec;
 use super::rms_norm::RmsNorm;
 use super::weight::{Format, floats};
+use super::{matvec, matvec_rows};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -158,16 +158,23 @@ impl Op for Linear {
         if self.format.k(weight) == 0 || self.gate.is_some() && weight[0].dims[0] % 2 == 1 {
             return Vec::new();
         }
-        if self.is_few(site) {
-            return matvec::kernels(self, site);
-        }
-        let Places { weight, gain, .. } = self.places();
-        let (first, epilogue, norm) = (weight, &self.epilogue(site), self.norm.zip(gain));
-        Matmul { site, format: self.format, first, epilogue, exact: false, norm }.kernels()
+        let mut kernels = if self.is_few(site) {
+            matvec::kernels(self, site)
+        } else {
+            let Places { weight, gain, .. } = self.places();
+            let (first, epilogue, norm) = (weight, &self.epilogue(site), self.norm.zip(gain));
+            Matmul { site, format: self.format, first, epilogue, exact: false, norm }.kernels()
+        };
+        kernels
+            .extend(matvec::chunks(self, site).and_then(|chunks| matvec_rows::kernel(self, site, &chunks)));
+        kernels
     }
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
-        if self.is_few(site) { matvec::variants(self, site) } else { Vec::new() }
+        let mut kernels = if self.is_few(site) { matvec::variants(self, site) } else { Vec::new() };
+        let chunks = matvec::chunks(self, site);
+        kernels.extend(chunks.into_iter().flat_map(|chunks| matvec_rows::variants(self, site, &chunks)));
+        kernels
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
@@ -271,6 +278,19 @@ pub(super) fn cases() -> Vec<Case> {
         let gelu = Linear { gate: Some(GateKind::Gelu), bias: true, ..linear };
         cases.push(case(gelu.clone(), dtype, [2, 10, 64]));
         cases.push(case(Linear { residual: true, ..gelu }, dtype, [67, 74, 64]));
+    }
+    // A few rows of x by integer products: k in several blocks, rows of the weight that fill no workgroup.
+    for (bits, group) in [(4, 32), (4, 128), (8, 64)] {
+        let linear = Linear::new(Format::Affine { bits, group }, false);
+        for (m, k) in [(2, 2048 + 3 * group), (5, 1024 + group), (8, 2 * 1024)] {
+            cases.push(case(Linear { bias: m == 5, ..linear.clone() }, Dtype::F16, [m, 83, k]));
+            cases.push(case(
+                Linear { gate: Some(GateKind::Silu), norm: Some(1e-5), ..linear.clone() },
+                Dtype::BF16,
+                [m, 46, k],
+            ));
+            cases.push(case(Linear { residual: true, ..linear.clone() }, Dtype::F32, [m, 35, k]));
+        }
     }
     cases
 }

@@ -44,7 +44,7 @@ pub(super) fn variants(op: &Linear, site: &Site<'_>) -> Vec<Kernel> {
 }
 
 /// The weight in parts that bindings can show; the partner of a gate's row must not be in another.
-fn chunks(op: &Linear, site: &Site<'_>) -> Option<Vec<Chunk>> {
+pub(super) fn chunks(op: &Linear, site: &Site<'_>) -> Option<Vec<Chunk>> {
     let chunks = op.format.chunks(op.weight(site.inputs), op.places().weight, site.caps);
     (op.gate.is_none() || chunks.len() == 1).then_some(chunks)
 }

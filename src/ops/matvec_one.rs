@@ -2,6 +2,7 @@
 
 use super::linear::Linear;
 use super::matvec::{DOT8, stage};
+use super::matvec_rows::GATHER;
 use super::weight::{Chunk, Format, Reader, UNIT};
 use crate::dtype::Dtype;
 use crate::op::{Kernel, Site, Spec, Stage};
@@ -9,13 +10,13 @@ use crate::wgsl::{File, wgsl};
 
 static DOT4: File = wgsl!("matvec_dot4.wgsl");
 static HELD: File = wgsl!("matvec_held.wgsl");
-static PLANES: File = wgsl!("parts/planes.wgsl");
+static PLANES_HERE: File = wgsl!("parts/planes_here.wgsl");
 static HELD_PLANES: File = wgsl!("parts/held_planes.wgsl");
 static HELD_FLOATS: File = wgsl!("parts/held_floats.wgsl");
 
 /// What the rounding of two planes of bytes may do to a result: each value is off by at most 2^-16 of the
 /// greatest of its 32.
-const ROUNDING: f32 = 1.0 / 8192.0;
+pub(super) const ROUNDING: f32 = 1.0 / 8192.0;
 /// Workgroups that fill an NVIDIA H100 or H200, two on each of its multiprocessors; small shares do no harm elsewhere.
 const GROUPS: usize = 264;
 
@@ -44,7 +45,7 @@ pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Ke
 }
 
 /// How a kernel reads the weight for integer products, where the adapter has them.
-fn bytes(op: &Linear, site: &Site<'_>) -> Option<Reader> {
+pub(super) fn bytes(op: &Linear, site: &Site<'_>) -> Option<Reader> {
     op.format.bytes(op.weight(site.inputs)).filter(|_| site.caps.dot4)
 }
 
@@ -53,7 +54,7 @@ fn planes_memory(k: usize) -> usize {
     2 * k + k / 2 + 512
 }
 
-fn flag(on: bool) -> f64 {
+pub(super) fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
 }
 
@@ -118,9 +119,10 @@ impl Held {
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
         let least = site.caps.subgroups.map_or(1, |(least, _)| least as usize);
         let per = if op.gate.is_some() { 2 } else { 1 };
+        let [planes, order] = op.format.planes();
         let parts: &[&File] = match self.planes {
-            true => &[&HELD, &HELD_PLANES, &PLANES, &DOT8],
-            false => &[&HELD, &HELD_FLOATS, &DOT8],
+            true => &[&HELD, &HELD_PLANES, &PLANES_HERE, planes, order, &DOT8, &GATHER],
+            false => &[&HELD, &HELD_FLOATS, &DOT8, &GATHER],
         };
         let stage = |chunk: &Chunk| {
             let (results, subgroups) = (chunk.rows / per, self.team / least);
@@ -174,8 +176,10 @@ impl Dot4 {
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
         let (least, _) = site.caps.subgroups.unwrap_or((1, 1));
         let per_group = self.rows * self.lanes / least as usize;
+        let [planes, order] = op.format.planes();
+        let parts: &[&File] = &[&DOT4, &PLANES_HERE, planes, order, &DOT8];
         let stage = |chunk: &Chunk| {
-            let mut stage = stage(op, site, &self.reader, chunk, (&[&DOT4, &PLANES, &DOT8], None));
+            let mut stage = stage(op, site, &self.reader, chunk, (parts, None));
             stage.name = "matvec_dot4";
             stage.constants.extend([
                 ("R", self.rows as f64),

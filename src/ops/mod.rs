@@ -18,6 +18,7 @@ mod matmul;
 mod matmul_tile;
 mod matvec;
 mod matvec_one;
+mod matvec_rows;
 mod next;
 mod packing;
 mod pages;

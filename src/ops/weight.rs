@@ -20,6 +20,10 @@ static DENSE: File = wgsl!("parts/dense.wgsl");
 static SCALES: File = wgsl!("parts/scales.wgsl");
 static CODES4: File = wgsl!("parts/codes_q4.wgsl");
 static CODES8: File = wgsl!("parts/codes_q8.wgsl");
+static ORDER4: File = wgsl!("parts/order_q4.wgsl");
+static ORDER8: File = wgsl!("parts/order_q8.wgsl");
+static PLANES: File = wgsl!("parts/planes.wgsl");
+static PRODUCT: File = wgsl!("parts/product.wgsl");
 static AFFINE: File = wgsl!("parts/affine.wgsl");
 static Q2: File = wgsl!("parts/weight_q2.wgsl");
 static Q3: File = wgsl!("parts/weight_q3.wgsl");
@@ -181,7 +185,7 @@ impl Format {
             _ => return None,
         };
         Some(Reader {
-            files: vec![file, &SCALES, &FLOATS, &PACK],
+            files: vec![file, &PRODUCT, &SCALES, &FLOATS, &PACK],
             constants: vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))],
             bindings: vec![
                 ("weight", "array<vec4<u32>>"),
@@ -189,6 +193,12 @@ impl Format {
                 ("biases", "array<u32>"),
             ],
         })
+    }
+
+    /// How such kernels make bytes of `x`.
+    pub(super) fn planes(self) -> [&'static File; 2] {
+        let bytes = matches!(self, Self::Affine { bits: 8, .. });
+        [&PLANES, if bytes { &ORDER8 } else { &ORDER4 }]
     }
 
     /// The weight, which is inputs `first_input ..`, in chunks of rows that bindings can show; bounds are

@@ -395,17 +395,22 @@ fn median(mut times: Vec<f64>) -> f64 {
     times.get(times.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Names that tell arrangements apart: constants that are the same in all are left out.
+/// Names that tell arrangements apart: of each kernel its stages, and of the one that differs constants that are not
+/// the same in all.
 fn names(kernels: &[Kernel]) -> Vec<String> {
-    let first = |k: &Kernel| k.stages.first().cloned().unwrap_or_default();
-    let stages: Vec<op::Stage> = kernels.iter().map(first).collect();
+    // What goes before or comes after is short work.
+    let main =
+        |k: &Kernel| k.stages.iter().max_by_key(|stage| stage.constants.len()).cloned().unwrap_or_default();
+    let stages: Vec<op::Stage> = kernels.iter().map(main).collect();
     let shared =
         |constant: &(&'static str, f64)| stages.iter().all(|stage| stage.constants.contains(constant));
-    let name = |stage: &op::Stage| {
+    let name = |(kernel, stage): (&Kernel, &op::Stage)| {
         let own = stage.constants.iter().filter(|&constant| !shared(constant));
         let constants: String = own.map(|(name, value)| format!(" {name}={value}")).collect();
         let groups: u64 = stage.grid.iter().map(|&n| u64::from(n)).product();
-        format!("{}{constants}, {groups} groups", stage.name)
+        let mut parts: Vec<&str> = kernel.stages.iter().map(|stage| stage.name).collect();
+        parts.dedup();
+        format!("{}{constants}, {groups} groups", parts.join("+"))
     };
-    stages.iter().map(name).collect()
+    kernels.iter().zip(&stages).map(name).collect()
 }

@@ -1,9 +1,6 @@
 // 32 codes of 4 bits, one load of 16 bytes, as signed bytes where they stand: of each unit of 8 the even ones, and
 // the odd ones less 8 and times 16.
 
-// How many times too large sums are.
-const SHIFTED: f32 = 16.0;
-
 // Scale and bias are still in their words: nothing waits for them before they are used.
 struct Packed { words: vec4<u32>, scale: u32, offset: u32, group: u32 }
 
@@ -26,17 +23,4 @@ fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u
     let odd_low = dot4I8Packed(odd.x, p0.w) + dot4I8Packed(odd.y, p1.w)
         + dot4I8Packed(odd.z, p2.w) + dot4I8Packed(odd.w, p3.w);
     return (even_high * 256 + even_low) * 16 + odd_high * 256 + odd_low;
-}
-
-// What centring takes off a sum of codes with these numbers.
-fn centred(a: vec4<i32>, b: vec4<i32>) -> i32 {
-    return 8 * (a.y + a.w + b.y + b.w);
-}
-
-fn first4(a: vec4<i32>, b: vec4<i32>) -> vec4<i32> {
-    return vec4<i32>(a.x, a.z, b.x, b.z);
-}
-
-fn last4(a: vec4<i32>, b: vec4<i32>) -> vec4<i32> {
-    return vec4<i32>(a.y, a.w, b.y, b.w);
 }

@@ -1,8 +1,5 @@
 // 32 codes of 8 bits, two loads of 16 bytes, as bytes less 128: of each unit of 8, the first four and the last.
 
-// How many times too large sums are.
-const SHIFTED: f32 = 1.0;
-
 // Scale and bias are still in their words: nothing waits for them before they are used.
 struct Packed { left: vec4<u32>, right: vec4<u32>, scale: u32, offset: u32, group: u32 }
 
@@ -24,18 +21,4 @@ fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u
         + dot4I8Packed(l.w, p1.w) + dot4I8Packed(r.x, p2.z) + dot4I8Packed(r.y, p2.w)
         + dot4I8Packed(r.z, p3.z) + dot4I8Packed(r.w, p3.w);
     return high * 256 + low;
-}
-
-// What centring takes off a sum of codes with these numbers.
-fn centred(a: vec4<i32>, b: vec4<i32>) -> i32 {
-    let four = a + b;
-    return 128 * (four.x + four.y + four.z + four.w);
-}
-
-fn first4(a: vec4<i32>, b: vec4<i32>) -> vec4<i32> {
-    return a;
-}
-
-fn last4(a: vec4<i32>, b: vec4<i32>) -> vec4<i32> {
-    return b;
 }

@@ -1,4 +1,4 @@
-// x in registers as planes of bytes (planes), a chunk of 32 values for each invocation of a team.
+// x in registers as planes of bytes (planes_here), a chunk of 32 values for each invocation of a team.
 // Parts: packed (codes_*).
 
 struct Held { p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>, scaling: vec4<f32> }

@@ -1,0 +1,145 @@
+//! Kernels of a linear layer for a few rows of `x` at once, by integer products: a batch of tokens.
+
+use super::kernel::{FLOATS, PACK, declare, kind, spread, sums};
+use super::linear::{FEW, Linear};
+use super::matvec::{DOT8, GAIN, NO_GAIN};
+use super::matvec_one::{ROUNDING, bytes, flag};
+use super::weight::{Chunk, Reader, UNIT};
+use crate::op::{Arg, Kernel, Site, Stage};
+use crate::wgsl::{File, wgsl};
+
+static BYTES: File = wgsl!("bytes.wgsl");
+static ROWS: File = wgsl!("matvec_rows.wgsl");
+static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
+pub(super) static GATHER: File = wgsl!("parts/gather.wgsl");
+
+/// Values of `x` that a workgroup has at a time.
+const BLOCK: usize = 1024;
+
+/// How a workgroup divides its work.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Rows of the weight that a team takes at a time: 2 or 4.
+    rows: usize,
+    /// Invocations of a workgroup.
+    lanes: usize,
+}
+
+/// The kernel for this site, where the adapter has integer products and codes are bytes or halves of them. Nobody has
+/// measured it on a real GPU yet: an op's other kernels come first, and a tuner may prefer it.
+pub(super) fn kernel(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Option<Kernel> {
+    let rows = if chunks[0].rows <= 8192 { 2 } else { 4 };
+    arranged(op, site, chunks, Shape { rows, lanes: 256 })
+}
+
+/// The same in other arrangements, for a tuner.
+pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
+    let shapes = [(4, 256), (2, 256), (4, 512), (2, 512)];
+    let shape = |(rows, lanes)| Shape { rows, lanes };
+    shapes.into_iter().filter_map(|each| arranged(op, site, chunks, shape(each))).collect()
+}
+
+fn arranged(op: &Linear, site: &Site<'_>, chunks: &[Chunk], shape: Shape) -> Option<Kernel> {
+    let (least, _) = site.caps.subgroups?;
+    let reader = bytes(op, site)?;
+    let team = (least as usize).min(32);
+    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
+    let (lanes, limit) = (shape.lanes, site.caps.workgroup_size as usize);
+    let memory = m * (2 * BLOCK + BLOCK / 2) + m * lanes / team * 16;
+    let fits = lanes <= limit && memory <= site.caps.workgroup_memory as usize;
+    if !(2..=FEW).contains(&m) || team < 4 || !fits {
+        return None;
+    }
+    let blocks = k.div_ceil(BLOCK);
+    let (x, scaling) = (m * blocks * BLOCK * 2, m * blocks * BLOCK / 2);
+    let mut stages = vec![planes(op, site, blocks)];
+    stages.extend(chunks.iter().map(|chunk| product(op, site, &reader, chunk, shape, team)));
+    // A gate multiplies two such results, and is off by what either is.
+    let rounding = if op.gate.is_some() { 2.0 } else { 1.0 } * ROUNDING;
+    Some(Kernel { scratch: vec![x as u64, scaling as u64], stages, rounding })
+}
+
+/// The stage that rewrites `x` as planes of bytes.
+fn planes(op: &Linear, site: &Site<'_>, blocks: usize) -> Stage {
+    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
+    let most = site.caps.workgroup_size as usize;
+    let lanes = (blocks * BLOCK / UNIT).next_power_of_two().min(most);
+    let [planes, order] = op.format.planes();
+    let mut stage = Stage {
+        name: "bytes",
+        files: vec![&BYTES, planes, order, &X_ALIGNED, &DOT8, sums(site.caps)],
+        constants: vec![("WG", lanes as f64), ("NORM", flag(op.norm.is_some()))],
+        reads: vec![Arg::Input(0)],
+        writes: vec![Arg::Scratch(0), Arg::Scratch(1)],
+        params: vec![
+            ("m", m.into()),
+            ("k", k.into()),
+            ("units", k.div_ceil(UNIT).into()),
+            ("blocks", blocks.into()),
+            ("eps", op.norm.unwrap_or(0.0).into()),
+        ],
+        grid: [m as u32, 1, 1],
+        ..Stage::default()
+    };
+    let mut reads = vec![("x", "array<vec4<f32>>")];
+    match op.places().gain {
+        Some(gain) => {
+            stage.files.extend([&GAIN, &FLOATS, &PACK]);
+            stage.constants.push(("GAIN", kind(site.inputs[gain].dtype)));
+            stage.reads.push(Arg::Input(gain));
+            reads.push(("gain", "array<u32>"));
+        }
+        None => stage.files.push(&NO_GAIN),
+    }
+    let writes = [("planes", "array<vec4<u32>>"), ("scaling", "array<vec4<f32>>")];
+    stage.generated = declare(&stage, &reads, &writes);
+    stage
+}
+
+/// The stage that multiplies them with rows of the weight.
+fn product(op: &Linear, site: &Site<'_>, reader: &Reader, chunk: &Chunk, shape: Shape, team: usize) -> Stage {
+    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
+    let gated = op.gate.is_some();
+    let (per, teams) = (if gated { 2 } else { 1 }, shape.lanes / team);
+    let (grid, stride) = spread((chunk.rows / per).div_ceil(teams * shape.rows / per));
+    let epilogue = op.epilogue(site);
+    let mut stage = Stage {
+        name: "matvec_rows",
+        files: [vec![&ROWS, &GATHER], reader.files.clone(), epilogue.files].concat(),
+        constants: [
+            reader.constants.clone(),
+            epilogue.constants,
+            vec![
+                ("WG", shape.lanes as f64),
+                ("TEAM", team as f64),
+                ("R", shape.rows as f64),
+                ("GATED", flag(gated)),
+            ],
+        ]
+        .concat(),
+        reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
+        writes: vec![Arg::Output],
+        params: vec![
+            ("m", m.into()),
+            ("n", site.output.axis(1).into()),
+            ("rows", chunk.rows.into()),
+            ("first_row", chunk.first_row.into()),
+            ("units", k.div_ceil(UNIT).into()),
+            ("groups", op.format.groups(op.weight(site.inputs)).into()),
+            ("blocks", k.div_ceil(BLOCK).into()),
+            ("teams", teams.into()),
+            ("stride", stride),
+        ],
+        baked: true,
+        grid,
+        ..Stage::default()
+    };
+    let mut reads = vec![("all_planes", "array<vec4<u32>>"), ("all_scaling", "array<vec4<f32>>")];
+    reads.extend(&reader.bindings);
+    for (name, words, arg) in epilogue.reads {
+        stage.reads.push(arg);
+        reads.push((name, words));
+    }
+    stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
+    stage
+}
