@@ -191,6 +191,30 @@ fn ten_ops_are_one_dispatch() {
     assert_eq!(program.recording().lines().count(), 1, "{}", program.recording());
 }
 
+/// Values that do not live at the same time share a buffer.
+#[test]
+fn equal_graphs_have_one_plan_and_few_buffers() {
+    let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
+    for device in devices() {
+        let chain = |m: usize, from: f32| {
+            let w = array(&[9, 9], 0.1, 0.001, device);
+            (0..8).fold(array(&[m, 9], from, 0.01, device), |x, _| x.matmul(&w).tanh())
+        };
+        let plan = |x: &MLXArray| super::program::plan(std::slice::from_ref(x), device).unwrap().0;
+        let (one, same, other) = (plan(&chain(5, 0.3)), plan(&chain(5, -1.0)), plan(&chain(6, 0.3)));
+        assert!(std::sync::Arc::ptr_eq(&one, &same) && !std::sync::Arc::ptr_eq(&one, &other));
+        check("a chain of products", &chain(5, 0.3), 1e-5);
+        if device == Device::GPU {
+            let recording = Program::new(&[chain(5, 0.3)]).unwrap().recording();
+            let written: std::collections::BTreeSet<&str> = recording
+                .lines()
+                .filter_map(|step| step.split("-> ").nth(1)?.split_whitespace().next())
+                .collect();
+            assert!(recording.lines().count() == 8 && written.len() <= 3, "{recording}");
+        }
+    }
+}
+
 #[test]
 fn what_follows_a_fold_ends_its_kernel() {
     let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
