@@ -26,11 +26,11 @@ fn run(args: &[&str]) -> Output {
     unimlx(args).output().unwrap()
 }
 
-fn run_with_input(args: &[&str], input: &str) -> Output {
+fn run_with_input(args: &[&str], input: impl AsRef<[u8]>) -> Output {
     let mut command = unimlx(args);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -159,6 +159,9 @@ fn chat_answers_line_by_line() {
         succeeds(&["generate", "--device", "cpu", "--chat", "-p", "What is 3 plus 4?"]).trim(),
         "3 plus 4 is 7."
     );
+    let output = run_with_input(&["chat", "--device", "cpu"], b"\xff\xfe\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("standard input: not UTF-8 text"), "{}", err(&output));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::model::{checkpoint, complete, load, options};
 use super::terminal::{Status, say};
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,9 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => return Ok(()),
+            Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::InvalidData => {
+                return Err(Error::input("standard input: not UTF-8 text"));
+            }
             Err(e) => return Err(Error::io(format!("line editor: {e}"))),
         };
         match line.trim() {
