@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example own_device`
 
-use unimlx::{ArrayShape, Device, Gpu, MLXArray};
+use unimlx::{ArrayShape, Device, Gpu, MLXArray, wgpu};
 
 fn main() -> unimlx::Result<()> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// The type of an array's elements.
 ///
-/// Arithmetic happens in `F32` (or `U32`/`I32`); the 16-bit floats are storage formats that are widened
-/// on the way in and rounded to nearest even on the way out.
+/// Arithmetic happens in `F32` or `U32`; 16-bit floats are storage formats that are widened on the way in
+/// and rounded to nearest even on the way out, and `I32` is widened to `F32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Dtype {

@@ -1,7 +1,7 @@
 //! Formulas: what can be written with arrays.
 //!
 //! Every method builds a node of the lazy graph from primitives and computes nothing. Shapes broadcast as
-//! in NumPy; 16-bit floats are widened to f32 before arithmetic. A shape that does not fit panics where it
+//! in NumPy; 16-bit floats and signed integers are widened to f32 before arithmetic. A shape that does not fit panics where it
 //! is written, with both shapes: that is a bug of the formula, not of the data.
 
 use crate::array::MLXArray;
@@ -18,8 +18,8 @@ impl MLXArray {
 
     fn widened(&self) -> Self {
         match self.dtype() {
-            Dtype::F16 | Dtype::BF16 => self.astype(Dtype::F32),
-            Dtype::I32 | Dtype::U8 => self.astype(Dtype::U32),
+            Dtype::F16 | Dtype::BF16 | Dtype::I32 => self.astype(Dtype::F32),
+            Dtype::U8 => self.astype(Dtype::U32),
             Dtype::F32 | Dtype::U32 => self.clone(),
         }
     }
@@ -33,10 +33,12 @@ impl MLXArray {
         let shape = broadcast_shape(self.dims(), other.dims()).unwrap_or_else(|| {
             panic!("{fun:?}: shapes {:?} and {:?} do not broadcast", self.dims(), other.dims())
         });
-        let (mut a, mut b) = (self.widened(), other.widened());
-        if a.dtype() != b.dtype() && fun.row().typing != Typing::Bits {
-            (a, b) = (a.astype(Dtype::F32), b.astype(Dtype::F32));
-        }
+        let [a, b] = [self, other].map(|x| match (fun.row().typing, x.dtype()) {
+            (Typing::Bits, Dtype::I32) => x.astype(Dtype::U32),
+            _ => x.widened(),
+        });
+        let mixed = a.dtype() != b.dtype() && fun.row().typing != Typing::Bits;
+        let [a, b] = if mixed { [a, b].map(|x| x.astype(Dtype::F32)) } else { [a, b] };
         Self::prim(Prim::Map(fun), vec![a.broadcast_to(&shape), b.broadcast_to(&shape)])
     }
 
@@ -177,6 +179,7 @@ impl MLXArray {
     /// Index (u32) of the greatest element of the last axis, the first of equals; the axis goes away.
     #[track_caller]
     pub fn argmax(&self) -> Self {
+        assert!(!self.dims().is_empty(), "argmax of a scalar");
         let last = self.dims().len() - 1;
         let n = self.dims()[last];
         let hit = self.equal(&self.max(last));
@@ -294,6 +297,11 @@ macro_rules! operators {
             #[track_caller]
             fn $method(self, other: &Self) -> Self { self.binary(Fun::$fun, other) }
         }
+        impl $op<MLXArray> for &MLXArray {
+            type Output = MLXArray;
+            #[track_caller]
+            fn $method(self, other: MLXArray) -> MLXArray { self.binary(Fun::$fun, &other) }
+        }
     )* };
     (scalar $($op:ident $method:ident $fun:ident;)*) => { $(
         impl $op<f32> for &MLXArray {
@@ -304,6 +312,14 @@ macro_rules! operators {
             type Output = Self;
             fn $method(self, value: f32) -> Self { self.binary(Fun::$fun, &Self::scalar(value)) }
         }
+        impl $op<&MLXArray> for f32 {
+            type Output = MLXArray;
+            fn $method(self, other: &MLXArray) -> MLXArray { MLXArray::scalar(self).binary(Fun::$fun, other) }
+        }
+        impl $op<MLXArray> for f32 {
+            type Output = MLXArray;
+            fn $method(self, other: MLXArray) -> MLXArray { self.$method(&other) }
+        }
     )* };
 }
 operators! { Add add Add; Sub sub Sub; Mul mul Mul; Div div Div; BitAnd bitand And; BitOr bitor Or; }
@@ -313,5 +329,12 @@ impl Neg for &MLXArray {
     type Output = MLXArray;
     fn neg(self) -> MLXArray {
         self.unary(Fun::Neg)
+    }
+}
+
+impl Neg for MLXArray {
+    type Output = Self;
+    fn neg(self) -> Self {
+        -&self
     }
 }

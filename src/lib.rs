@@ -8,6 +8,9 @@
 //! | [`ArrayShape`], [`Dtype`], [`Device`] | its axes, its elements, where it lives |
 //! | [`MemoryPool`], [`memory`] | arrays that are counted and freed together; what the engine uses in all |
 //! | [`Op`] | a formula of primitives that has earned kernels |
+//! | [`Checkpoint`], [`Model`], [`Tokenizer`] | a model folder, the same on a device, and its words |
+//! | [`Generator`], [`Batch`], [`GenerateOptions`] | one answer or several at once, token by token |
+//! | [`KvCache`], [`KvKind`] | what a model remembers of a text, and in how many bits |
 //! | [`Error`] | what went wrong, and while doing what |
 //!
 //! # Arrays
@@ -35,6 +38,33 @@
 //! let y = (&x * 2.0 + 1.0).square(); // nothing computed yet
 //! assert_eq!(y.data(), [1.0, 9.0, 25.0]);
 //! ```
+//!
+//! # Models
+//!
+//! ```no_run
+//! use unimlx::{Chat, Checkpoint, GenerateOptions, Generator, KvKind, LoadOptions, Model};
+//! # fn main() -> unimlx::Result<()> {
+//! let checkpoint = Checkpoint::open("path/to/model")?;
+//! let tokenizer = checkpoint.tokenizer()?;
+//! let template = checkpoint.chat_template()?.expect("a model to chat with");
+//! let model = Model::from_checkpoint(&checkpoint, LoadOptions::default())?; // on the GPU if there is one
+//! let mut generator = Generator::new(&model, Some(KvKind::Int8));
+//!
+//! let messages = [serde_json::json!({ "role": "user", "content": "Tell me a story." })];
+//! let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
+//! let prompt = template.render(&chat)?;
+//! let options = GenerateOptions::suggested(model.generation_config());
+//! generator.prompt(&tokenizer.encode(&prompt, false)?, options)?;
+//! for piece in generator.text(&tokenizer) {
+//!     print!("{}", piece?); // who has heard enough leaves the loop
+//! }
+//! generator.save_prompt("talk.safetensors")?; // goes on here or on another device: `load_prompt`
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A generator, a batch and a model are `Send`; a thread that owns them and a channel are all that a window needs. Reading
+//! a long prompt can be stopped as well: [`Generator::prompt_with`].
 //!
 //! # Floors
 //!
@@ -97,6 +127,8 @@ pub use nn::{Progress, Report};
 pub use op::{Arg, Case, CpuKernel, Fill, HostMut, HostRef, Kernel, Op, Site, Spec, Stage, Word};
 pub use plan::{TriedKernel, TunedShape, eval, set_fusion, try_kernels, tuned_shapes};
 pub use wgsl::File;
+// The versions whose types are part of this interface.
+pub use {ndarray, wgpu};
 
 /// What the crate's own integration tests need and users do not.
 #[doc(hidden)]

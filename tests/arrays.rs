@@ -225,6 +225,23 @@ fn lazy_formulas_run_where_their_operands_live() {
     }
 }
 
+/// Whoever stands on which side, borrowed or not.
+#[test]
+fn operators_take_arrays_and_numbers_on_both_sides() {
+    let _turn = turn();
+    for device in devices() {
+        let x = MLXArray::new_cpu(vec![1.0, 2.0, 4.0], ArrayShape::Shape1D(3)).to_device(device);
+        assert_eq!((1.0 - &x).data(), [0.0, -1.0, -3.0]);
+        assert_eq!((8.0 / x.clone()).data(), [8.0, 4.0, 2.0]);
+        assert_eq!((&x * (2.0 + &x)).data(), [3.0, 8.0, 24.0]);
+        assert_eq!((-(x.clone() - &x) + x.clone()).data(), [1.0, 2.0, 4.0]);
+        let signed = (&x - 3.0).astype(Dtype::I32);
+        assert_eq!((&signed + &signed).data(), [-4.0, -2.0, 2.0]);
+        assert_eq!((-&signed).maximum(&signed).data(), [2.0, 1.0, 1.0]);
+        assert_eq!((&signed & &MLXArray::scalar_u32(3)).data(), [2.0, 3.0, 1.0]);
+    }
+}
+
 #[test]
 fn dtypes_round_trip_bit_for_bit() {
     let _turn = turn();

@@ -26,11 +26,11 @@ fn run(args: &[&str]) -> Output {
     unimlx(args).output().unwrap()
 }
 
-fn run_with_input(args: &[&str], input: &str) -> Output {
+fn run_with_input(args: &[&str], input: impl AsRef<[u8]>) -> Output {
     let mut command = unimlx(args);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -159,6 +159,9 @@ fn chat_answers_line_by_line() {
         succeeds(&["generate", "--device", "cpu", "--chat", "-p", "What is 3 plus 4?"]).trim(),
         "3 plus 4 is 7."
     );
+    let output = run_with_input(&["chat", "--device", "cpu"], b"\xff\xfe\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("standard input: not UTF-8 text"), "{}", err(&output));
 }
 
 #[test]
@@ -188,7 +191,17 @@ fn logits_are_written_as_a_tensor() {
     let ids = &json(&[&GREEDY[..], &["--json", "--device", "cpu"]].concat())["ids"];
     assert_eq!(ids[0].as_u64(), Some(best as u64));
 
-    fails(&["logits", "--device", "cpu", "--tokens", "1", "-o", "/nonexistent/x"], 1, &["/nonexistent/x"]);
+    let to = |path| ["logits", "--device", "cpu", "--tokens", "1", "-o", path];
+    fails(&to("/nonexistent/x"), 1, &["/nonexistent/x", "there is no folder"]);
+    fails(&to("/"), 1, &["/", "is a folder"]);
+    // What is there, say a pipe, is written to, not replaced.
+    #[cfg(unix)]
+    {
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        succeeds(&to(link.to_str().unwrap()));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && fs::read(&file).unwrap() != bytes);
+    }
     fails(&["logits", "--device", "cpu", "--tokens", "4096", "-o", path], 2, &["4096"]);
 }
 
@@ -316,6 +329,8 @@ fn bench_prints_one_object_per_kind_of_work() {
     fails(&["bench", "--device", "cpu", "--tune"], 2, &["nothing to tune", "CPU"]);
     fails(&["bench", "--gemm", "8,8"], 2, &["M,N,K", "not 2"]);
     fails(&["bench", "--gemm", "8,0,8"], 2, &["nothing to multiply"]);
+    fails(&["bench", "--device", "cpu", "--gemm", "8,8,8"], 2, &["--gemm", "a GPU", "cpu"]);
+    fails(&["bench", "--device", "cpu", "--roof"], 2, &["--roof", "a GPU", "cpu"]);
     assert_eq!(run(&["bench", "--gemm", "8,8,8", "--first", "4"]).status.code(), Some(2));
     fails(&["bench", "--device", "cpu", "--first", "5000"], 2, &["5000", "2048"]);
 }
@@ -389,6 +404,17 @@ fn info_and_fit_print_json() {
     assert!(info["cpu"]["threads"].as_u64().unwrap() > 0);
     assert!(succeeds(&["info"]).contains("cpu"));
 
+    let of_model = json(&["info", "--json", "-m", MODEL]);
+    let model = &of_model["model"];
+    assert_eq!((&model["type"], &model["context"]), (&"llama".into(), &2048.into()));
+    assert_eq!(
+        model["kinds"][0]["kv_bytes_per_token"],
+        2 * model["kinds"][1]["kv_bytes_per_token"].as_u64().unwrap()
+    );
+    let table = succeeds(&["info", "-m", MODEL]);
+    assert!(table.contains("4 bit affine in groups of 64") && table.contains("kv k4v3"), "{table}");
+    fails(&["info", "-m", "/nonexistent"], 3, &["/nonexistent"]);
+
     let fit = json(&["fit", "--json", "-c", "1000", "--memory", "1"]);
     assert_eq!((&fit["context"], &fit["memory_bytes"]), (&1000.into(), &1_000_000_000.into()));
     assert!(fit["weight_bytes"].as_u64().unwrap() > 5_000_000);
@@ -396,6 +422,9 @@ fn info_and_fit_print_json() {
     let bytes = |name: &str| kinds.iter().find(|k| k["kv"] == name).unwrap()["kv_bytes"].as_u64().unwrap();
     assert_eq!(bytes("f32"), 2 * bytes("f16"));
     assert!(succeeds(&["fit"]).contains("context that fits"));
+    let beyond = succeeds(&["fit", "-c", "4000"]);
+    assert!(beyond.contains("4000 tokens, but the model's own limit is 2048"), "{beyond}");
+    assert_eq!(json(&["fit", "--json", "-c", "4000"])["model_context"], 2048);
 }
 
 #[test]

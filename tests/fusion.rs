@@ -83,6 +83,23 @@ fn fusion_over_a_packed_cache_does_not_change_logits() {
     }
 }
 
+/// However many sequences, and however weights are stored: each matrix is read by one dispatch.
+#[test]
+fn up_to_eight_rows_are_one_pass_over_the_weights() {
+    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    for name in fixtures() {
+        let Some(model) = load(&name) else { return };
+        // Of a layer: q, k and v (apart where they are stored differently), o, gate and up, down; then the head.
+        let parts = if name.contains("mixed") { 7 } else { 4 };
+        let most = parts * model.config().num_hidden_layers + 1;
+        for t in 1..=8 {
+            let recording = model.step_recording(t).unwrap();
+            let products = recording.lines().filter(|step| step.starts_with("mat")).count();
+            assert!(products <= most, "{name}, {t} rows: {products} products\n{recording}");
+        }
+    }
+}
+
 #[test]
 fn layers_that_are_stored_differently_are_fused_too() {
     let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());

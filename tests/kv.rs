@@ -4,7 +4,9 @@
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use unimlx::{Device, GenerateOptions, Generator, KvKind, LoadOptions, Model, logits, logits_after};
+use unimlx::{
+    Checkpoint, Device, Fit, GenerateOptions, Generator, KvKind, LoadOptions, Model, logits, logits_after,
+};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -135,6 +137,11 @@ fn files_of_something_else_are_refused() {
     let cut = folder.path().join("cut.safetensors");
     std::fs::write(&cut, &bytes[..bytes.len() - 9]).unwrap();
     refused(&model, KvKind::Int4, &cut, ["cut.safetensors", ""]);
+    // Of another version of the layout.
+    let said = br#""version":"1""#;
+    let at = bytes.windows(said.len()).position(|part| part == said).unwrap() + said.len() - 2;
+    std::fs::write(&cut, [&bytes[..at], b"0", &bytes[at + 1..]].concat()).unwrap();
+    refused(&model, KvKind::Int4, &cut, ["version is `0`", "not `1`"]);
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller/model.safetensors");
     refused(&model, KvKind::Int4, &weights, ["format is", "unimlx-prompt"]);
     refused(&model, KvKind::Int4, &folder.path().join("none"), ["none", ""]);
@@ -151,6 +158,79 @@ fn a_trimmed_conversation_reads_only_what_is_new() {
     assert_eq!((generator.tokens(), generator.cache().len()), (&ids(40)[..25], 25));
     generator.prompt(&ids(40), options).unwrap();
     assert_eq!(generator.stats().cached_tokens, 25);
+}
+
+/// A file of a cache whose layers are of several kinds is for one like it.
+#[test]
+fn layers_may_be_of_several_kinds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompt.safetensors");
+    let kinds = [KvKind::F16, KvKind::Int8, KvKind::Bits { keys: 8, values: 3 }, KvKind::K4V3];
+    let options = GenerateOptions { max_tokens: Some(6), ignore_eos: true, ..GenerateOptions::default() };
+    for device in devices() {
+        let model = shipped(device);
+        let mut generator = Generator::with_kinds(&model, &kinds);
+        generator.prompt(&ids(40), options.clone()).unwrap();
+        let config = model.config();
+        let of_layer =
+            |layer: usize| kinds[layer.min(3)].bytes_per_token(config.num_key_value_heads, config.head_dim);
+        let token: u64 = (0..config.num_hidden_layers).map(of_layer).sum();
+        let cache = generator.cache();
+        assert_eq!(cache.bytes() as u64, (cache.pages() * 128) as u64 * token);
+        assert_eq!((cache.kinds()[2], cache.kinds().last()), (kinds[2], Some(&KvKind::K4V3)));
+        generator.save_prompt(&path).unwrap();
+        let answer: Vec<u32> = generator.by_ref().map(Result::unwrap).collect();
+        let mut again = Generator::with_kinds(&shipped(Device::CPU), &kinds);
+        assert_eq!(again.load_prompt(&path).unwrap(), 40);
+        again.prompt(&[ids(40), answer[..1].to_vec()].concat(), options.clone()).unwrap();
+        assert_eq!(again.stats().cached_tokens, 40);
+        assert_eq!(again.by_ref().map(Result::unwrap).take(5).collect::<Vec<_>>(), answer[1..]);
+        let e = Generator::with_kinds(&model, &kinds[..3]).load_prompt(&path).unwrap_err().to_string();
+        assert!(e.contains("its kind is") && e.contains("f16,int8,k8v3,k4v3"), "{e}");
+    }
+}
+
+/// What no name stands for can still be written down.
+#[test]
+fn kinds_that_there_are_not_are_refused() {
+    let model = shipped(Device::CPU);
+    for kind in [
+        KvKind::Bits { keys: 7, values: 4 },
+        KvKind::Bits { keys: 0, values: 8 },
+        KvKind::Mlx { bits: 4, group: 0 },
+        KvKind::Mlx { bits: 5, group: 64 },
+    ] {
+        let e = Generator::new(&model, Some(kind)).prompt(&ids(3), GenerateOptions::default()).unwrap_err();
+        assert!(e.is_input() && e.to_string().contains(&kind.name()), "{e}");
+        let checkpoint =
+            Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller")).unwrap();
+        assert!(Fit::of(&checkpoint, None, kind).total() > 0);
+    }
+}
+
+/// A prompt is never written over what is no file.
+#[cfg(unix)]
+#[test]
+fn prompts_are_kept_in_files_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut generator = Generator::new(&shipped(Device::CPU), None);
+    generator.prompt(&ids(5), GenerateOptions::default()).unwrap();
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (path, why) in [
+        (socket, "not a regular file"),
+        (folder.path().to_path_buf(), "not a regular file"),
+        (folder.path().join("none/p.safetensors"), "there is no folder"),
+    ] {
+        let e = generator.save_prompt(&path).unwrap_err();
+        let text = e.to_string();
+        assert!(e.is_io() && text.contains(why) && text.contains(&*path.to_string_lossy()), "{e}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let text = folder.path().join("text");
+    std::fs::write(&text, "hello").unwrap();
+    let e = generator.load_prompt(&text).unwrap_err();
+    assert!(e.is_format() && e.to_string().contains("not a saved prompt"), "{e}");
 }
 
 #[test]

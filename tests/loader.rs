@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use unimlx::{Checkpoint, MlxModel, Quantization, Tokenizer, load_mlx_model};
+use unimlx::{Checkpoint, Device, LoadOptions, MlxModel, Model, Quantization, Tokenizer, load_mlx_model};
 
 /// Fixture folders of the dense and affine kinds.
 fn fixtures() -> Vec<PathBuf> {
@@ -184,8 +184,9 @@ impl Tiny {
         let data: Vec<_> = kept
             .map(|(name, (dtype, shape))| {
                 let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-                // Small numbers in every float type, and different in each tensor.
-                let byte = |i: usize| if i % 2 == 1 { 0x3c } else { (i / 2 + name.len()) as u8 };
+                // Small numbers in every float type, and different in each tensor, whatever its prefix.
+                let place = name.replace("language_model.", "").replace("model.", "").len();
+                let byte = |i: usize| if i % 2 == 1 { 0x3c } else { (i / 2 + place) as u8 };
                 (name.clone(), *dtype, shape.clone(), (0..len).map(byte).collect::<Vec<u8>>())
             })
             .collect();
@@ -217,6 +218,7 @@ impl Tiny {
 }
 
 const DOWN: &str = "model.layers.0.mlp.down_proj";
+const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 1234567\n";
 
 /// Shifts the data of a safetensors file to every alignment by padding its header.
 fn padded(file: &[u8], by: usize) -> Vec<u8> {
@@ -264,6 +266,41 @@ fn one_file_shards_memory_and_any_alignment_give_the_same_model() {
     assert_eq!(checkpoint.names().count(), tiny.tensors.len());
     let data: usize = tiny.tensors.values().map(|(d, s)| s.iter().product::<usize>() * d.bitsize() / 8).sum();
     assert_eq!(checkpoint.total_bytes(), data);
+}
+
+/// Embedding models come without `model.`, and parts of larger models with `language_model.`.
+#[test]
+fn names_may_have_other_prefixes() {
+    let eight = || json!({"bits": 8, "group_size": 64});
+    let quantization =
+        |down: &str, head: &str| json!({"bits": 4, "group_size": 64, down: eight(), head: eight()});
+    let usual = Tiny::new().set("quantization", quantization(DOWN, "lm_head"));
+    let usual = usual.set("tie_word_embeddings", json!(false)).tensor("lm_head.weight", Dtype::U32, &[8, 16]);
+    let usual =
+        usual.tensor("lm_head.scales", Dtype::F16, &[8, 1]).tensor("lm_head.biases", Dtype::F16, &[8, 1]);
+    let whole = usual.load().unwrap();
+    let ways: [fn(&str) -> String; 3] = [
+        |name| name.strip_prefix("model.").unwrap_or(name).into(),
+        |name| format!("language_model.{name}"),
+        |name| name.replacen("model.", "model.language_model.", 1),
+    ];
+    for way in ways {
+        let mut other = usual.clone().set("quantization", quantization(&way(DOWN), &way("lm_head")));
+        other.tensors = usual.tensors.iter().map(|(name, spec)| (way(name), spec.clone())).collect();
+        let other = other.tensor("vision.patch.weight", Dtype::F16, &[3]).load().unwrap();
+        assert_eq!((&whole.embedding, &whole.lm_head), (&other.embedding, &other.lm_head));
+        assert_eq!(whole.layers[0].mlp_down, other.layers[0].mlp_down);
+        assert_eq!(whole.norm, other.norm);
+    }
+}
+
+/// Old checkpoints have buffers that nobody computes with.
+#[test]
+fn tensors_that_nobody_asks_for_may_be_of_any_type() {
+    let tiny = Tiny::new().tensor("model.position_ids", Dtype::I64, &[3]).tensor("x", Dtype::BOOL, &[2]);
+    let options = LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() };
+    let model = Model::load(tiny.folder(), options).unwrap();
+    assert_eq!(unimlx::logits(&model, &[1, 2], None).unwrap().len(), 16);
 }
 
 #[test]
@@ -404,6 +441,8 @@ fn everything_broken_is_named() {
             tiny().file("a.safetensors", weights.clone()).file("b.safetensors", weights.clone()),
             ["b.safetensors", "tensor `", "also in"],
         ),
+        (with_weights(POINTER.into()), ["model.safetensors", "Git LFS pointer", "git lfs pull"]),
+        (tiny().file("config.json", POINTER), ["config.json", "Git LFS pointer", "git lfs pull"]),
         (
             tiny().file("model-1.safetensors", weights.clone()).file("model-2.safetensors", "x"),
             ["model-2.safetensors", "", "truncated"],
@@ -421,6 +460,9 @@ fn everything_broken_is_named() {
     assert!(load_mlx_model(dir.path()).unwrap_err().to_string().contains("config.json"));
     std::fs::write(dir.path().join("config.json"), Tiny::new().config.to_string()).unwrap();
     assert!(load_mlx_model(dir.path()).unwrap_err().to_string().contains("model.safetensors"));
+    std::fs::write(dir.path().join("pytorch_model.bin"), "x").unwrap();
+    let torch = load_mlx_model(dir.path()).unwrap_err().to_string();
+    assert!(torch.contains("no such file") && torch.contains("pytorch_model.bin cannot be read"), "{torch}");
     assert!(load_mlx_model(dir.path().join("config.json")).unwrap_err().is_io());
     assert!(Tokenizer::open(dir.path()).unwrap_err().to_string().contains("tokenizer.json"));
 }

@@ -22,10 +22,12 @@ Exit codes:
 
 Environment:
   UNIMLX_ADAPTER=NAME    use the adapter whose name contains this
-  UNIMLX_DISABLE=a,b     switch off subgroups, f16, dot4, coop, timestamps,
-                         unified, or all of these: baseline
+  UNIMLX_DISABLE=a,b     switch off subgroups, f16, dot4, coop8, coop16, coop,
+                         timestamps, unified, fast-device, or all: baseline
   UNIMLX_CHECKED=1       keep bounds checks in kernels
-  UNIMLX_LOG=debug       say what is going on";
+  UNIMLX_CACHE=DIR       keep compiled kernels there; empty keeps none
+  UNIMLX_LOG=debug       say what is going on
+  UNIMLX_MODEL, UNIMLX_DEVICE, UNIMLX_KV: what -m, --device, --kv are if not given";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -98,9 +100,9 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
     /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
-    /// GPU, f32 on the CPU]
-    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
-    pub(crate) kv: Option<KvKind>,
+    /// GPU, f32 on the CPU]; of several, each is a layer's, and the last that of all others
+    #[arg(long, value_name = "KIND,..", value_delimiter = ',', env = "UNIMLX_KV")]
+    pub(crate) kv: Vec<KvKind>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -152,6 +154,9 @@ pub(crate) struct ChatArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
+    /// Also say what is in a model folder, and how much context fits into memory here
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,6 +1,6 @@
 //! `unimlx bench`: tokens per second, as llama-bench counts them, and where the time goes.
 
-use super::args::{BenchArgs, Output};
+use super::args::{BenchArgs, On, Output};
 use super::model::{checkpoint, load, load_by};
 use super::terminal::{bytes, say};
 use serde_json::{Value, json};
@@ -11,8 +11,11 @@ use unimlx::{
 
 /// Prints one row per kind of work, and with `--profile` one per kernel.
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
+    if args.model.device == On::Cpu && (args.roof || args.gemm.is_some()) {
+        return Err(Error::input("--roof and --gemm measure a GPU, and --device says cpu"));
+    }
     if args.roof {
-        return say(&unimlx::roofs(&Gpu::shared()?)?.to_string());
+        return roof(args.output);
     }
     if let Some(sides) = &args.gemm {
         return product(args, sides);
@@ -61,6 +64,20 @@ fn place(model: &Model) -> Result<String> {
         Device::GPU => Gpu::shared()?.name().to_string(),
         Device::CPU => format!("CPU, {} threads, {}", unimlx::threads(), unimlx::simd_name()),
     })
+}
+
+/// What the GPU can do at best.
+fn roof(output: Output) -> Result<()> {
+    let roofs = unimlx::roofs(&Gpu::shared()?)?;
+    if output == Output::Table {
+        return say(&roofs.to_string());
+    }
+    let mut sheet = Sheet::new(output, &[("roof", 0), ("value", 0), ("unit", 0)]);
+    for (name, value, unit) in roofs.rows() {
+        let object = json!({ "device": roofs.adapter, "roof": name, "value": value, "unit": unit });
+        sheet.row(&[name.to_string(), format!("{value:.2}"), unit.to_string()], &object)?;
+    }
+    Ok(())
 }
 
 /// The first token of this process, and where its time went.
@@ -220,7 +237,8 @@ impl About {
 fn print(profile: &Profile, output: Output, roof: Option<f64>) -> Result<()> {
     let (kernels, whole, n) = (profile.kernel_seconds(), profile.whole, profile.dispatches());
     let us = |seconds: f64| format!("{:.1}", seconds * 1e6);
-    let between = (whole - kernels) / n.max(1) as f64;
+    // The two are measured apart: on a software adapter the kernels may seem to take longer than the whole.
+    let between = (whole - kernels).max(0.0) / n.max(1) as f64;
     let note = format!(
         "\n{}, one step on the GPU: {} us; {n} dispatches whose kernels take {} us, and {:.2} us between two.\n\
          Kernel times are between timestamps, less {:.2} us, which an empty dispatch takes there.\n",
@@ -273,24 +291,29 @@ fn print(profile: &Profile, output: Output, roof: Option<f64>) -> Result<()> {
 struct Sheet<'a> {
     output: Output,
     columns: &'a [(&'static str, usize)],
-    begun: bool,
+    /// What the cells of the first row need, at least what the columns say.
+    widths: Vec<usize>,
 }
 
 impl<'a> Sheet<'a> {
     fn new(output: Output, columns: &'a [(&'static str, usize)]) -> Self {
-        Self { output, columns, begun: false }
+        Self { output, columns, widths: Vec::new() }
     }
 
     /// `cells` are for people; the object's members are for programs.
     fn row(&mut self, cells: &[String], object: &Value) -> Result<()> {
-        let head = !std::mem::replace(&mut self.begun, true);
+        let head = self.widths.is_empty();
+        if head {
+            let widths = self.columns.iter().zip(cells);
+            self.widths = widths.map(|((_, width), cell)| cell.chars().count().max(*width)).collect();
+        }
         let names = || self.columns.iter().map(|(name, _)| name.to_string());
         let mut text = String::new();
         match self.output {
             Output::Table => {
                 let line = |cells: &[String]| {
-                    let cells = cells.iter().zip(self.columns);
-                    let line: Vec<_> = cells.map(|(cell, (_, width))| format!("{cell:<width$}")).collect();
+                    let cells = cells.iter().zip(&self.widths);
+                    let line: Vec<_> = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
                     format!("{}\n", line.join(" ").trim_end())
                 };
                 if head {

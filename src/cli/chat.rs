@@ -6,6 +6,7 @@ use super::model::{checkpoint, complete, load, options};
 use super::terminal::{Status, say};
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let template =
         template.ok_or_else(|| Error::unsupported("the model has no chat template; try generate"))?;
     let model = load(&args.model, &checkpoint)?;
-    let mut generator = Generator::new(&model, args.sampling.kv);
+    let mut generator = Generator::with_kinds(&model, &args.sampling.kv);
 
     let stopped = Arc::new(AtomicBool::new(false));
     let flag = stopped.clone();
@@ -38,6 +39,9 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => return Ok(()),
+            Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::InvalidData => {
+                return Err(Error::input("standard input: not UTF-8 text"));
+            }
             Err(e) => return Err(Error::io(format!("line editor: {e}"))),
         };
         match line.trim() {

@@ -19,7 +19,7 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         let checkpoint = checkpoint(args.model.as_deref())?;
         KvKind::ALL.map(|kind| (kind, Fit::of(&checkpoint, args.context, kind)))
     };
-    let context = kinds[0].1.context;
+    let (context, most) = (kinds[0].1.context, kinds[0].1.most);
     if args.json {
         let rows = kinds.iter().map(|(kind, fit)| {
             json!({
@@ -32,6 +32,7 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         });
         let object = json!({
             "context": context,
+            "model_context": most,
             "weight_bytes": kinds[0].1.weights,
             "scratch_bytes": kinds[0].1.scratch,
             "memory_bytes": memory,
@@ -40,8 +41,10 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         return say(&format!("{object:#}\n"));
     }
     let weights = if args.config.is_some() { "not counted".into() } else { bytes(kinds[0].1.weights) };
+    let beyond =
+        if context > most { format!(", but the model's own limit is {most}") } else { String::new() };
     let mut text = format!(
-        "weights           {weights}\nscratch           {}\ncontext           {context} tokens\n",
+        "weights           {weights}\nscratch           {}\ncontext           {context} tokens{beyond}\n",
         bytes(kinds[0].1.scratch)
     );
     match memory {

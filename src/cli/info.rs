@@ -1,9 +1,12 @@
 //! `unimlx info`: what this machine offers, what was chosen, what was switched off.
 
 use super::args::InfoArgs;
+use super::model::checkpoint;
 use super::terminal::{bytes, say};
 use serde_json::{Value, json};
-use unimlx::{Error, Gpu, Result};
+use std::collections::BTreeSet;
+use std::path::Path;
+use unimlx::{Error, Fit, Gpu, KvKind, Result};
 
 /// Prints a table or, with `--json`, one object.
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
@@ -12,7 +15,10 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         Ok(gpu) => describe(&gpu, args)?,
         Err(e) => json!({ "missing": e.to_string() }),
     };
-    let all = json!({ "version": env!("CARGO_PKG_VERSION"), "gpu": gpu, "cpu": cpu });
+    let mut all = json!({ "version": env!("CARGO_PKG_VERSION"), "gpu": gpu, "cpu": cpu });
+    if let Some(folder) = &args.model {
+        all["model"] = model(folder)?;
+    }
     if args.json { say(&format!("{all:#}\n")) } else { say(&table(&all)) }
 }
 
@@ -50,6 +56,33 @@ fn describe(gpu: &std::sync::Arc<Gpu>, args: &InfoArgs) -> Result<Value> {
         all["kernels_wrong"] = json!(wrong);
     }
     Ok(all)
+}
+
+/// What is in a folder.
+fn model(folder: &Path) -> Result<Value> {
+    let checkpoint = checkpoint(Some(folder))?;
+    let config = checkpoint.config();
+    let mut formats = BTreeSet::new();
+    for module in checkpoint.names().filter_map(|name| name.strip_suffix(".weight")) {
+        formats.insert(match checkpoint.quantization_of(module)? {
+            Some(quantization) => quantization.to_string(),
+            None => checkpoint.tensor(&format!("{module}.weight"))?.dtype().to_string(),
+        });
+    }
+    let memory = unimlx::memory::host_memory();
+    let kinds = KvKind::ALL.map(|kind| {
+        let fit = Fit::of(&checkpoint, None, kind);
+        let most = memory.map(|memory| fit.context_in(memory));
+        json!({ "kv": kind.name(), "kv_bytes_per_token": fit.cache_per_token, "context_that_fits": most })
+    });
+    Ok(json!({
+        "type": config.model_type, "layers": config.num_hidden_layers, "hidden": config.hidden_size,
+        "heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim, "vocabulary": config.vocab_size,
+        "weight_bytes": checkpoint.total_bytes(), "formats": formats,
+        "context": Fit::of(&checkpoint, None, KvKind::F16).most,
+        "chat_template": checkpoint.chat_template()?.is_some(), "kinds": kinds,
+    }))
 }
 
 fn table(all: &Value) -> String {
@@ -94,5 +127,24 @@ fn table(all: &Value) -> String {
         );
     }
     row("cpu", format!("{}, {} threads", word(&all["cpu"]["simd"]), all["cpu"]["threads"]));
+    let model = &all["model"];
+    if !model.is_null() {
+        let [layers, hidden, heads, kv_heads, d] =
+            ["layers", "hidden", "heads", "kv_heads", "head_dim"].map(|field| &model[field]);
+        let shape = format!("{layers} layers of {hidden}, {heads} heads over {kv_heads} of {d}");
+        row("model", format!("{}, {shape}, vocabulary {}", word(&model["type"]), model["vocabulary"]));
+        let size = bytes(model["weight_bytes"].as_u64().unwrap_or(0));
+        row("weights", format!("{size}: {}", list(&model["formats"])));
+        row("context", format!("{} tokens", model["context"]));
+        row("chat template", if model["chat_template"] == true { "there is one" } else { "none" }.into());
+        for kind in model["kinds"].as_array().into_iter().flatten() {
+            let most = kind["context_that_fits"].as_u64().map(|most| format!("; {most} tokens fit"));
+            let each = bytes(kind["kv_bytes_per_token"].as_u64().unwrap_or(0));
+            row(
+                &format!("kv {}", word(&kind["kv"])),
+                format!("{each} per token{}", most.unwrap_or_default()),
+            );
+        }
+    }
     text
 }

@@ -43,7 +43,7 @@ impl Packing {
 
     /// Groups of one head.
     pub const fn groups(self, d: usize) -> usize {
-        d.div_ceil(self.group)
+        d.div_ceil(if self.group > 0 { self.group } else { 1 })
     }
 
     /// Words of a row of `heads` heads.
@@ -157,7 +157,7 @@ impl Packing {
 
     /// The `d` values of head `head` of a row of `heads`, in the rotated basis if there is one.
     #[inline(always)]
-    pub(super) fn read_head(self, row: &[u32], heads: usize, head: usize, d: usize, out: &mut [f32]) {
+    pub(crate) fn read_head(self, row: &[u32], heads: usize, head: usize, d: usize, out: &mut [f32]) {
         let (words, groups, zero) = (self.head_words(d), self.groups(d), self.zero());
         let scales = &row[heads * words..];
         let row = &row[head * words..][..words];

@@ -94,10 +94,17 @@ impl Batch {
     /// # Errors
     /// Another number of slots.
     pub fn new(model: &Model, slots: usize, kind: Option<KvKind>) -> Result<Self> {
+        Self::with_kinds(model, slots, kind.as_slice())
+    }
+
+    /// [`Batch::new`] with a cache as [`Generator::with_kinds`](crate::Generator::with_kinds) has it.
+    ///
+    /// # Errors
+    /// Another number of slots.
+    pub fn with_kinds(model: &Model, slots: usize, kinds: &[KvKind]) -> Result<Self> {
         if !(1..=MOST).contains(&slots) {
             return Err(Error::input(format!("a batch of {slots} sequences, expected 1 to {MOST}")));
         }
-        let kind = kind.unwrap_or(KvKind::default_for(model.device()));
         let lane = |slot| Lane {
             sequence: Sequence::new(model, slot),
             pending: None,
@@ -108,7 +115,7 @@ impl Batch {
         };
         Ok(Self {
             model: model.clone(),
-            runner: Runner::new(model, slots, kind),
+            runner: Runner::with_kinds(model, slots, kinds),
             lanes: (0..slots).map(lane).collect(),
             prefixes: true,
             turns: 0,

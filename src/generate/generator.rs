@@ -88,10 +88,22 @@ impl Generator {
     /// A generator with an empty cache; `kind` is how it keeps keys and values, by default what suits the
     /// model's device.
     pub fn new(model: &Model, kind: Option<KvKind>) -> Self {
-        let kind = kind.unwrap_or(KvKind::default_for(model.device()));
+        Self::with_kinds(model, kind.as_slice())
+    }
+
+    /// A generator whose cache keeps the first layers in `kinds`, one each, and all others in the last of these.
+    ///
+    /// ```no_run
+    /// # use unimlx::{Generator, KvKind, Model};
+    /// # fn example(model: &Model) {
+    /// // The first two layers are coded more finely than the rest.
+    /// let generator = Generator::with_kinds(model, &[KvKind::Int8, KvKind::Int8, KvKind::K4V3]);
+    /// # }
+    /// ```
+    pub fn with_kinds(model: &Model, kinds: &[KvKind]) -> Self {
         Self {
             model: model.clone(),
-            runner: Runner::new(model, 1, kind),
+            runner: Runner::with_kinds(model, 1, kinds),
             sequence: Sequence::new(model, 0),
             pending: None,
             ahead: None,

@@ -68,9 +68,16 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(model: &Model, slots: usize, kind: KvKind) -> Self {
+        Self::with_kinds(model, slots, &[kind])
+    }
+
+    /// A runner whose cache keeps each layer in its own kind; the last of `kinds` is that of all that are left, and by
+    /// default what suits the device.
+    pub(super) fn with_kinds(model: &Model, slots: usize, kinds: &[KvKind]) -> Self {
         // Who shares a model waits for others' chunks.
         let chunk = if slots > 1 { CHUNK } else { chunk_on(model.device()) };
-        let mut cache = model.cache(slots, kind);
+        let mut cache = model.cache(slots, KvKind::default_for(model.device()));
+        cache.set_kinds(kinds);
         cache.set_chunk(chunk);
         let (generation, latest) = (cache.generation(), (0, Want::Last));
         Self {
@@ -149,7 +156,7 @@ impl Runner {
         if tokens > most {
             return Err(Error::input(format!("{tokens} tokens are more than the model's context of {most}")));
         }
-        self.cache.kind().check(self.model.config().head_dim)?;
+        self.cache.check()?;
         if self.cache.wants_bases() {
             self.cache.set_bases(&self.model.bases()?)?;
         }
@@ -174,7 +181,7 @@ impl Runner {
     /// # Errors
     /// As [`Generator::load_prompt`](super::Generator::load_prompt).
     pub(super) fn restore(&mut self, path: &Path) -> Result<Vec<u32>> {
-        self.cache.kind().check(self.model.config().head_dim)?;
+        self.cache.check()?;
         self.cache.truncate(0, 0);
         let tokens = self.cache.load(path, self.model.fingerprint(), self.model.context_length());
         self.rebind();

@@ -156,7 +156,7 @@ impl Gpu {
             .guarded("reading the pipeline cache", || file.raw.get_data())
             .and_then(|data| data.map_or(Ok(()), |data| write(&file.path, &keys, &data)));
         if let Err(e) = outcome {
-            log::warn!("{}: compiled kernels are not kept: {e}", file.path.display());
+            unkept(&file.path, &e);
         }
         let cost = start.elapsed().max(Duration::from_micros(100));
         lock(&file.content).next_save = Instant::now() + cost * SHARE;
@@ -222,6 +222,15 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&part);
         Error::io(e)
     })
+}
+
+/// Says, once in a process, that a file of the cache folder cannot be written.
+pub(crate) fn unkept(path: &Path, e: &Error) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    log::debug!("{}: not kept: {e}", path.display());
+    SAID.call_once(|| {
+        log::warn!("{}: {e}; what is compiled and tried now will be again next time", path.display());
+    });
 }
 
 /// The user's folder for what can be made again: `UNIMLX_CACHE` (none if that is empty), or `unimlx` in the

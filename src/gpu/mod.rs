@@ -34,7 +34,7 @@ mod vulkan;
 pub use caps::{Caps, Tier};
 pub(crate) use counters::{Counters, Spent, counters};
 pub use device::{Gpu, Ticket};
-pub(crate) use disk::write_whole;
+pub(crate) use disk::{unkept, write_whole};
 pub use encode::Prepared;
 pub use memory::Buffer;
 pub use open::Options;

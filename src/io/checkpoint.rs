@@ -74,10 +74,17 @@ impl Checkpoint {
             Some(text) => GenerationConfig::parse(&files.describe(name), &text)?,
             None => GenerationConfig::default(),
         };
-        let (shards, tensors) = match weight_map(&files)? {
+        let (mut shards, mut tensors) = match weight_map(&files)? {
             Some(map) => open_indexed(&files, map)?,
             None => open_all(&files)?,
         };
+        if let Some(usual) = usual_names(&tensors) {
+            shards.iter_mut().for_each(|shard| shard.rename(usual));
+            tensors = tensors.into_iter().map(|(name, shard)| (usual(&name), shard)).collect();
+            if let Some(quantization) = &mut config.quantization {
+                quantization.rename(usual);
+            }
+        }
         if !config.tie_is_stated {
             config.tie_word_embeddings = !tensors.contains_key("lm_head.weight");
         }
@@ -132,17 +139,17 @@ impl Checkpoint {
 
     /// A number that other weights or another configuration do not have: of the configuration, and of each tensor's
     /// name, type, shape, and first and last bytes.
-    pub(crate) fn fingerprint(&self) -> Result<String> {
+    pub(crate) fn fingerprint(&self) -> String {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
         hash.add(self.config.raw().to_string().as_bytes());
         for name in self.names() {
-            let tensor = self.tensor(name)?;
-            hash.add(format!("{name} {} {:?}", tensor.dtype(), tensor.shape()).as_bytes());
-            let bytes = tensor.bytes();
+            let stored = self.tensors.get(name).and_then(|&shard| self.shards[shard].stored(name));
+            let Some((dtype, shape, bytes)) = stored else { continue };
+            hash.add(format!("{name} {dtype} {shape:?}").as_bytes());
             hash.add(&bytes[..bytes.len().min(64)]);
             hash.add(&bytes[bytes.len().saturating_sub(64)..]);
         }
-        Ok(format!("{:016x}", hash.0))
+        format!("{:016x}", hash.0)
     }
 
     /// A tensor's type, shape and bytes.
@@ -252,6 +259,26 @@ impl Checkpoint {
     }
 }
 
+/// What turns a folder's names into those that architectures ask for, if they are others: embedding models are
+/// published without `model.`, and language models that were part of another with `language_model.`.
+fn usual_names(tensors: &BTreeMap<String, usize>) -> Option<fn(&str) -> String> {
+    let has = |name: &str| tensors.contains_key(name);
+    if has("model.embed_tokens.weight") {
+        None
+    } else if has("embed_tokens.weight") {
+        Some(|name| match name.split('.').next() {
+            Some("lm_head") => name.into(),
+            _ => format!("model.{name}"),
+        })
+    } else if has("language_model.model.embed_tokens.weight") {
+        Some(|name| name.strip_prefix("language_model.").unwrap_or(name).into())
+    } else if has("model.language_model.embed_tokens.weight") {
+        Some(|name| name.replacen("model.language_model.", "model.", 1))
+    } else {
+        None
+    }
+}
+
 /// The index: tensor to file. `None` without one, or if it is a leftover beside a single whole file.
 fn weight_map(files: &Files) -> Result<Option<BTreeMap<String, String>>> {
     let Some(text) = files.read(INDEX)? else { return Ok(None) };
@@ -310,8 +337,14 @@ fn open_all(files: &Files) -> Result<Opened> {
         names.retain(|name| name.starts_with("model"));
     }
     if names.is_empty() {
+        let others =
+            |name: &String| name.ends_with(".bin") || name.ends_with(".gguf") || name.ends_with(".pth");
+        let why = match files.names()?.into_iter().find(others) {
+            Some(other) => format!("; {other} cannot be read"),
+            None => String::new(),
+        };
         return Err(Error::io(format!(
-            "{}: no such file, and no other *.safetensors",
+            "{}: no such file, and no other *.safetensors{why}",
             files.describe(SINGLE)
         )));
     }

@@ -105,6 +105,14 @@ impl Files {
     }
 }
 
+/// Refuses what a clone has in the place of a large file where Git LFS is not installed.
+pub(crate) fn check_is_content(bytes: &[u8]) -> Result<()> {
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Err(Error::format("a Git LFS pointer in place of the file: `git lfs pull` fetches it"));
+    }
+    Ok(())
+}
+
 /// Whether a name from an index stays inside the model folder: one plain component, no `..`, no root.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();

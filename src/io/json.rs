@@ -4,7 +4,8 @@
 //! [`Fields`] is an object together with its path from the top of the file; each getter checks one
 //! field. `null` counts as absent, as it does in `transformers`.
 
-use crate::error::{Error, Result};
+use super::files::check_is_content;
+use crate::error::{Context, Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::fmt::Display;
@@ -12,6 +13,7 @@ use std::ops::RangeInclusive;
 
 /// Parses a JSON file.
 pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Value> {
+    check_is_content(bytes).context(file)?;
     // Some editors put a byte order mark in front.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     serde_json::from_slice(bytes).map_err(|e| Error::format(format!("{file}: not valid JSON: {e}")))

@@ -98,6 +98,12 @@ impl QuantizationConfig {
         Ok(Some(Self { default, overrides }))
     }
 
+    /// Calls the modules of which it says something otherwise.
+    pub(crate) fn rename(&mut self, name: impl Fn(&str) -> String) {
+        let overrides = std::mem::take(&mut self.overrides);
+        self.overrides = overrides.into_iter().map(|(module, how)| (name(&module), how)).collect();
+    }
+
     /// What the configuration says about a module; `None`: it is not quantized.
     pub(crate) fn of(&self, module: &str) -> Option<Quantization> {
         self.overrides.get(module).copied().unwrap_or(Some(self.default))

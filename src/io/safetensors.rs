@@ -9,6 +9,7 @@
 //!
 //! Tensor data is only byte-aligned (a header may have any length), so nobody may cast it blindly.
 
+use super::files::check_is_content;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::layout::checked_size;
@@ -191,6 +192,12 @@ impl SafetensorsFile {
         &self.file
     }
 
+    /// Calls every tensor otherwise.
+    pub(crate) fn rename(&mut self, name: impl Fn(&str) -> String) {
+        self.tensors =
+            std::mem::take(&mut self.tensors).into_iter().map(|(old, e)| (name(&old), e)).collect();
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -198,6 +205,11 @@ impl SafetensorsFile {
     /// All names, sorted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor's dtype as the file spells it, its shape and its bytes, whatever they are.
+    pub(crate) fn stored(&self, name: &str) -> Option<(&str, &[usize], &[u8])> {
+        self.tensors.get(name).map(|e| (e.dtype.as_str(), &e.shape[..], &self.data[e.range.clone()]))
     }
 
     /// Bytes of one tensor's data; 0 if there is none.
@@ -212,7 +224,10 @@ impl SafetensorsFile {
             .get(name)
             .ok_or_else(|| Error::format(format!("{}: no tensor `{name}`", self.file)))?;
         let dtype = dtype_of(&entry.dtype).ok_or_else(|| {
-            Error::unsupported(format!("{}: tensor `{name}` has dtype {}", self.file, entry.dtype))
+            Error::unsupported(format!(
+                "{}: tensor `{name}` has dtype {}; f32, f16, bf16 and MLX's packed u32 can be computed with",
+                self.file, entry.dtype
+            ))
         })?;
         Ok(TensorView {
             name: name.to_owned(),
@@ -257,6 +272,7 @@ fn parse_header(bytes: &[u8]) -> Result<(BTreeMap<String, Entry>, usize)> {
             bytes.len()
         )));
     };
+    check_is_content(bytes)?;
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
         return Err(Error::format(format!(

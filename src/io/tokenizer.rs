@@ -8,7 +8,7 @@
 //! whole. The stream holds text back until later tokens cannot change it, so that its pieces always
 //! concatenate to the decoding of all ids at once.
 
-use super::files::Files;
+use super::files::{Files, check_is_content};
 use super::json::{self, Fields};
 use crate::error::{Context, Error, Result};
 use std::path::Path;
@@ -37,7 +37,12 @@ impl Tokenizer {
     /// # Errors
     /// Malformed content.
     pub fn from_bytes(tokenizer_json: &[u8]) -> Result<Self> {
-        let fail = |e: &dyn std::fmt::Display| Error::format(format!("{TOKENIZER}: {e}"));
+        Self::parse(tokenizer_json).context(TOKENIZER)
+    }
+
+    fn parse(tokenizer_json: &[u8]) -> Result<Self> {
+        check_is_content(tokenizer_json)?;
+        let fail = |e: &dyn std::fmt::Display| Error::format(e);
         // The crate panics on some text that is not JSON, and on some JSON that is inconsistent.
         serde_json::from_slice::<serde::de::IgnoredAny>(tokenizer_json)
             .map_err(|e| fail(&format_args!("not valid JSON: {e}")))?;
@@ -59,7 +64,7 @@ impl Tokenizer {
                 Error::io(format!("{file}: no such file"))
             });
         };
-        let mut tokenizer = Self::from_bytes(&bytes).with_context(|| files.describe(TOKENIZER))?;
+        let mut tokenizer = Self::parse(&bytes).with_context(|| files.describe(TOKENIZER))?;
         tokenizer.eos_token_ids = tokenizer.find_eos(files)?;
         Ok(tokenizer)
     }

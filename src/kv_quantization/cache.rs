@@ -22,12 +22,13 @@ pub struct KvCache {
     pub(super) groups: Vec<Group>,
     /// The group of each layer.
     group_of: Vec<usize>,
-    /// The basis of each layer's heads, `[8, width]`, where the kind asks for one.
+    /// The basis of each layer's heads, `[8, width]`, where any kind asks for one.
     pub(super) bases: Vec<MLXArray>,
     pub(super) layer_count: usize,
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
-    kind: KvKind,
+    /// How each layer stores them.
+    kinds: Vec<KvKind>,
     device: Device,
     /// Tokens in each slot.
     pub(super) lens: Vec<usize>,
@@ -65,7 +66,7 @@ impl KvCache {
             layer_count: windows.len(),
             kv_heads,
             head_dim,
-            kind,
+            kinds: vec![kind; windows.len()],
             device,
             lens: vec![0; slots],
             named: vec![Vec::new(); slots],
@@ -73,6 +74,14 @@ impl KvCache {
             capacity: 0,
             budget: usize::MAX,
             generation: 0,
+        }
+    }
+
+    /// Chooses how each layer stores keys and values, before the first reservation: the last of `kinds` is that of all
+    /// layers that are left.
+    pub(crate) fn set_kinds(&mut self, kinds: &[KvKind]) {
+        for (layer, kind) in self.kinds.iter_mut().enumerate() {
+            *kind = *kinds.get(layer).or(kinds.last()).unwrap_or(kind);
         }
     }
 
@@ -103,19 +112,19 @@ impl KvCache {
     }
 
     /// An array for keys and one for values of a layer.
-    fn pair(&self, pages: usize) -> Result<[MLXArray; 2]> {
+    fn pair(&self, layer: usize, pages: usize) -> Result<[MLXArray; 2]> {
         let one = |i: usize| {
-            let width = self.kind.packing().map_or(self.kv_heads * self.head_dim, |packing| {
+            let width = self.packing(layer).map_or(self.kv_heads * self.head_dim, |packing| {
                 packing[i].row_words(self.kv_heads, self.head_dim)
             });
-            MLXArray::mutable(&[pages * PAGE, width], self.kind.dtype(), self.device)
+            MLXArray::mutable(&[pages * PAGE, width], self.kinds[layer].dtype(), self.device)
         };
         Ok([one(0)?, one(1)?])
     }
 
     /// Whether heads are to lie in a basis that nobody has told yet.
     pub(crate) fn wants_bases(&self) -> bool {
-        self.kind.has_basis() && self.bases.is_empty()
+        self.bases.is_empty() && self.kinds.iter().any(|kind| kind.has_basis())
     }
 
     /// Says in what basis the heads of each layer lie, `[8, width]`, before anything is written.
@@ -204,11 +213,11 @@ impl KvCache {
             if self.group_of[layer] != group {
                 layers.push(match old {
                     Some(old) => old.clone(),
-                    None => self.pair(1)?,
+                    None => self.pair(layer, 1)?,
                 });
                 continue;
             }
-            let new = self.pair(total)?;
+            let new = self.pair(layer, total)?;
             for (old, new) in old.into_iter().flatten().zip(&new).filter(|(old, _)| old.size() > 0) {
                 if let (Some(from), Some(to)) = (old.buffer(), new.buffer()) {
                     to.copy_from(&from, &[[0, 0, old.nbytes()]])?;
@@ -222,9 +231,22 @@ impl KvCache {
         Ok(())
     }
 
-    /// How keys and values are coded, if they are not floats.
-    pub(crate) fn packing(&self) -> Option<[Packing; 2]> {
-        self.kind.packing()
+    /// How keys and values of a layer are coded, if they are not floats.
+    pub(crate) fn packing(&self, layer: usize) -> Option<[Packing; 2]> {
+        self.kinds[layer].packing()
+    }
+
+    /// The basis of a layer's heads, where its kind asks for one.
+    pub(super) fn basis(&self, layer: usize) -> Option<&MLXArray> {
+        self.bases.get(layer).filter(|_| self.kinds[layer].has_basis())
+    }
+
+    /// Whether heads can be stored so.
+    ///
+    /// # Errors
+    /// `is_input`: they cannot.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.kinds.iter().try_for_each(|kind| kind.check(self.head_dim))
     }
 
     /// What pages sequences have in a layer, `[slots * pages of a slot]`.
@@ -308,9 +330,9 @@ impl KvCache {
         self.device
     }
 
-    /// How keys and values are stored.
-    pub fn kind(&self) -> KvKind {
-        self.kind
+    /// How each layer stores keys and values.
+    pub fn kinds(&self) -> &[KvKind] {
+        &self.kinds
     }
 
     /// Bytes of all buffers.

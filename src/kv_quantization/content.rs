@@ -66,8 +66,8 @@ impl KvCache {
         places: &MLXArray,
     ) -> (MLXArray, MLXArray) {
         let ([keys, values], table) = (&self.layers[layer], self.table(layer));
-        let Some(packing) = self.kind().packing() else {
-            let write = |cache, rows: &MLXArray| match self.kind() {
+        let Some(packing) = self.packing(layer) else {
+            let write = |cache, rows: &MLXArray| match self.kinds()[layer] {
                 KvKind::Simulated(baseline) => MLXArray::apply(
                     ops::KvWrite,
                     &[cache, &baseline.round(rows, self.head_dim), places, table],
@@ -78,7 +78,7 @@ impl KvCache {
         };
         let pack = |i: usize, cache: &MLXArray, rows: &MLXArray| {
             let op = ops::KvPack { packing: packing[i], values: i == 1, head_dim: self.head_dim };
-            match self.bases.get(layer) {
+            match self.basis(layer) {
                 Some(basis) => MLXArray::apply(op, &[cache, rows, places, table, basis]),
                 None => MLXArray::apply(op, &[cache, rows, places, table]),
             }
@@ -88,7 +88,7 @@ impl KvCache {
 
     /// Queries `[t, heads, head_dim]` into the basis that the layer's keys lie in; or sums of its values out of it.
     pub(crate) fn turn(&self, layer: usize, x: &MLXArray, inverse: bool) -> MLXArray {
-        match (self.kind().packing(), self.bases.get(layer)) {
+        match (self.packing(layer), self.basis(layer)) {
             (Some([packing, _]), Some(basis)) if !packing.affine => {
                 MLXArray::apply(ops::Rotate { inverse }, &[x, basis])
             }
@@ -102,8 +102,8 @@ impl KvCache {
     /// # Errors
     /// `is_input`: a packed cache; no memory, a device that does not answer.
     pub(crate) fn take(&mut self, other: &Self) -> Result<()> {
-        if other.packing().is_some() {
-            return Err(Error::input(format!("a cache of kind {} cannot become another", other.kind())));
+        if let Some(kind) = other.kinds().iter().find(|kind| kind.packing().is_some()) {
+            return Err(Error::input(format!("a cache of kind {kind} cannot become another")));
         }
         let device = self.device();
         let leaf = |words: &[u32], dims: &[usize]| {

@@ -8,6 +8,9 @@ use crate::ops::Packing;
 use std::fmt;
 use std::str::FromStr;
 
+/// Bits that keys and values may have.
+const BITS: [u8; 4] = [3, 4, 5, 8];
+
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -24,6 +27,13 @@ pub enum KvKind {
     Int4,
     /// Keys in 4 bits, values in 3: about an eighth of f32.
     K4V3,
+    /// Keys and values in these bits, 3, 4, 5 or 8: `k8v3`, `k5v4` and so on.
+    Bits {
+        /// Bits of the keys.
+        keys: u8,
+        /// Bits of the values.
+        values: u8,
+    },
     /// mlx-lm's affine cache with its exact numbers, scales and biases in f32.
     Mlx {
         /// 4 or 8.
@@ -61,6 +71,7 @@ impl KvKind {
             Self::K8V4 => "k8v4".into(),
             Self::Int4 => "int4".into(),
             Self::K4V3 => "k4v3".into(),
+            Self::Bits { keys, values } => format!("k{keys}v{values}"),
             Self::Mlx { bits, group: 64 } => format!("mlx{bits}"),
             Self::Mlx { bits, group } => format!("mlx{bits}-g{group}"),
             Self::Plain(k, v) => format!("k{k}v{v}-plain"),
@@ -93,14 +104,14 @@ impl KvKind {
             Self::K8V4 => (8, 4),
             Self::Int4 => (4, 4),
             Self::K4V3 => (4, 3),
-            Self::Plain(k, v) => (k as u32, v as u32),
+            Self::Bits { keys: k, values: v } | Self::Plain(k, v) => (k as u32, v as u32),
         };
         Some([Packing::rotated(k), Packing::rotated(v)])
     }
 
     /// Whether heads are centred and balanced before they are coded.
     pub(crate) const fn has_basis(self) -> bool {
-        matches!(self, Self::Int8 | Self::K8V4 | Self::Int4 | Self::K4V3)
+        matches!(self, Self::Int8 | Self::K8V4 | Self::Int4 | Self::K4V3 | Self::Bits { .. })
     }
 
     /// Elements of the arrays.
@@ -115,9 +126,15 @@ impl KvKind {
     /// Whether heads of this size can be stored so.
     ///
     /// # Errors
-    /// `is_input`: mlx's groups must divide a head.
+    /// `is_input`: bits or groups that there are not; mlx's groups must divide a head.
     pub(crate) fn check(self, head_dim: usize) -> Result<()> {
+        let known = match self {
+            Self::Bits { keys, values } => BITS.contains(&keys) && BITS.contains(&values),
+            Self::Mlx { bits, group } => matches!(bits, 4 | 8) && matches!(group, 32 | 64 | 128),
+            _ => true,
+        };
         match self {
+            _ if !known => Err(Error::input(format!("KV cache kind `{}`: there is none", self.name()))),
             Self::Mlx { group, .. } if !head_dim.is_multiple_of(group as usize) => {
                 Err(Error::input(format!(
                     "KV cache kind `{}`: heads of {head_dim} values are no whole groups of {group}",
@@ -140,9 +157,17 @@ impl FromStr for KvKind {
 
     fn from_str(name: &str) -> Result<Self> {
         let groups = [(8, 32), (4, 32), (8, 128), (4, 128)].map(|(bits, group)| Self::Mlx { bits, group });
-        Self::ALL.into_iter().chain(groups).find(|kind| kind.name() == name).ok_or_else(|| {
+        let pairs = BITS.iter().flat_map(|&keys| BITS.map(|values| Self::Bits { keys, values }));
+        let same = match name {
+            "k8v8" => "int8",
+            "k4v4" => "int4",
+            other => other,
+        };
+        let mut all = Self::ALL.into_iter().chain(groups).chain(pairs);
+        all.find(|kind| kind.name() == same).ok_or_else(|| {
             Error::input(format!(
-                "KV cache kind `{name}`; known are {}; mlx8 and mlx4 also with -g32 or -g128 at their end",
+                "KV cache kind `{name}`; known are {}; k8v3 and the like of 8, 5, 4 or 3 bits for keys and for values; \
+                 mlx8 and mlx4 also with -g32 or -g128 at their end",
                 Self::ALL.map(Self::name).join(", ")
             ))
         })
@@ -160,6 +185,14 @@ mod tests {
         }
         assert_eq!("mlx8-g32".parse::<KvKind>().unwrap(), KvKind::Mlx { bits: 8, group: 32 });
         assert!("int3".parse::<KvKind>().unwrap_err().is_input());
+        assert_eq!("k8v8".parse::<KvKind>().unwrap(), KvKind::Int8);
+        assert_eq!("k4v3".parse::<KvKind>().unwrap(), KvKind::K4V3);
+        let k8v3 = KvKind::Bits { keys: 8, values: 3 };
+        assert_eq!(("k8v3".parse::<KvKind>().unwrap(), k8v3.name()), (k8v3, "k8v3".to_string()));
+        for kind in [KvKind::Mlx { bits: 4, group: 0 }, KvKind::Bits { keys: 7, values: 4 }] {
+            assert!(kind.check(64).unwrap_err().is_input());
+            assert!(kind.bytes_per_token(2, 64) > 0);
+        }
     }
 
     /// Bits of a value with all that belongs to it, at heads of 128.

@@ -16,6 +16,8 @@ mod content;
 mod group;
 mod kind;
 mod pages;
+#[cfg(test)]
+mod regimes_tests;
 mod saved;
 mod sharing;
 

@@ -1,8 +1,8 @@
 //! What a cache holds of a prompt, as a safetensors file: made on one device, restored on any.
 //!
 //! Tensors: `tokens` `[n]`; of each layer `layers.<i>.keys` and `.values` `[n, width]`, as the cache stores them, and
-//! `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are zeros. The metadata says of which model, which kind and
-//! which version of this layout.
+//! `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are
+//! zeros. The metadata says of which model, which kind and which version of this layout.
 
 use super::cache::KvCache;
 use crate::dtype::Dtype;
@@ -36,7 +36,7 @@ impl KvCache {
                     self.stored(layer, array, n)?,
                 ));
             }
-            if let Some(basis) = self.bases.get(layer) {
+            if let Some(basis) = self.basis(layer) {
                 let mut bytes = vec![0; basis.nbytes()];
                 if let Some(buffer) = basis.buffer() {
                     buffer.read(&mut bytes)?;
@@ -44,8 +44,8 @@ impl KvCache {
                 tensors.push((format!("layers.{layer}.basis"), Stored::F32, basis.dims().to_vec(), bytes));
             }
         }
-        let said =
-            [("format", FORMAT), ("version", VERSION), ("model", model), ("kind", &self.kind().name())];
+        let kind = self.said_kind();
+        let said = [("format", FORMAT), ("version", VERSION), ("model", model), ("kind", &kind)];
         let said: HashMap<String, String> =
             said.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let fail = |e: safetensors::SafeTensorError| Error::io(format!("{}: {e}", path.display()));
@@ -53,10 +53,16 @@ impl KvCache {
             Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(fail)?))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
+        let fail = |e: &dyn std::fmt::Display| Error::io(format!("{}: {e}", path.display()));
+        if path.exists() && !path.is_file() {
+            return Err(fail(&"not a regular file"));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(fail(&format_args!("there is no folder {}", folder.display())));
+        }
         // A file that is there is replaced whole or not at all.
-        let partial = path.with_extension("partial");
-        safetensors::serialize_to_file(views, Some(said), &partial).map_err(fail)?;
-        std::fs::rename(&partial, path).map_err(|e| Error::io(format!("{}: {e}", path.display())))
+        safetensors::serialize_to_file(views, Some(said), path).map_err(|e| fail(&e))
     }
 
     /// Fills the first slot of an empty cache from a file; the tokens that it now holds. `most` is the context length.
@@ -66,13 +72,16 @@ impl KvCache {
     pub(crate) fn load(&mut self, path: &Path, model: &str, most: usize) -> Result<Vec<u32>> {
         let name = path.display().to_string();
         let bytes = Bytes::map(path)?;
-        let said = SafeTensors::read_metadata(&bytes).map_err(|e| Error::format(format!("{name}: {e}")))?.1;
+        let said = SafeTensors::read_metadata(&bytes)
+            .map_err(|e| Error::format(format!("{name}: not a saved prompt: {e}")))?
+            .1;
         let said = said.metadata().clone().unwrap_or_default();
-        let kind = self.kind().name();
+        let kind = self.said_kind();
         for (field, wanted) in [("format", FORMAT), ("version", VERSION), ("kind", &kind), ("model", model)] {
             let found = said.get(field).map_or("", String::as_str);
             if found != wanted {
-                return Err(Error::input(format!("{name}: its {field} is `{found}`, not `{wanted}`")));
+                let other = if field == "model" { "another: " } else { "" };
+                return Err(Error::input(format!("{name}: its {field} is {other}`{found}`, not `{wanted}`")));
             }
         }
         let file = SafetensorsFile::parse(name, bytes)?;
@@ -98,9 +107,12 @@ impl KvCache {
                 tokens.len()
             )));
         }
-        if self.kind().has_basis() {
+        if self.kinds().iter().any(|kind| kind.has_basis()) {
             let width = self.kv_heads * self.head_dim;
             let basis = |layer: usize| -> Result<Vec<f32>> {
+                if !self.kinds()[layer].has_basis() {
+                    return Ok(vec![0.0; 8 * width]); // nobody looks
+                }
                 let basis = tensor(&format!("layers.{layer}.basis"), Dtype::F32, &[8, width])?;
                 Ok(bytemuck::pod_collect_to_vec(basis.bytes()))
             };
@@ -126,6 +138,14 @@ impl KvCache {
             return Err(e);
         }
         Ok(tokens)
+    }
+}
+
+impl KvCache {
+    /// The kind as a file says it: one for all layers, or one for each.
+    fn said_kind(&self) -> String {
+        let names: Vec<String> = self.kinds().iter().map(|kind| kind.name()).collect();
+        if names.iter().all(|name| *name == names[0]) { names[0].clone() } else { names.join(",") }
     }
 }
 

@@ -113,7 +113,7 @@ impl Model {
     /// As [`Model::load`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Self> {
         let said = checkpoint.generation_config().clone();
-        let fingerprint = checkpoint.fingerprint()?;
+        let fingerprint = checkpoint.fingerprint();
         Self::build(Source::Checkpoint(checkpoint), checkpoint.config(), said, fingerprint, options)
     }
 

@@ -69,7 +69,7 @@ impl Heads {
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             window: self.window,
             slots: step.cache.slots(),
-            packed: step.cache.packing(),
+            packed: step.cache.packing(self.layer),
         };
         let q = step.cache.turn(self.layer, q, false);
         let o = MLXArray::apply(op, &[&q, &keys, &values, step.places, step.cache.table(self.layer)]);

@@ -4,7 +4,7 @@
 //! driver and version of this crate it holds; files of others count for nothing, and neither do damaged ones.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, write_whole};
+use crate::gpu::{Gpu, unkept, write_whole};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ impl Place {
         let mut all: Map<String, Value> = header.into_iter().collect();
         all.insert("kernels".into(), Value::Object(entries));
         if let Err(e) = write_whole(path, format!("{:#}\n", Value::Object(all)).as_bytes()) {
-            log::warn!("{}: not kept: {e}", path.display());
+            unkept(path, &e);
         }
     }
 }

@@ -20,6 +20,8 @@ mod graph;
 mod host;
 mod kept;
 mod program;
+#[cfg(test)]
+mod rules_tests;
 mod slots;
 #[cfg(test)]
 mod tests;

@@ -78,7 +78,7 @@ fn cache() -> &'static Mutex<HashMap<String, Arc<Plan>>> {
 }
 
 /// The plan for these outputs, and the arrays that its leaves stand for.
-fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray>)> {
+pub(super) fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray>)> {
     let fuse = fuses();
     let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
     let caps = gpu.as_ref().map(|g| g.caps());

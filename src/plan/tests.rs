@@ -10,10 +10,10 @@ use crate::reference::{self, Values};
 use proptest::prelude::*;
 
 /// Fusion is one switch for the process: tests that turn it, or count on it, take turns.
-static FUSION: std::sync::Mutex<()> = std::sync::Mutex::new(());
+pub(super) static FUSION: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// The GPU if there is one; none is a failure where one was promised.
-fn devices() -> Vec<Device> {
+pub(super) fn devices() -> Vec<Device> {
     match Gpu::shared() {
         Ok(_) => vec![Device::CPU, Device::GPU],
         Err(e) if std::env::var_os("UNIMLX_REQUIRE_GPU").is_some() => panic!("a GPU was promised: {e}"),
@@ -25,13 +25,13 @@ fn ramp(dims: &[usize], from: f32, step: f32) -> Vec<f32> {
     (0..dims.iter().product::<usize>()).map(|i| from + step * ((i * 37 + 11) % 101) as f32).collect()
 }
 
-fn array(dims: &[usize], from: f32, step: f32, device: Device) -> MLXArray {
+pub(super) fn array(dims: &[usize], from: f32, step: f32, device: Device) -> MLXArray {
     MLXArray::new_cpu(ramp(dims, from, step), ArrayShape::from_dims(dims).unwrap()).to_device(device)
 }
 
 /// Evaluates on the array's device and compares with the definition.
 #[track_caller]
-fn check(name: &str, x: &MLXArray, tolerance: f32) {
+pub(super) fn check(name: &str, x: &MLXArray, tolerance: f32) {
     let expected = reference::eval(x).unwrap();
     let mut program = Program::new(std::slice::from_ref(x)).unwrap();
     program.run().unwrap();
@@ -189,6 +189,30 @@ fn ten_ops_are_one_dispatch() {
     let chain = (((&x * 2.0 + 1.0).exp().sqrt() - 0.5).abs() + 0.1).log().tanh() * 3.0;
     let program = Program::new(&[chain]).unwrap();
     assert_eq!(program.recording().lines().count(), 1, "{}", program.recording());
+}
+
+/// Values that do not live at the same time share a buffer.
+#[test]
+fn equal_graphs_have_one_plan_and_few_buffers() {
+    let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
+    for device in devices() {
+        let chain = |m: usize, from: f32| {
+            let w = array(&[9, 9], 0.1, 0.001, device);
+            (0..8).fold(array(&[m, 9], from, 0.01, device), |x, _| x.matmul(&w).tanh())
+        };
+        let plan = |x: &MLXArray| super::program::plan(std::slice::from_ref(x), device).unwrap().0;
+        let (one, same, other) = (plan(&chain(5, 0.3)), plan(&chain(5, -1.0)), plan(&chain(6, 0.3)));
+        assert!(std::sync::Arc::ptr_eq(&one, &same) && !std::sync::Arc::ptr_eq(&one, &other));
+        check("a chain of products", &chain(5, 0.3), 1e-5);
+        if device == Device::GPU {
+            let recording = Program::new(&[chain(5, 0.3)]).unwrap().recording();
+            let written: std::collections::BTreeSet<&str> = recording
+                .lines()
+                .filter_map(|step| step.split("-> ").nth(1)?.split_whitespace().next())
+                .collect();
+            assert!(recording.lines().count() == 8 && written.len() <= 3, "{recording}");
+        }
+    }
 }
 
 #[test]
