@@ -7,7 +7,7 @@ use axum::http::Request;
 use serde_json::{Value, json};
 use std::path::Path;
 use tower::ServiceExt;
-use unimlx::serve::{MockEngine, Script, router};
+use unimlx::serve::{MockEngine, Options, Script, router, router_with};
 
 /// A server whose model says this, with the template of a published model.
 fn app(name: Option<&str>, script: Script) -> axum::Router {
@@ -185,12 +185,12 @@ async fn what_agents_send_is_taken() {
         assert_eq!(status, 200, "{more}: {body}");
     }
     for (more, param) in [
-        (json!({ "store": true }), "store"),
+        (json!({ "previous_response_id": "resp_1" }), "previous_response_id"),
         (json!({ "include": ["file_search_call.results"] }), "include"),
         (json!({ "top_logprobs": 21 }), "top_logprobs"),
         (json!({ "reasoning": { "effort": "much" } }), "reasoning.effort"),
         (json!({ "reasoning": { "summary": "detailed" } }), "reasoning.summary"),
-        (json!({ "input": [{ "type": "item_reference", "id": "msg_1" }] }), "input[0].type"),
+        (json!({ "input": [{ "type": "item_reference", "id": "msg_1" }] }), "input[0].id"),
         (json!({ "truncation": "auto" }), "truncation"),
     ] {
         let (status, body) = ask(&app, more.clone()).await;
@@ -234,4 +234,105 @@ async fn only_allowed_tools_are_called() {
         let (status, body) = ask(&app, json!({ "tools": tools, "tool_choice": choice })).await;
         assert_eq!((status, &body["error"]["param"]), (400, &json!("tool_choice")), "{choice}: {body}");
     }
+}
+
+/// The prompt of a response, which the scripted engine says back.
+fn prompt(body: &Value) -> &str {
+    body["output"][0]["content"][0]["text"].as_str().unwrap()
+}
+
+async fn send(app: &axum::Router, method: &str, path: &str, key: &str, body: Value) -> (u16, Value) {
+    let mut request = Request::builder().method(method).uri(path);
+    if !key.is_empty() {
+        request = request.header("Authorization", format!("Bearer {key}"));
+    }
+    let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+    let response = app.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&bytes).unwrap())
+}
+
+#[tokio::test]
+async fn responses_go_on_from_earlier_ones() {
+    let app = app(None, Script::default());
+    let (_, first) = ask(&app, json!({ "instructions": "Be brief.", "input": "one" })).await;
+    assert_eq!(first["store"], true);
+    let said = &first["output"][0];
+    // By the response, by its item, and by all that was said: the same prompt. Instructions are a request's own.
+    let (_, by_id) = ask(&app, json!({ "previous_response_id": first["id"], "input": "two" })).await;
+    assert_eq!(by_id["previous_response_id"], first["id"]);
+    let one = json!({ "role": "user", "content": "one" });
+    let two = json!({ "role": "user", "content": [{ "type": "input_text", "text": "two" }] });
+    for reference in
+        [json!({ "type": "item_reference", "id": said["id"] }), json!({ "id": said["id"] }), said.clone()]
+    {
+        let (status, body) = ask(&app, json!({ "input": [one, reference, two] })).await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(prompt(&body), prompt(&by_id));
+    }
+    assert!(prompt(&by_id).contains("two") && !prompt(&by_id).starts_with("system"), "{by_id}");
+    // A streamed one is kept before its client knows that it has ended, and goes on from both.
+    let events = events(&app, json!({ "previous_response_id": by_id["id"], "input": "three" })).await;
+    let third = &events.last().unwrap()["response"];
+    let (status, kept) =
+        send(&app, "GET", &format!("/v1/responses/{}", third["id"].as_str().unwrap()), "", Value::Null).await;
+    assert_eq!((status, &kept), (200, third));
+    for word in ["one", "two", "three"] {
+        assert!(prompt(third).contains(word));
+    }
+}
+
+#[tokio::test]
+async fn responses_are_their_callers_and_can_be_forgotten() {
+    let app = app(None, says("Yes."));
+    let body = json!({ "model": "mock", "input": "hi" });
+    let (_, own) = send(&app, "POST", "/v1/responses", "a", body.clone()).await;
+    let path = format!("/v1/responses/{}", own["id"].as_str().unwrap());
+    let mut on = body.clone();
+    on["previous_response_id"] = own["id"].clone();
+    for (method, path, body, wrong, right) in [
+        ("GET", &path, Value::Null, 404, 200),
+        ("POST", &"/v1/responses".to_owned(), on, 400, 200),
+        ("DELETE", &path, Value::Null, 404, 200),
+    ] {
+        let (status, other) = send(&app, method, path, "b", body.clone()).await;
+        assert_eq!(status, wrong, "{method}: {other}");
+        let (status, own) = send(&app, method, path, "a", body).await;
+        assert_eq!(status, right, "{method}: {own}");
+    }
+    for method in ["GET", "DELETE"] {
+        assert_eq!(send(&app, method, &path, "a", Value::Null).await.0, 404);
+    }
+    let mut body = body;
+    body["store"] = json!(false);
+    let (_, unkept) = send(&app, "POST", "/v1/responses", "a", body).await;
+    let path = format!("/v1/responses/{}", unkept["id"].as_str().unwrap());
+    assert_eq!((send(&app, "GET", &path, "a", Value::Null).await.0, &unkept["store"]), (404, &json!(false)));
+    assert_eq!(send(&app, "GET", &format!("{path}?stream=true"), "a", Value::Null).await.0, 400);
+}
+
+#[tokio::test]
+async fn the_oldest_responses_make_room() {
+    let app = |bytes| {
+        let mut options = Options::default();
+        options.kept_responses = bytes;
+        router_with(std::sync::Arc::new(MockEngine::new(says("Yes.")).unwrap()), options)
+    };
+    let small = app(8000);
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(ask(&small, json!({})).await.1["id"].as_str().unwrap().to_owned());
+    }
+    let mut kept = Vec::new();
+    for id in &ids {
+        kept.push(send(&small, "GET", &format!("/v1/responses/{id}"), "", Value::Null).await.0 == 200);
+    }
+    let first = kept.iter().position(|kept| *kept).unwrap();
+    assert!(first > 0 && kept[first..].iter().all(|kept| *kept), "{kept:?}");
+    let none = app(0);
+    let (_, body) = ask(&none, json!({})).await;
+    assert_eq!(body["store"], false);
+    let (status, body) = ask(&none, json!({ "store": true })).await;
+    assert_eq!((status, &body["error"]["param"]), (400, &json!("store")));
 }

@@ -317,6 +317,9 @@ pub(crate) struct ServeArgs {
     /// Size of a request at most
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub(crate) body_limit: usize,
+    /// Memory for responses that clients may refer to later; 0 keeps none
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(..=65536))]
+    pub(crate) keep_responses: usize,
     /// Time that answers have to end after SIGTERM or Ctrl-C; a second one ends at once
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub(crate) shutdown_timeout: u64,

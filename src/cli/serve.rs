@@ -38,6 +38,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
     options.cors_origins.clone_from(&args.cors_origin);
     options.any_model = args.any_model;
     options.body_limit = args.body_limit << 20;
+    options.kept_responses = args.keep_responses << 20;
     options.drain = std::time::Duration::from_secs(args.shutdown_timeout);
 
     let outcome = runtime.block_on(async {

@@ -4,6 +4,7 @@ use super::answer::{Answer, Answers};
 use super::engine::{Card, Engine, Refusal};
 use super::error::ApiError;
 use super::grammar::{Constraint, Grammars};
+use super::kept::Kept;
 use super::metrics::Metrics;
 use super::options::Options;
 use super::params::Params;
@@ -13,7 +14,7 @@ use crate::error::Result as Outcome;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use serde_json::Value;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -45,6 +46,9 @@ const PREPARING: usize = 4;
 const BODIES: usize = 256 << 10;
 const SMALL: usize = 64 << 10;
 
+/// Characters of an id.
+pub(super) const ID: usize = 32;
+
 pub(super) struct App {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) options: Options,
@@ -55,6 +59,9 @@ pub(super) struct App {
     /// KiB of large bodies.
     bodies: Semaphore,
     ids: AtomicU64,
+    /// Makes ids that nobody guesses.
+    secret: RandomState,
+    pub(super) kept: Kept,
     grammars: OnceLock<Outcome<Grammars>>,
     style: OnceLock<Style>,
 }
@@ -69,6 +76,7 @@ impl App {
     pub(super) fn new(engine: Arc<dyn Engine>, options: Options) -> Arc<Self> {
         Arc::new(Self {
             engine,
+            kept: Kept::new(options.kept_responses),
             options,
             metrics: Arc::default(),
             phase: watch::Sender::new(Phase::Serving),
@@ -76,6 +84,7 @@ impl App {
             preparing: Semaphore::new(PREPARING),
             bodies: Semaphore::new(BODIES),
             ids: AtomicU64::new(0),
+            secret: RandomState::new(),
             grammars: OnceLock::new(),
             style: OnceLock::new(),
         })
@@ -122,11 +131,11 @@ impl App {
         made.as_ref().map_err(Clone::clone)
     }
 
-    /// A name for a request or an answer, different from all others of this process.
+    /// A name for a request or an answer, different from all others and not to be guessed.
     pub(super) fn id(&self, prefix: &str) -> String {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         let count = self.ids.fetch_add(1, Ordering::Relaxed);
-        format!("{prefix}{nanos:016x}{count:08x}")
+        format!("{prefix}{nanos:016x}{:016x}", self.secret.hash_one(count))
     }
 
     /// Reads a JSON body and makes something of it, away from the threads that serve sockets.
@@ -259,19 +268,25 @@ impl App {
 pub(super) struct Caller {
     label: String,
     client: u64,
+    /// Stands for the key alone.
+    pub(super) key: u64,
 }
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// By its key, and its address as far as that is known.
-pub(super) fn caller(request: &Request<Body>) -> Caller {
-    let header = |name: &str| request.headers().get(name);
-    let id = header("x-request-id").and_then(|id| id.to_str().ok());
-    let mut hasher = DefaultHasher::new();
-    (header("authorization"), header("x-api-key"), request.extensions().get::<Peer>()).hash(&mut hasher);
-    Caller { label: id.unwrap_or("-").to_owned(), client: hasher.finish() }
+impl Caller {
+    /// By its key, and its address as far as that is known.
+    pub(super) fn of(request: &Request<Body>) -> Self {
+        let header = |name: &str| request.headers().get(name);
+        let id = header("x-request-id").and_then(|id| id.to_str().ok());
+        let mut hasher = DefaultHasher::new();
+        (header("authorization"), header("x-api-key")).hash(&mut hasher);
+        let key = hasher.finish();
+        request.extensions().get::<Peer>().hash(&mut hasher);
+        Self { label: id.unwrap_or("-").to_owned(), client: hasher.finish(), key }
+    }
 }
 
 /// Seconds since 1970.

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::answer::{Answers, Piece, Spoken};
-use super::app::{App, caller, now};
+use super::app::{App, Caller, now};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::form::response_format;
@@ -38,7 +38,7 @@ struct Prepared {
 }
 
 pub(super) async fn chat(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let caller = caller(&request);
+    let caller = Caller::of(&request);
     let Prepared { mut params, conversation, model } = app.prepare(request, prepare).await?;
     let Conversation { tokens, reading } = conversation;
     let prompt = tokens.len();

@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: prompts as text or tokens, continued.
 
 use super::answer::{Answers, Piece, Spoken};
-use super::app::{App, caller, now};
+use super::app::{App, Caller, now};
 use super::chat::{Head, finite};
 use super::engine::Logprobs;
 use super::error::ApiError;
@@ -38,7 +38,7 @@ struct Shown {
 }
 
 pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let caller = caller(&request);
+    let caller = Caller::of(&request);
     let Prepared { mut params, prompts, shown, model } = app.prepare(request, prepare).await?;
     let prompt = prompts.iter().map(Vec::len).sum();
     let echoes =

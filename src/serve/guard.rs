@@ -50,7 +50,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
         let expose = HeaderValue::from_static("x-request-id, retry-after");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose);
         if preflight {
-            let methods = HeaderValue::from_static("GET, POST, OPTIONS");
+            let methods = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
             // Clients add headers of their own, and which ones is no secret.
             let usual = HeaderValue::from_static("authorization, content-type, x-request-id");

@@ -5,7 +5,7 @@
 //! once; [`MockEngine`] follows a script, for tests.
 //!
 //! A parameter of a request is honoured or refused, never ignored. Nothing of a prompt or an answer is
-//! logged or kept.
+//! logged; nothing is kept but responses that are not `store: false`, in memory and for their caller alone.
 
 mod answer;
 mod app;
@@ -20,6 +20,7 @@ pub mod grammar;
 mod guard;
 mod hook;
 mod json;
+mod kept;
 mod messages;
 mod metrics;
 mod mock;

@@ -25,6 +25,8 @@ pub struct Options {
     pub write_timeout: Duration,
     /// Connections at once.
     pub connections: usize,
+    /// Bytes of responses that are kept in memory, for their callers to refer to; 0 keeps none.
+    pub kept_responses: usize,
     /// Time that answers have to end when the server is asked to.
     pub drain: Duration,
 }
@@ -41,6 +43,7 @@ impl Default for Options {
             header_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             connections: 1024,
+            kept_responses: 64 << 20,
             drain: Duration::from_secs(25),
         }
     }

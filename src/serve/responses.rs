@@ -1,7 +1,7 @@
-//! `POST /v1/responses`: texts and results of functions in; text and calls out; nothing kept.
+//! `POST /v1/responses`: texts and results of functions in; text and calls out; kept unless `store` is false.
 
 use super::answer::Answers;
-use super::app::{App, caller, now};
+use super::app::{App, Caller, now};
 use super::chat::{Conversation, converse, logprob, think, tools_of};
 use super::error::ApiError;
 use super::fields::Fields;
@@ -23,8 +23,10 @@ use std::sync::Arc;
 type Result<T> = std::result::Result<T, ApiError>;
 
 pub(super) async fn responses(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response> {
-    let caller = caller(&request);
-    let (mut params, conversation, mut object) = app.prepare(request, prepare).await?;
+    let caller = Caller::of(&request);
+    let key = caller.key;
+    let prepared = app.prepare(request, move |app, body| prepare(app, body, key)).await?;
+    let (mut params, conversation, before, mut object) = prepared;
     let Conversation { tokens, reading } = conversation;
     let prompt = tokens.len();
     let answers = app.submit(&[tokens], &mut params, caller)?;
@@ -34,16 +36,26 @@ pub(super) async fn responses(State(app): State<Arc<App>>, request: Request<Body
     if params.stream {
         let mut stream = Streamed { object, output, answers, reading, prompt, number: 0 };
         return Ok(sse::response(|out| async move {
-            if let Err(error) = app.until_end(stream.write(&out)).await {
+            let keep = |object: &Value| keep(&app, key, before, object);
+            if let Err(error) = app.until_end(stream.write(&out, keep)).await {
                 stream.fail(&out, &error).await;
             }
         }));
     }
-    Ok(Json(app.until_end(whole(answers, reading, object, output, prompt)).await?).into_response())
+    let object = app.until_end(whole(answers, reading, object, output, prompt)).await?;
+    keep(&app, key, before, &object);
+    Ok(Json(object).into_response())
 }
 
-/// Parameters, the prompt, and the response as far as the request decides it.
-fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
+/// Keeps a response that has ended, if it is to be kept, before its client learns of the end.
+fn keep(app: &App, key: u64, before: Vec<Value>, object: &Value) {
+    if object["store"] == true {
+        app.kept.keep(key, before, object);
+    }
+}
+
+/// Parameters, the prompt, its items, and the response as far as the request decides it.
+fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, Vec<Value>, Value)> {
     let card = app.card();
     let mut fields = Fields::new(body, "")?;
     let model = model(&mut fields, card, app.options.any_model)?;
@@ -51,12 +63,16 @@ fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
     fields.neutral("n", &[])?;
     let mut params = Params::take(&mut fields, card)?;
     params.options.max_tokens = fields.count("max_output_tokens", 1, u64::from(u32::MAX))?;
-    for field in ["store", "background"] {
-        fields.neutral(field, &[json!(false)])?;
+    let store = fields.bool("store")?;
+    if store == Some(true) && !app.kept.is_on() {
+        return Err(ApiError::unsupported("store", "this server keeps no responses"));
     }
+    let store = store.unwrap_or(app.kept.is_on());
+    fields.neutral("background", &[json!(false)])?;
     fields.neutral("truncation", &[json!("disabled")])?;
     params.logprobs = logprobs(&mut fields)?;
-    for field in ["previous_response_id", "conversation", "prompt", "max_tool_calls"] {
+    let previous = fields.string("previous_response_id")?;
+    for field in ["conversation", "prompt", "max_tool_calls"] {
         fields.neutral(field, &[])?;
     }
     let (kwargs, reasoning) = reasoning(&mut fields, app)?;
@@ -71,11 +87,22 @@ fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
     let input = fields.raw("input");
     let input = fields.required("input", input)?;
     fields.finish()?;
-    let mut messages = match input {
-        Value::String(text) => vec![json!({ "role": "user", "content": text })],
-        Value::Array(items) => messages_of(items)?,
-        _ => return Err(ApiError::value("input", "`input` must be a string or an array of items")),
+    let mut items = match &previous {
+        Some(id) => {
+            app.kept.history(key, id).ok_or_else(|| unknown("previous_response_id", "Response", id))?
+        }
+        None => Vec::new(),
     };
+    let before = items.len();
+    match input {
+        Value::String(text) => items.push(json!({ "type": "message", "role": "user", "content": text })),
+        Value::Array(input) => items.extend(input),
+        _ => return Err(ApiError::value("input", "`input` must be a string or an array of items")),
+    }
+    for (i, item) in items[before..].iter_mut().enumerate() {
+        refer(app, key, item, &format!("input[{i}]"))?;
+    }
+    let mut messages = messages_of(&items, before)?;
     if let Some(text) = &instructions {
         messages.insert(0, json!({ "role": "system", "content": text }));
     }
@@ -85,8 +112,8 @@ fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
         "id": null, "object": "response", "created_at": now(), "status": "in_progress", "completed_at": null,
         "error": null, "incomplete_details": null, "instructions": instructions,
         "max_output_tokens": params.options.max_tokens, "max_tool_calls": null, "model": model, "output": [],
-        "parallel_tool_calls": parallel.unwrap_or(true), "previous_response_id": null,
-        "prompt_cache_key": null, "safety_identifier": null, "store": false,
+        "parallel_tool_calls": parallel.unwrap_or(true), "previous_response_id": previous,
+        "prompt_cache_key": null, "safety_identifier": null, "store": store,
         "temperature": params.options.temperature, "top_p": params.options.top_p,
         "text": { "format": format.unwrap_or(json!({ "type": "text" })) },
         "tool_choice": choice.unwrap_or(json!("auto")), "tools": tools.iter().map(whole_tool).collect::<Value>(),
@@ -95,7 +122,34 @@ fn prepare(app: &App, body: Value) -> Result<(Params, Conversation, Value)> {
         "reasoning": reasoning, "background": false, "service_tier": "default",
         "top_logprobs": params.logprobs.unwrap_or(0),
     });
-    Ok((params, conversation, object))
+    let items = if store { items } else { Vec::new() };
+    Ok((params, conversation, items, object))
+}
+
+/// Puts a kept item in the place of what refers to it.
+fn refer(app: &App, key: u64, item: &mut Value, at: &str) -> Result<()> {
+    // Clients leave the type out.
+    let refers = match &item["type"] {
+        Value::Null => item.get("role").is_none() && item.get("id").is_some(),
+        kind => kind == "item_reference",
+    };
+    if refers {
+        let mut fields = Fields::new(item.take(), at)?;
+        fields.harmless("type");
+        let id = fields.string("id")?;
+        let id = fields.required("id", id)?;
+        fields.finish()?;
+        *item = app.kept.item(key, &id).ok_or_else(|| unknown(&format!("{at}.id"), "Item", &id))?;
+    }
+    Ok(())
+}
+
+/// What a client refers to is not kept: it never was, or no longer is.
+fn unknown(param: &str, what: &str, id: &str) -> ApiError {
+    let id: String = id.chars().take(64).collect();
+    let error = ApiError::value(param, format!("{what} with id '{id}' not found."));
+    let code = if what == "Item" { "item_not_found" } else { "previous_response_not_found" };
+    ApiError { code: Some(code), ..error }
 }
 
 /// Takes `include` and `top_logprobs`: how many likely tokens are wanted beside each one, if any are.
@@ -170,12 +224,12 @@ fn whole_tool(tool: &Value) -> Value {
     whole
 }
 
-/// Items of the input as messages.
-fn messages_of(items: Vec<Value>) -> Result<Vec<Value>> {
+/// Items as messages; those from number `before` on are the request's own.
+fn messages_of(items: &[Value], before: usize) -> Result<Vec<Value>> {
     count(items.len(), "input")?;
     let mut messages: Vec<Value> = Vec::with_capacity(items.len());
-    for (i, item) in items.into_iter().enumerate() {
-        let next = input(item, &format!("input[{i}]"))?;
+    for (i, item) in items.iter().enumerate() {
+        let next = input(item.clone(), &format!("input[{}]", i.saturating_sub(before)))?;
         // Thoughts, text and calls of one answer are one message.
         match messages.last_mut() {
             Some(last) if last["role"] == "assistant" && next["role"] == "assistant" => join(last, next),
@@ -244,12 +298,9 @@ fn input(item: Value, at: &str) -> Result<Value> {
             fields.finish()?;
             Ok(json!({ "role": "assistant", "content": "", "reasoning_content": thoughts }))
         }
-        Some("item_reference") => {
-            let message = "nothing is kept here: send the item itself, as clients do with `store: false`";
-            Err(ApiError::unsupported(fields.name("type"), message))
-        }
         Some(_) => {
-            let message = "an item must be a message, function_call, function_call_output or reasoning";
+            let message =
+                "an item must be a message, function_call, function_call_output, reasoning or item_reference";
             Err(ApiError::unsupported(fields.name("type"), message))
         }
     }
@@ -321,7 +372,7 @@ struct Streamed {
 }
 
 impl Streamed {
-    async fn write(&mut self, out: &Emitter) -> Result<()> {
+    async fn write(&mut self, out: &Emitter, keep: impl FnOnce(&Value)) -> Result<()> {
         for name in ["response.created", "response.in_progress"] {
             self.tell(out, (name, json!({ "response": self.object }))).await;
         }
@@ -331,6 +382,7 @@ impl Streamed {
             }
         }
         close(&mut self.object, &self.answers, &self.reading, &self.output, self.prompt);
+        keep(&self.object);
         let whole = self.object["status"] == "completed";
         let end = if whole { "response.completed" } else { "response.incomplete" };
         self.tell(out, (end, json!({ "response": self.object }))).await;

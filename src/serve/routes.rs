@@ -1,7 +1,7 @@
 //! The table of routes.
 
 use super::app::App;
-use super::{chat, completions, embeddings, guard, plain, responses};
+use super::{chat, completions, embeddings, guard, kept, plain, responses};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -14,6 +14,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/responses", post(responses::responses))
+        .route("/v1/responses/{id}", get(kept::get).delete(kept::delete))
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(plain::models))
         .route("/v1/models/{*name}", get(plain::one_model))

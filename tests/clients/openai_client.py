@@ -208,6 +208,13 @@ def responses():
         {"role": "user", "content": "Sing!"}, *[item.model_dump(exclude_none=True) for item in called.output],
         {"type": "function_call_output", "call_id": call.call_id, "output": "la la"}])
     assert after.output_text is not None
+    assert client.responses.retrieve(after.id).output_text == after.output_text
+    on = client.responses.create(model=MODEL, max_output_tokens=8, input="And then?", previous_response_id=whole.id)
+    items = [{"role": "user", "content": "Tell me a story."}, {"type": "item_reference", "id": whole.output[0].id},
+             {"role": "user", "content": "And then?"}]
+    again = client.responses.create(model=MODEL, max_output_tokens=8, input=items, store=False)
+    assert on.usage.input_tokens == again.usage.input_tokens > whole.usage.total_tokens
+    client.responses.delete(after.id)
     parsed = client.responses.parse(model=MODEL, input="An animal", text_format=Animal, max_output_tokens=500)
     assert isinstance(parsed.output_parsed, Animal)
 
@@ -226,6 +233,7 @@ def errors():
     fails(openai.AuthenticationError, 401, "invalid_api_key", wrong.models.list)
     fails(openai.NotFoundError, 404, "model_not_found", lambda: client.chat.completions.create(model="x", messages=HI))
     fails(openai.NotFoundError, 404, "model_not_found", lambda: client.models.retrieve("x"))
+    fails(openai.NotFoundError, 404, "response_not_found", lambda: client.responses.retrieve("resp_x"))
     bad = fails(openai.BadRequestError, 400, "invalid_type", lambda: chat(temperature=3))
     assert bad.param == "temperature"
     fails(openai.BadRequestError, 400, "unknown_parameter", lambda: chat(extra_body={"no_such": 1}))

@@ -1,0 +1,155 @@
+//! [`Kept`]: responses that clients refer to later. In memory only, for the caller alone, the oldest forgotten first.
+
+use super::app::{App, Caller, ID};
+use super::error::ApiError;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode};
+use serde_json::{Value, json};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+type Result<T> = std::result::Result<T, ApiError>;
+
+/// What is kept of one response, as text: values take several times as much memory.
+struct Entry {
+    /// Whose it is.
+    key: u64,
+    /// The items before it: of all earlier responses that it goes on from, and its own input.
+    before: String,
+    response: String,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.before.len() + self.response.len()
+    }
+}
+
+/// What was written here can be read.
+fn read(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<String, Entry>,
+    /// Ids, oldest first; some may be forgotten already.
+    order: VecDeque<String>,
+    bytes: usize,
+}
+
+impl Inner {
+    fn forget(&mut self, id: &str) -> Option<Entry> {
+        let entry = self.entries.remove(id)?;
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+}
+
+/// Responses, up to so many bytes of JSON.
+pub(super) struct Kept {
+    most: usize,
+    inner: Mutex<Inner>,
+}
+
+impl Kept {
+    /// Keeps nothing if there are no bytes.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, inner: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything is kept.
+    pub(super) fn is_on(&self) -> bool {
+        self.most > 0
+    }
+
+    /// Keeps a response and the items before it, unless they alone are too much.
+    pub(super) fn keep(&self, key: u64, before: Vec<Value>, response: &Value) {
+        let Some(id) = response["id"].as_str() else { return };
+        let entry = Entry { key, before: Value::from(before).to_string(), response: response.to_string() };
+        if entry.bytes() > self.most {
+            return;
+        }
+        let mut inner = self.lock();
+        while inner.bytes + entry.bytes() > self.most
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.forget(&oldest);
+        }
+        inner.bytes += entry.bytes();
+        inner.order.push_back(id.to_owned());
+        inner.entries.insert(id.to_owned(), entry);
+    }
+
+    fn find(&self, key: u64, id: &str) -> Option<(String, String)> {
+        let inner = self.lock();
+        let entry = inner.entries.get(id).filter(|entry| entry.key == key)?;
+        Some((entry.before.clone(), entry.response.clone()))
+    }
+
+    /// Everything up to and with a response, as items of an input.
+    pub(super) fn history(&self, key: u64, id: &str) -> Option<Vec<Value>> {
+        let (before, response) = self.find(key, id)?;
+        let Value::Array(mut items) = read(&before) else { return None };
+        items.extend(output(read(&response)));
+        Some(items)
+    }
+
+    /// An item that a response has given: its id has the response's in it.
+    pub(super) fn item(&self, key: u64, id: &str) -> Option<Value> {
+        let (_, own) = id.split_once('_')?;
+        let (_, response) = self.find(key, &format!("resp_{}", own.get(..ID)?))?;
+        output(read(&response)).into_iter().find(|item| item["id"] == id)
+    }
+}
+
+fn output(mut response: Value) -> Vec<Value> {
+    match response["output"].take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    }
+}
+
+fn missing(id: &str) -> ApiError {
+    let id: String = id.chars().take(64).collect();
+    let message = format!("Response with id '{id}' not found.");
+    ApiError::new(StatusCode::NOT_FOUND, Some("response_not_found"), message)
+}
+
+/// Refuses what a query asks for besides: there is nothing to choose.
+fn plain(request: &Request<Body>) -> Result<Caller> {
+    match request.uri().query() {
+        Some(query) if !query.is_empty() => Err(ApiError::bad("Query parameters are not supported here.")),
+        _ => Ok(Caller::of(request)),
+    }
+}
+
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    request: Request<Body>,
+) -> Result<Json<Value>> {
+    let key = plain(&request)?.key;
+    let (_, response) = app.kept.find(key, &id).ok_or_else(|| missing(&id))?;
+    Ok(Json(read(&response)))
+}
+
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    request: Request<Body>,
+) -> Result<Json<Value>> {
+    let key = plain(&request)?.key;
+    let mut inner = app.kept.lock();
+    if inner.entries.get(&id).is_none_or(|entry| entry.key != key) {
+        return Err(missing(&id));
+    }
+    inner.forget(&id);
+    Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
+}
