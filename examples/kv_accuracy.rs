@@ -1,8 +1,8 @@
 //! What a packed cache costs: each kind against the f32 cache, on the same text and weights.
 //!
 //! ```text
-//! python3 examples/storyteller/corpus.py --split test --count 160 --jsonl > mixed.jsonl
-//! python3 examples/storyteller/corpus.py --split test --count 24 --kind recall --jsonl > recall.jsonl
+//! python3 examples/storyteller/corpus.py --split test --count 280 --jsonl > mixed.jsonl
+//! python3 examples/storyteller/corpus.py --split test --count 48 --kind recall --jsonl > recall.jsonl
 //! cargo run --release --example kv_accuracy -- mixed.jsonl recall.jsonl [--stressed] [--gpu] [--kinds=A,B] \
 //!     [--passkey]
 //! ```
