@@ -330,6 +330,16 @@ async fn the_oldest_responses_make_room() {
     }
     let first = kept.iter().position(|kept| *kept).unwrap();
     assert!(first > 0 && kept[first..].iter().all(|kept| *kept), "{kept:?}");
+    // References multiply nothing.
+    let mut options = Options::default();
+    options.body_limit = 20_000;
+    let engine = MockEngine::new(says(&"Yes. ".repeat(100))).unwrap();
+    let tight = router_with(std::sync::Arc::new(engine), options);
+    let said = ask(&tight, json!({})).await.1["output"][0]["id"].clone();
+    let many = |n: usize| json!({ "input": vec![json!({ "type": "item_reference", "id": said }); n] });
+    assert_eq!(ask(&tight, many(2)).await.0, 200);
+    let (status, body) = ask(&tight, many(60)).await;
+    assert!(status == 400 && body.to_string().contains("larger than a body"), "{body}");
     let none = app(0);
     let (_, body) = ask(&none, json!({})).await;
     assert_eq!(body["store"], false);

@@ -35,7 +35,7 @@ fn read(text: &str) -> Value {
 #[derive(Default)]
 struct Inner {
     entries: HashMap<String, Entry>,
-    /// Ids, oldest first; some may be forgotten already.
+    /// Their ids, oldest first.
     order: VecDeque<String>,
     bytes: usize,
 }
@@ -87,25 +87,27 @@ impl Kept {
         inner.entries.insert(id.to_owned(), entry);
     }
 
-    fn find(&self, key: u64, id: &str) -> Option<(String, String)> {
+    fn response(&self, key: u64, id: &str) -> Option<Value> {
         let inner = self.lock();
-        let entry = inner.entries.get(id).filter(|entry| entry.key == key)?;
-        Some((entry.before.clone(), entry.response.clone()))
+        let text = inner.entries.get(id).filter(|entry| entry.key == key)?.response.clone();
+        drop(inner);
+        Some(read(&text))
     }
 
     /// Everything up to and with a response, as items of an input.
     pub(super) fn history(&self, key: u64, id: &str) -> Option<Vec<Value>> {
-        let (before, response) = self.find(key, id)?;
+        let response = self.response(key, id)?;
+        let before = self.lock().entries.get(id)?.before.clone();
         let Value::Array(mut items) = read(&before) else { return None };
-        items.extend(output(read(&response)));
+        items.extend(output(response));
         Some(items)
     }
 
     /// An item that a response has given: its id has the response's in it.
     pub(super) fn item(&self, key: u64, id: &str) -> Option<Value> {
         let (_, own) = id.split_once('_')?;
-        let (_, response) = self.find(key, &format!("resp_{}", own.get(..ID)?))?;
-        output(read(&response)).into_iter().find(|item| item["id"] == id)
+        let response = self.response(key, &format!("resp_{}", own.get(..ID)?))?;
+        output(response).into_iter().find(|item| item["id"] == id)
     }
 }
 
@@ -136,8 +138,7 @@ pub(super) async fn get(
     request: Request<Body>,
 ) -> Result<Json<Value>> {
     let key = plain(&request)?.key;
-    let (_, response) = app.kept.find(key, &id).ok_or_else(|| missing(&id))?;
-    Ok(Json(read(&response)))
+    app.kept.response(key, &id).map(Json).ok_or_else(|| missing(&id))
 }
 
 pub(super) async fn delete(
@@ -151,5 +152,6 @@ pub(super) async fn delete(
         return Err(missing(&id));
     }
     inner.forget(&id);
+    inner.order.retain(|other| *other != id);
     Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
 }

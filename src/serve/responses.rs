@@ -99,8 +99,10 @@ fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, Ve
         Value::Array(input) => items.extend(input),
         _ => return Err(ApiError::value("input", "`input` must be a string or an array of items")),
     }
+    count(items.len(), "input")?;
+    let mut room = app.options.body_limit;
     for (i, item) in items[before..].iter_mut().enumerate() {
-        refer(app, key, item, &format!("input[{i}]"))?;
+        refer(app, key, item, &format!("input[{i}]"), &mut room)?;
     }
     let mut messages = messages_of(&items, before)?;
     if let Some(text) = &instructions {
@@ -126,8 +128,8 @@ fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, Ve
     Ok((params, conversation, items, object))
 }
 
-/// Puts a kept item in the place of what refers to it.
-fn refer(app: &App, key: u64, item: &mut Value, at: &str) -> Result<()> {
+/// Puts a kept item in the place of what refers to it. All such items have as much room as a body.
+fn refer(app: &App, key: u64, item: &mut Value, at: &str, room: &mut usize) -> Result<()> {
     // Clients leave the type out.
     let refers = match &item["type"] {
         Value::Null => item.get("role").is_none() && item.get("id").is_some(),
@@ -140,6 +142,9 @@ fn refer(app: &App, key: u64, item: &mut Value, at: &str) -> Result<()> {
         let id = fields.required("id", id)?;
         fields.finish()?;
         *item = app.kept.item(key, &id).ok_or_else(|| unknown(&format!("{at}.id"), "Item", &id))?;
+        *room = room
+            .checked_sub(item.to_string().len())
+            .ok_or_else(|| ApiError::value(at, "the items referred to are larger than a body may be"))?;
     }
     Ok(())
 }
@@ -226,7 +231,6 @@ fn whole_tool(tool: &Value) -> Value {
 
 /// Items as messages; those from number `before` on are the request's own.
 fn messages_of(items: &[Value], before: usize) -> Result<Vec<Value>> {
-    count(items.len(), "input")?;
     let mut messages: Vec<Value> = Vec::with_capacity(items.len());
     for (i, item) in items.iter().enumerate() {
         let next = input(item.clone(), &format!("input[{}]", i.saturating_sub(before)))?;
