@@ -7,7 +7,7 @@
 
 use super::kernel::{FLOATS, PACK, declare, fits, kind, spread};
 use super::matmul_tile::{Matrices, Tile, unrolled};
-use super::matvec::{GAIN, NO_GAIN};
+use super::matvec::add_gain;
 use super::weight::{Chunk, Format, UNIT};
 use crate::dtype::Dtype;
 use crate::op::{Arg, Kernel, Site, Stage};
@@ -334,15 +334,7 @@ impl Matmul<'_> {
             ..Stage::default()
         };
         let mut reads = vec![x];
-        match self.norm {
-            Some((_, gain)) => {
-                stage.files.extend([&GAIN, &FLOATS, &PACK]);
-                stage.constants.push(("GAIN", kind(self.site.inputs[gain].dtype)));
-                stage.reads.push(Arg::Input(gain));
-                reads.push(("gain", "array<u32>"));
-            }
-            None => stage.files.push(&NO_GAIN),
-        }
+        add_gain(&mut stage, &mut reads, self.norm.map(|(_, gain)| gain), self.site);
         stage.generated =
             declare(&stage, &reads, &[("halves", "array<vec4<f16>>"), ("row_scale", "array<f32>")]);
         stage

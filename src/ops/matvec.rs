@@ -1,6 +1,6 @@
 //! Kernels of a linear layer for few rows of `x`: what a token costs. Those for one row alone are in `matvec_one`.
 
-use super::kernel::{declare, kind, spread, with_sums};
+use super::kernel::{FLOATS, PACK, declare, kind, spread, with_sums};
 use super::linear::Linear;
 use super::matvec_one;
 use super::weight::{Chunk, Format, Reader, UNIT};
@@ -12,8 +12,8 @@ static MATVEC: File = wgsl!("matvec.wgsl");
 static X_ALIGNED: File = wgsl!("parts/x_aligned.wgsl");
 static X_ODD: File = wgsl!("parts/x_odd.wgsl");
 pub(super) static DOT8: File = wgsl!("parts/dot8.wgsl");
-pub(super) static GAIN: File = wgsl!("parts/gain.wgsl");
-pub(super) static NO_GAIN: File = wgsl!("parts/no_gain.wgsl");
+static GAIN: File = wgsl!("parts/gain.wgsl");
+static NO_GAIN: File = wgsl!("parts/no_gain.wgsl");
 
 /// The kernels for this site, best first.
 pub(super) fn kernels(op: &Linear, site: &Site<'_>) -> Vec<Kernel> {
@@ -95,6 +95,23 @@ pub(super) fn stage(
     }
     stage.generated = declare(&stage, &reads, &[("y", "array<f32>")]);
     stage
+}
+
+/// Adds the gain of a norm, which is an input, to a stage that rewrites `x` before it is multiplied.
+pub(super) fn add_gain(
+    stage: &mut Stage,
+    reads: &mut Vec<(&'static str, &'static str)>,
+    gain: Option<usize>,
+    site: &Site<'_>,
+) {
+    let Some(gain) = gain else {
+        stage.files.push(&NO_GAIN);
+        return;
+    };
+    stage.files.extend([&GAIN, &FLOATS, &PACK]);
+    stage.constants.push(("GAIN", kind(site.inputs[gain].dtype)));
+    stage.reads.push(Arg::Input(gain));
+    reads.push(("gain", "array<u32>"));
 }
 
 /// How floating-point products are arranged.

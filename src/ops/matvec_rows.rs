@@ -1,8 +1,8 @@
 //! Kernels of a linear layer for a few rows of `x` at once, by integer products: a batch of tokens.
 
-use super::kernel::{FLOATS, PACK, declare, kind, spread, sums};
+use super::kernel::{declare, spread, sums};
 use super::linear::{FEW, Linear};
-use super::matvec::{DOT8, GAIN, NO_GAIN};
+use super::matvec::{DOT8, add_gain};
 use super::matvec_one::{ROUNDING, bytes, flag};
 use super::weight::{Chunk, Reader, UNIT};
 use crate::op::{Arg, Kernel, Site, Stage};
@@ -82,15 +82,7 @@ fn planes(op: &Linear, site: &Site<'_>, blocks: usize) -> Stage {
         ..Stage::default()
     };
     let mut reads = vec![("x", "array<vec4<f32>>")];
-    match op.places().gain {
-        Some(gain) => {
-            stage.files.extend([&GAIN, &FLOATS, &PACK]);
-            stage.constants.push(("GAIN", kind(site.inputs[gain].dtype)));
-            stage.reads.push(Arg::Input(gain));
-            reads.push(("gain", "array<u32>"));
-        }
-        None => stage.files.push(&NO_GAIN),
-    }
+    add_gain(&mut stage, &mut reads, op.places().gain, site);
     let writes = [("planes", "array<vec4<u32>>"), ("scaling", "array<vec4<f32>>")];
     stage.generated = declare(&stage, &reads, &writes);
     stage

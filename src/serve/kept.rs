@@ -41,6 +41,10 @@ struct Inner {
 }
 
 impl Inner {
+    fn own(&self, key: u64, id: &str) -> Option<&Entry> {
+        self.entries.get(id).filter(|entry| entry.key == key)
+    }
+
     fn forget(&mut self, id: &str) -> Option<Entry> {
         let entry = self.entries.remove(id)?;
         self.bytes -= entry.bytes();
@@ -69,10 +73,10 @@ impl Kept {
         self.most > 0
     }
 
-    /// Keeps a response and the items before it, unless they alone are too much.
-    pub(super) fn keep(&self, key: u64, before: Vec<Value>, response: &Value) {
+    /// Keeps a response and the items before it, an array as text, unless they alone are too much.
+    pub(super) fn keep(&self, key: u64, before: String, response: &Value) {
         let Some(id) = response["id"].as_str() else { return };
-        let entry = Entry { key, before: Value::from(before).to_string(), response: response.to_string() };
+        let entry = Entry { key, before, response: response.to_string() };
         if entry.bytes() > self.most {
             return;
         }
@@ -88,18 +92,19 @@ impl Kept {
     }
 
     fn response(&self, key: u64, id: &str) -> Option<Value> {
-        let inner = self.lock();
-        let text = inner.entries.get(id).filter(|entry| entry.key == key)?.response.clone();
-        drop(inner);
+        let text = self.lock().own(key, id)?.response.clone();
         Some(read(&text))
     }
 
     /// Everything up to and with a response, as items of an input.
     pub(super) fn history(&self, key: u64, id: &str) -> Option<Vec<Value>> {
-        let response = self.response(key, id)?;
-        let before = self.lock().entries.get(id)?.before.clone();
+        let [before, response] = {
+            let inner = self.lock();
+            let entry = inner.own(key, id)?;
+            [entry.before.clone(), entry.response.clone()]
+        };
         let Value::Array(mut items) = read(&before) else { return None };
-        items.extend(output(response));
+        items.extend(output(read(&response)));
         Some(items)
     }
 
@@ -148,9 +153,7 @@ pub(super) async fn delete(
 ) -> Result<Json<Value>> {
     let key = plain(&request)?.key;
     let mut inner = app.kept.lock();
-    if inner.entries.get(&id).is_none_or(|entry| entry.key != key) {
-        return Err(missing(&id));
-    }
+    inner.own(key, &id).ok_or_else(|| missing(&id))?;
     inner.forget(&id);
     inner.order.retain(|other| *other != id);
     Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))

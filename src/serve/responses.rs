@@ -48,14 +48,14 @@ pub(super) async fn responses(State(app): State<Arc<App>>, request: Request<Body
 }
 
 /// Keeps a response that has ended, if it is to be kept, before its client learns of the end.
-fn keep(app: &App, key: u64, before: Vec<Value>, object: &Value) {
+fn keep(app: &App, key: u64, before: String, object: &Value) {
     if object["store"] == true {
         app.kept.keep(key, before, object);
     }
 }
 
-/// Parameters, the prompt, its items, and the response as far as the request decides it.
-fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, Vec<Value>, Value)> {
+/// Parameters, the prompt, its items as far as they are kept, and the response as far as the request decides it.
+fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, String, Value)> {
     let card = app.card();
     let mut fields = Fields::new(body, "")?;
     let model = model(&mut fields, card, app.options.any_model)?;
@@ -88,9 +88,10 @@ fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, Ve
     let input = fields.required("input", input)?;
     fields.finish()?;
     let mut items = match &previous {
-        Some(id) => {
-            app.kept.history(key, id).ok_or_else(|| unknown("previous_response_id", "Response", id))?
-        }
+        Some(id) => app
+            .kept
+            .history(key, id)
+            .ok_or_else(|| unknown("previous_response_id", "previous_response_not_found", "Response", id))?,
         None => Vec::new(),
     };
     let before = items.len();
@@ -104,7 +105,8 @@ fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, Ve
     for (i, item) in items[before..].iter_mut().enumerate() {
         refer(app, key, item, &format!("input[{i}]"), &mut room)?;
     }
-    let mut messages = messages_of(&items, before)?;
+    let kept = if store { serde_json::to_string(&items).unwrap_or_default() } else { String::new() };
+    let mut messages = messages_of(items, before)?;
     if let Some(text) = &instructions {
         messages.insert(0, json!({ "role": "system", "content": text }));
     }
@@ -124,8 +126,7 @@ fn prepare(app: &App, body: Value, key: u64) -> Result<(Params, Conversation, Ve
         "reasoning": reasoning, "background": false, "service_tier": "default",
         "top_logprobs": params.logprobs.unwrap_or(0),
     });
-    let items = if store { items } else { Vec::new() };
-    Ok((params, conversation, items, object))
+    Ok((params, conversation, kept, object))
 }
 
 /// Puts a kept item in the place of what refers to it. All such items have as much room as a body.
@@ -141,7 +142,10 @@ fn refer(app: &App, key: u64, item: &mut Value, at: &str, room: &mut usize) -> R
         let id = fields.string("id")?;
         let id = fields.required("id", id)?;
         fields.finish()?;
-        *item = app.kept.item(key, &id).ok_or_else(|| unknown(&format!("{at}.id"), "Item", &id))?;
+        *item = app
+            .kept
+            .item(key, &id)
+            .ok_or_else(|| unknown(&format!("{at}.id"), "item_not_found", "Item", &id))?;
         *room = room
             .checked_sub(item.to_string().len())
             .ok_or_else(|| ApiError::value(at, "the items referred to are larger than a body may be"))?;
@@ -150,10 +154,9 @@ fn refer(app: &App, key: u64, item: &mut Value, at: &str, room: &mut usize) -> R
 }
 
 /// What a client refers to is not kept: it never was, or no longer is.
-fn unknown(param: &str, what: &str, id: &str) -> ApiError {
+fn unknown(param: &str, code: &'static str, what: &str, id: &str) -> ApiError {
     let id: String = id.chars().take(64).collect();
     let error = ApiError::value(param, format!("{what} with id '{id}' not found."));
-    let code = if what == "Item" { "item_not_found" } else { "previous_response_not_found" };
     ApiError { code: Some(code), ..error }
 }
 
@@ -230,10 +233,10 @@ fn whole_tool(tool: &Value) -> Value {
 }
 
 /// Items as messages; those from number `before` on are the request's own.
-fn messages_of(items: &[Value], before: usize) -> Result<Vec<Value>> {
+fn messages_of(items: Vec<Value>, before: usize) -> Result<Vec<Value>> {
     let mut messages: Vec<Value> = Vec::with_capacity(items.len());
-    for (i, item) in items.iter().enumerate() {
-        let next = input(item.clone(), &format!("input[{}]", i.saturating_sub(before)))?;
+    for (i, item) in items.into_iter().enumerate() {
+        let next = input(item, &format!("input[{}]", i.saturating_sub(before)))?;
         // Thoughts, text and calls of one answer are one message.
         match messages.last_mut() {
             Some(last) if last["role"] == "assistant" && next["role"] == "assistant" => join(last, next),
