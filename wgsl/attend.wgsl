@@ -12,8 +12,8 @@
 // them maximum and sum of weights of each.
 // Parts: first_key, end_key, window_start, share (key_range); first_new (first_new); page_of, row_at (pages); key8,
 // value8, round8, eight (cache8_*); rows_of, scores (four_keys); across4, spread4, base_lane, any_lane (lanes_*);
-// row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, set_edges,
-// meet, settle (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one
+// row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, merge, meet,
+// settle (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one
 // array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
 // code nor its tables in any cache, so both ends are short.
@@ -216,26 +216,18 @@ fn main(
     // Every quarter of the lanes has counted its own keys.
     total += across4(lane, total, LANES / 2u);
     total += across4(lane, total, LANES / 4u);
-    if c == 0u {
-        set_edges(part, greatest, total);
-    }
+    let sums = merge(lane, Sums(a0, a1, a2, a3), greatest, total);
     let row = t * params.heads + head;
-    // Two heads at a time.
-    for (var first = 0u; first < HEADS; first += 2u) {
+    for (var first = 0u; first < HEADS; first += AT_ONCE) {
         // What stood there has been used by all.
         workgroupBarrier();
-        if first == 0u {
-            meet(0u, part, c, a0);
-            meet(1u, part, c, a1);
-        } else {
-            meet(0u, part, c, a2);
-            meet(1u, part, c, a3);
-        }
+        meet(lane, first, sums);
         workgroupBarrier();
-        for (var i = lane; i < 4u * LANES; i += WG) {
-            let own = first + i / (2u * LANES);
-            if own < HEADS && own <= most && i % (2u * LANES) < 2u * params.eights {
-                settle(i / (2u * LANES), own, i % (2u * LANES), row, group.y, splits);
+        for (var i = lane; i < AT_ONCE * 2u * LANES; i += WG) {
+            let own_head = first + i / (2u * LANES);
+            let v = i % (2u * LANES);
+            if own_head < HEADS && own_head <= most && v < 2u * params.eights {
+                settle(own_head, v, row, group.y, splits);
             }
         }
     }

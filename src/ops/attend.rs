@@ -113,7 +113,8 @@ impl Attend {
     }
 
     /// Many tokens: one dispatch makes their heads ready and fills the cache, then the attention is as without.
-    fn many(&self, site: &Site<'_>, lanes_file: &'static File) -> Vec<Kernel> {
+    fn many(&self, site: &Site<'_>, subgroups: bool) -> Vec<Kernel> {
+        let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
         let Attention { heads, kv_heads, .. } = self.attention;
         let at = self.inputs();
         let Shape { t, d, .. } = self.shape(site.inputs);
@@ -146,14 +147,18 @@ impl Attend {
         self.attention.kernels(&site).into_iter().map(with_ready).collect()
     }
 
-    /// The dispatches with keys divided into so many splits; `lanes_file` exchanges values between lanes.
-    fn kernel(&self, site: &Site<'_>, splits: usize, lanes_file: &'static File) -> Kernel {
+    /// The dispatches with keys divided into so many splits; lanes exchange values directly if `subgroups`.
+    fn kernel(&self, site: &Site<'_>, splits: usize, subgroups: bool) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
         let Shape { t, d, .. } = self.shape(site.inputs);
         let group = heads / kv_heads;
         let chunks = group.div_ceil(HEADS);
         let lanes = lanes(d);
+        let (lanes_file, merged) = match site.caps.subgroups {
+            Some((least, _)) if subgroups => (&LANES_SUBGROUP, (least as usize / lanes).min(WG / lanes)),
+            _ => (&LANES_SHARED, 1),
+        };
         let window = window.map_or(Word::U32(0), Word::from);
         let range = [("STEP", step(d) as f64), ("LEAST", least(d) as f64)];
         let constants = [
@@ -161,6 +166,7 @@ impl Attend {
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
             ("MEETING", meeting(lanes) as f64),
+            ("MERGED", merged as f64),
             range[0],
             range[1],
         ];
@@ -227,9 +233,9 @@ fn step(d: usize) -> usize {
     4 * WG / lanes(d)
 }
 
-/// Keys that a split has at least.
+/// Keys that a split has at least: few keys leave most of a GPU idle.
 fn least(d: usize) -> usize {
-    2 * step(d)
+    step(d)
 }
 
 impl Op for Attend {
@@ -264,12 +270,12 @@ impl Op for Attend {
             return Vec::new();
         }
         let subgroups = site.caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes(d));
-        let files = subgroups.then_some(&LANES_SUBGROUP).into_iter().chain([&LANES_SHARED]);
+        let ways = if subgroups { &[true, false][..] } else { &[false] };
         if t > FEW {
-            return files.flat_map(|file| self.many(site, file)).collect();
+            return ways.iter().flat_map(|&way| self.many(site, way)).collect();
         }
         let splits = self.splits(site);
-        files.map(|file| self.kernel(site, splits, file)).collect()
+        ways.iter().map(|&way| self.kernel(site, splits, way)).collect()
     }
 }
 

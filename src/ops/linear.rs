@@ -22,9 +22,9 @@ static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
-/// The same where matrix units take packed weights and dense ones. On an NVIDIA H100 a step of an 8B model of 4 bits
-/// takes 4.6 ms for 2 rows, 6.8 for 3 and 8.8 for 5 row by row, by them 6.6 to 7.0 for 2 to 8; of bf16 7.8 for 3, 8.6
-/// for 4 and 9.9 for 5 against 9.2 to 9.4.
+/// The same where matrix units take packed weights, other than those that integer products take (matvec_rows), and dense
+/// ones. On an NVIDIA H100 a step of an 8B model of 4 bits takes 4.6 ms for 2 rows, 6.8 for 3 and 8.8 for 5 row by row, by
+/// them 6.6 to 7.0 for 2 to 8; of bf16 7.8 for 3, 8.6 for 4 and 9.9 for 5 against 9.2 to 9.4.
 const FEW_PACKED: usize = 3;
 const FEW_DENSE: usize = 4;
 
@@ -158,16 +158,15 @@ impl Op for Linear {
         if self.format.k(weight) == 0 || self.gate.is_some() && weight[0].dims[0] % 2 == 1 {
             return Vec::new();
         }
-        let mut kernels = if self.is_few(site) {
+        let rows = matvec::chunks(self, site).and_then(|chunks| matvec_rows::kernel(self, site, &chunks));
+        let others = if self.is_few(site) {
             matvec::kernels(self, site)
         } else {
             let Places { weight, gain, .. } = self.places();
             let (first, epilogue, norm) = (weight, &self.epilogue(site), self.norm.zip(gain));
             Matmul { site, format: self.format, first, epilogue, exact: false, norm }.kernels()
         };
-        kernels
-            .extend(matvec::chunks(self, site).and_then(|chunks| matvec_rows::kernel(self, site, &chunks)));
-        kernels
+        rows.into_iter().chain(others).collect()
     }
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -280,7 +279,7 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(case(Linear { residual: true, ..gelu }, dtype, [67, 74, 64]));
     }
     // A few rows of x by integer products: k in several blocks, rows of the weight that fill no workgroup.
-    for (bits, group) in [(4, 32), (4, 128), (8, 64)] {
+    for (bits, group) in [(4, 32), (4, 64), (4, 128), (8, 64)] {
         let linear = Linear::new(Format::Affine { bits, group }, false);
         for (m, k) in [(2, 2048 + 3 * group), (5, 1024 + group), (8, 2 * 1024)] {
             cases.push(case(Linear { bias: m == 5, ..linear.clone() }, Dtype::F16, [m, 83, k]));

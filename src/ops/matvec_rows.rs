@@ -23,26 +23,43 @@ struct Shape {
     rows: usize,
     /// Invocations of a workgroup.
     lanes: usize,
+    /// Invocations of a team, at most.
+    team: usize,
+    /// Whether planes come into workgroup memory.
+    shared: bool,
 }
 
-/// The kernel for this site, where the adapter has integer products and codes are bytes or halves of them. Nobody has
-/// measured it on a real GPU yet: an op's other kernels come first, and a tuner may prefer it.
+/// The kernel for this site, where the adapter has integer products and codes are bytes or halves of them.
 pub(super) fn kernel(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Option<Kernel> {
-    let rows = if chunks[0].rows <= 8192 { 2 } else { 4 };
-    arranged(op, site, chunks, Shape { rows, lanes: 256 })
+    // As an NVIDIA H200 likes it.
+    let shape = match (site.inputs[0].axis(2), chunks[0].rows) {
+        (..=4, _) => Shape { rows: 4, lanes: 128, team: 32, shared: false },
+        (_, ..=8192) => Shape { rows: 2, lanes: 256, team: 32, shared: true },
+        _ => Shape { rows: 2, lanes: 256, team: 16, shared: true },
+    };
+    arranged(op, site, chunks, shape)
 }
 
 /// The same in other arrangements, for a tuner.
 pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
-    let shapes = [(4, 256), (2, 256), (4, 512), (2, 512)];
-    let shape = |(rows, lanes)| Shape { rows, lanes };
+    let shapes = [
+        (4, 128, 16, true),
+        (4, 128, 8, true),
+        (4, 128, 32, true),
+        (2, 128, 16, true),
+        (2, 256, 32, true),
+        (2, 256, 16, true),
+        (2, 256, 8, true),
+        (4, 128, 32, false),
+    ];
+    let shape = |(rows, lanes, team, shared)| Shape { rows, lanes, team, shared };
     shapes.into_iter().filter_map(|each| arranged(op, site, chunks, shape(each))).collect()
 }
 
 fn arranged(op: &Linear, site: &Site<'_>, chunks: &[Chunk], shape: Shape) -> Option<Kernel> {
     let (least, _) = site.caps.subgroups?;
     let reader = bytes(op, site)?;
-    let team = (least as usize).min(32);
+    let team = (least as usize).min(shape.team);
     let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
     let (lanes, limit) = (shape.lanes, site.caps.workgroup_size as usize);
     let memory = m * (2 * BLOCK + BLOCK / 2) + m * lanes / team * 16;
@@ -62,23 +79,20 @@ fn arranged(op: &Linear, site: &Site<'_>, chunks: &[Chunk], shape: Shape) -> Opt
 /// The stage that rewrites `x` as planes of bytes.
 fn planes(op: &Linear, site: &Site<'_>, blocks: usize) -> Stage {
     let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
-    let most = site.caps.workgroup_size as usize;
-    let lanes = (blocks * BLOCK / UNIT).next_power_of_two().min(most);
     let [planes, order] = op.format.planes();
     let mut stage = Stage {
         name: "bytes",
         files: vec![&BYTES, planes, order, &X_ALIGNED, &DOT8, sums(site.caps)],
-        constants: vec![("WG", lanes as f64), ("NORM", flag(op.norm.is_some()))],
+        constants: vec![("NORM", flag(op.norm.is_some()))],
         reads: vec![Arg::Input(0)],
         writes: vec![Arg::Scratch(0), Arg::Scratch(1)],
         params: vec![
             ("m", m.into()),
             ("k", k.into()),
             ("units", k.div_ceil(UNIT).into()),
-            ("blocks", blocks.into()),
             ("eps", op.norm.unwrap_or(0.0).into()),
         ],
-        grid: [m as u32, 1, 1],
+        grid: [m as u32, blocks as u32, 1],
         ..Stage::default()
     };
     let mut reads = vec![("x", "array<vec4<f32>>")];
@@ -106,6 +120,7 @@ fn product(op: &Linear, site: &Site<'_>, reader: &Reader, chunk: &Chunk, shape: 
                 ("TEAM", team as f64),
                 ("R", shape.rows as f64),
                 ("GATED", flag(gated)),
+                ("SHARED", flag(shape.shared)),
             ],
         ]
         .concat(),

@@ -1,10 +1,14 @@
-// Where the parts of a workgroup of WG invocations meet, LANES of which cover a head.
+// Where the parts of a workgroup of WG invocations meet, LANES of which cover a head. Needs across4 (lanes_*).
 
 // Vectors of 4 values that meet: 8 values of each invocation for two heads, or the rows that are made ready. There is
 // little of it, so that several workgroups are resident.
 override MEETING: u32 = 512u;
 
 override PARTS: u32 = WG / LANES;
+// Parts that are in one subgroup on every adapter of this kind, a power of two: they meet without workgroup memory.
+override MERGED: u32 = 1u;
+// Heads that come together at a time.
+override AT_ONCE: u32 = select(2u, 4u, MERGED > 1u);
 
 var<workgroup> meeting: array<vec4<f32>, MEETING>;
 // Of each part and head.
@@ -16,32 +20,95 @@ fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(meeting[2u * (row * LANES + c)], meeting[2u * (row * LANES + c) + 1u]);
 }
 
-// What weights are relative to, and their sums.
-fn set_edges(part: u32, greatest: vec4<f32>, total: vec4<f32>) {
-    for (var i = 0u; i < HEADS; i++) {
-        maxima[4u * part + i] = greatest[i];
-        totals[4u * part + i] = total[i];
-    }
+// Weighted sums of values, 8 values of each query head.
+struct Sums { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
+
+// Of two sums, the one that this lane goes on with, and what its partner has of it.
+fn kept(lane: u32, first: mat2x4<f32>, second: mat2x4<f32>, distance: u32) -> mat2x4<f32> {
+    let is_second = (lane & distance) != 0u;
+    return mat2x4<f32>(
+        select(first[0], second[0], is_second)
+            + across4(lane, select(second[0], first[0], is_second), distance),
+        select(first[1], second[1], is_second)
+            + across4(lane, select(second[1], first[1], is_second), distance),
+    );
 }
 
-fn meet(slot: u32, part: u32, c: u32, own: mat2x4<f32>) {
-    let at = 2u * ((slot * PARTS + part) * LANES + c);
+// MERGED neighbouring parts together, each of which is left with fewer heads: two of four, or one. Notes what weights
+// are relative to, and their sums.
+fn merge(lane: u32, own: Sums, greatest: vec4<f32>, total: vec4<f32>) -> Sums {
+    var level = greatest;
+    for (var distance = LANES; distance < MERGED * LANES; distance *= 2u) {
+        level = max(level, across4(lane, level, distance));
+    }
+    let decay = exp(greatest - level);
+    var weights = decay * total;
+    for (var distance = LANES; distance < MERGED * LANES; distance *= 2u) {
+        weights += across4(lane, weights, distance);
+    }
+    if lane % (MERGED * LANES) == 0u {
+        let to = 4u * (lane / (MERGED * LANES));
+        for (var i = 0u; i < HEADS; i++) {
+            maxima[to + i] = level[i];
+            totals[to + i] = weights[i];
+        }
+    }
+    if MERGED == 1u {
+        return own;
+    }
+    var sums = Sums(decay.x * own.a, decay.y * own.b, decay.z * own.c, decay.w * own.d);
+    sums.a = kept(lane, sums.a, sums.c, LANES);
+    sums.b = kept(lane, sums.b, sums.d, LANES);
+    if MERGED > 2u {
+        sums.a = kept(lane, sums.a, sums.b, 2u * LANES);
+    }
+    for (var distance = 4u * LANES; distance < MERGED * LANES; distance *= 2u) {
+        let a = across4(lane, sums.a[0], distance);
+        let b = across4(lane, sums.a[1], distance);
+        sums.a += mat2x4<f32>(a, b);
+    }
+    return sums;
+}
+
+fn put(slot: u32, lane: u32, own: mat2x4<f32>) {
+    let at = 2u * ((lane / (MERGED * LANES) * AT_ONCE + slot) * LANES + lane % LANES);
     meeting[at] = own[0];
     meeting[at + 1u] = own[1];
 }
 
+// AT_ONCE heads from the first on come together.
+fn meet(lane: u32, first: u32, sums: Sums) {
+    if MERGED == 1u {
+        if first == 0u {
+            put(0u, lane, sums.a);
+            put(1u, lane, sums.b);
+        } else {
+            put(0u, lane, sums.c);
+            put(1u, lane, sums.d);
+        }
+        return;
+    }
+    let part = lane / LANES;
+    if MERGED == 2u {
+        put(2u * (part & 1u), lane, sums.a);
+        put(2u * (part & 1u) + 1u, lane, sums.b);
+    } else if part % MERGED < 4u {
+        put(2u * (part & 1u) + ((part / 2u) & 1u), lane, sums.a);
+    }
+}
+
 // Adds up what the parts found of vector v of a head. With several splits the edges follow all sums.
-fn settle(slot: u32, head: u32, v: u32, row: u32, split: u32, splits: u32) {
+fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32) {
     var all = maxima[head];
-    for (var i = 1u; i < PARTS; i++) {
+    for (var i = 1u; i < PARTS / MERGED; i++) {
         all = max(all, maxima[4u * i + head]);
     }
     var sum = vec4<f32>(0.0);
     var total = 0.0;
-    for (var i = 0u; i < PARTS; i++) {
+    for (var i = 0u; i < PARTS / MERGED; i++) {
         let weight = exp(maxima[4u * i + head] - all);
         total += weight * totals[4u * i + head];
-        sum += weight * meeting[2u * (slot * PARTS + i) * LANES + v];
+        sum += weight * meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
     }
     let to = (row + head) * splits + split;
     if splits == 1u {
