@@ -182,6 +182,22 @@ fn greedy_tokens_are_the_reference_softwares_on_the_gpu() {
     }
 }
 
+/// The device is the process's: another one opens it with `UNIMLX_CHECKED=1`.
+#[test]
+fn kernels_with_bounds_checks_do_the_same() {
+    if !gpu() {
+        return;
+    }
+    let tests = [
+        "logits_are_the_reference_softwares_on_the_gpu",
+        "greedy_tokens_are_the_reference_softwares_on_the_gpu",
+    ];
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = command.args(tests).arg("--exact").env("UNIMLX_CHECKED", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
+}
+
 #[test]
 fn the_definition_alone_gives_the_same_logits() {
     for fixture in fixtures() {
