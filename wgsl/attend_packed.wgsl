@@ -11,8 +11,7 @@
 // On an NVIDIA H100, 32 heads of 128 over 8, without attend_packed_combine (4.2 us): 32768 keys of 4 bits 45 us, of 8
 // bits 54 us, attend over f16 54 us. Of 4 bits 11 us are both ends, 7 scores, 15 values, 11 waits at barriers: it is
 // instructions that bound it, 3 workgroups of 168 registers on a multiprocessor, and more in flight gains nothing.
-// Matrix units, each subgroup with 16 keys of its own, took half as long again on an H200: codes pass through workgroup
-// memory then.
+// Matrix units, each subgroup with 16 keys of its own, took half as long again on an H200: codes go through memory.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: first_key, end_key, window_start, share (key_range); first_new (first_new); page_of, row_at (pages); across4
 // (lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); into_basis
