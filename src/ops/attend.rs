@@ -160,15 +160,14 @@ impl Attend {
             _ => (&LANES_SHARED, 1),
         };
         let window = window.map_or(Word::U32(0), Word::from);
-        let range = [("STEP", step(d) as f64), ("LEAST", least(d) as f64)];
+        let step = ("STEP", step(d) as f64);
         let constants = [
             ("HEADS", group.div_ceil(chunks) as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
             ("MEETING", meeting(lanes) as f64),
             ("MERGED", merged as f64),
-            range[0],
-            range[1],
+            step,
         ];
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
@@ -182,7 +181,7 @@ impl Attend {
         let combine = Stage {
             name: "attend_combine",
             files: vec![&COMBINE, &ADD_SPLITS, &KEY_RANGE, &PAGES],
-            constants: vec![("COLUMNS", (2 * lanes) as f64), range[0], range[1]],
+            constants: vec![("COLUMNS", (2 * lanes) as f64), step],
             reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],
             baked: true,
@@ -213,7 +212,7 @@ impl Attend {
         }
         let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(least(d)))
+        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d)))
     }
 }
 
@@ -228,14 +227,9 @@ fn memory(t: usize, lanes: usize) -> usize {
     8 * t * lanes * VALUES / 2 + 16 * meeting(lanes) + 2 * 4 * 64 + 16 * WG
 }
 
-/// Keys that a workgroup takes at once: four for each part.
+/// Keys that a workgroup takes at once, and at least: four for each part. Few keys leave most of a GPU idle.
 fn step(d: usize) -> usize {
     4 * WG / lanes(d)
-}
-
-/// Keys that a split has at least: few keys leave most of a GPU idle.
-fn least(d: usize) -> usize {
-    step(d)
 }
 
 impl Op for Attend {

@@ -111,7 +111,7 @@ impl AttendPacked {
         let chunks = (heads / kv_heads).div_ceil(HEADS);
         let (lanes, splits) = (lanes(d), self.splits(site));
         let window = window.map_or(Word::U32(0), Word::from);
-        let range = [("STEP", WG as f64), ("LEAST", WG as f64)];
+        let step = ("STEP", WG as f64);
         let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
         let [keys, values] = self.packing();
 
@@ -146,8 +146,7 @@ impl AttendPacked {
             ("VALUE_BITS", f64::from(values.bits)),
             ("VALUE_REACH", values.reach().into()),
             ("VALUE_EDGE", values.edge().into()),
-            range[0],
-            range[1],
+            step,
         ];
         let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
         let params = vec![
@@ -210,8 +209,7 @@ impl AttendPacked {
             constants: vec![
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
-                range[0],
-                range[1],
+                step,
             ],
             reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],

@@ -2,10 +2,8 @@
 // split takes. Needs params.window, table and PAGE (pages).
 // Room and the number of splits grow with the cache: as constants they would make kernels anew.
 
-// Keys that are taken at once: a split begins at a multiple of them, which divides a page.
+// Keys that are taken at once: a split begins at a multiple of them, which divides a page, and has at least so many.
 override STEP: u32 = 32u;
-// A split has at least so many.
-override LEAST: u32 = 64u;
 
 fn end_key(here: vec2<u32>) -> u32 {
     let rows = arrayLength(&table) * PAGE;
@@ -23,5 +21,5 @@ fn first_key(here: vec2<u32>) -> u32 {
 }
 
 fn share(keys: u32, splits: u32) -> u32 {
-    return max((keys + splits * STEP - 1u) / (splits * STEP) * STEP, LEAST);
+    return max((keys + splits * STEP - 1u) / (splits * STEP) * STEP, STEP);
 }
