@@ -2,8 +2,8 @@
 // and rotated, key and value go into the cache, y = softmax(scale q k^T) v over the keys that the token sees.
 //
 // Work split: workgroup (KV head and up to 4 of its query heads, split of the keys, token). LANES neighbours of
-// its 128 invocations cover a head, 8 values each; so 128 / LANES parts take keys, four at a time, and every
-// query head uses a key and a value once loaded. Queries, maxima and sums stay in registers, and no barrier
+// its invocations cover a head, 8 values each; so WG / LANES parts take keys, four at a time, and every query head
+// uses a key and a value once loaded. Queries, maxima and sums stay in registers, and no barrier
 // stands between keys; parts meet in workgroup memory at the end.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, rounded as the cache
 // stores it. So no workgroup waits for another, and tokens of one sequence may come together, at consecutive
@@ -12,8 +12,8 @@
 // them maximum and sum of weights of each.
 // Parts: first_key, end_key, window_start, share (key_range); first_new (first_new); page_of, row_at (pages); key8,
 // value8, round8, eight (cache8_*); rows_of, scores (four_keys); across4, spread4, base_lane, any_lane (lanes_*);
-// row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, merge, meet,
-// settle (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one
+// row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, agree,
+// merge, meet, settle (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one
 // array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
 // code nor its tables in any cache, so both ends are short.
@@ -29,7 +29,7 @@ override LANES: u32 = 16u;
 override HEADS: u32 = 4u;
 // Tokens of the step.
 override TOKENS: u32 = 1u;
-const WG: u32 = 128u;
+override WG: u32 = 128u;
 // By how much a score may exceed what weights are relative to before sums are rescaled.
 const SLACK: f32 = 8.0;
 
@@ -64,9 +64,10 @@ fn main(
     let pitch = params.kv_heads * params.eights;
     let column = h * params.eights + min(c, params.eights - 1u);
     // The first keys are on their way while queries are made ready, later ones while earlier ones are used; and the page
-    // of a tile, which is in one page, a tile before its keys.
-    var at = rows_of(column, pitch, page_of(here.y + min(low, last)), low + part, last);
-    var page = page_of(here.y + min(low + STEP, last));
+    // that a part's keys of a tile are in, a tile before them.
+    let ahead = low + 4u * part;
+    var at = rows_of(column, pitch, page_of(here.y + min(ahead, last)), ahead, last);
+    var page = page_of(here.y + min(ahead + STEP, last));
     var k = Four(key8(at.x), key8(at.y), key8(at.z), key8(at.w));
     var v = Four(value8(at.x), value8(at.y), value8(at.z), value8(at.w));
 
@@ -137,14 +138,14 @@ fn main(
     // Of four keys, the one whose score this invocation ends up with.
     let upper = (c & (LANES / 2u)) != 0u;
     let odd = (c & (LANES / 4u)) != 0u;
-    let own = part + (WG / LANES) * (select(0u, 2u, upper) + select(0u, 1u, odd));
+    let own = 4u * part + select(0u, 2u, upper) + select(0u, 1u, odd);
     for (var tile = low; tile < stored; tile += STEP) {
         let s0 = scores(q0, q1, q2, q3, eight(k.a));
         let s1 = scores(q0, q1, q2, q3, eight(k.b));
         let s2 = scores(q0, q1, q2, q3, eight(k.c));
         let s3 = scores(q0, q1, q2, q3, eight(k.d));
-        at = rows_of(column, pitch, page, tile + STEP + part, last);
-        page = page_of(here.y + min(tile + 2u * STEP, last));
+        at = rows_of(column, pitch, page, tile + STEP + 4u * part, last);
+        page = page_of(here.y + min(tile + 2u * STEP + 4u * part, last));
         k = Four(key8(at.x), key8(at.y), key8(at.z), key8(at.w));
         // Sums over the lanes, each half of which goes on with half of the keys.
         let even_sum = select(s0, s2, upper) + across4(lane, select(s2, s0, upper), LANES / 2u);
@@ -219,18 +220,22 @@ fn main(
     // Every quarter of the lanes has counted its own keys.
     total += across4(lane, total, LANES / 2u);
     total += across4(lane, total, LANES / 4u);
-    let sums = merge(lane, Sums(a0, a1, a2, a3), greatest, total);
+    let level = agree(lane, greatest);
+    let decay = exp(greatest - level);
+    let sums = merge(lane, Sums(decay.x * a0, decay.y * a1, decay.z * a2, decay.w * a3), decay * total);
     let row = t * params.heads + head;
     for (var first = 0u; first < HEADS; first += AT_ONCE) {
         // What stood there has been used by all.
-        workgroupBarrier();
+        if first > 0u {
+            workgroupBarrier();
+        }
         meet(lane, first, sums);
         workgroupBarrier();
         for (var i = lane; i < AT_ONCE * 2u * LANES; i += WG) {
             let own_head = first + i / (2u * LANES);
             let v = i % (2u * LANES);
             if own_head < HEADS && own_head <= most && v < 2u * params.eights {
-                settle(own_head, v, row, group.y, splits);
+                settle(own_head, v, row, group.y, splits, level[own_head]);
             }
         }
     }

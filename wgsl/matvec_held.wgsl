@@ -70,6 +70,15 @@ fn main(
     }
     workgroupBarrier();
     let x = held(member);
+    // Known before the first rows are here.
+    var factor = 1.0;
+    if NORM {
+        var total = 0.0;
+        for (var i = at; i < WG / size; i += size) {
+            total += squares[i];
+        }
+        factor = inverseSqrt(subgroupAdd(total) / f32(params.k) + params.eps);
+    }
 
     for (; r < rows; r += (WG / TEAM) * ROWS) {
         let next = r + (WG / TEAM) * ROWS;
@@ -98,14 +107,6 @@ fn main(
     }
     workgroupBarrier();
 
-    var factor = 1.0;
-    if NORM {
-        var total = 0.0;
-        for (var i = 0u; i < WG / size; i++) {
-            total += squares[i];
-        }
-        factor = inverseSqrt(total / f32(params.k) + params.eps);
-    }
     for (var i = lane; i < results; i += WG) {
         let n = params.first_row + begin + i;
         if GATED {

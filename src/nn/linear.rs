@@ -5,6 +5,7 @@ use crate::array::MLXArray;
 use crate::error::Result;
 use crate::io::Quantization;
 use crate::ops::{self, Format};
+use crate::plan;
 
 /// A matrix `[n, k]` as the file stores it.
 #[derive(Clone)]
@@ -90,8 +91,8 @@ impl Linear {
     }
 }
 
-/// Linear layers of one input, one matrix where they are stored alike: a large product costs a GPU less than
-/// several small ones.
+/// Linear layers of one input, one matrix where they are stored alike and ops are fused: a large product costs a GPU
+/// less than several small ones.
 pub(crate) struct Linears<const N: usize> {
     /// One, or `N`.
     layers: Vec<Linear>,
@@ -109,7 +110,8 @@ impl<const N: usize> Linears<N> {
     ) -> Result<Self> {
         let paths = layers.map(|(name, _)| format!("{path}.{name}"));
         let widths = layers.map(|(_, n)| n);
-        let joins = Matrix::can_join(weights, &paths, &widths, k)?
+        let joins = plan::fuses()
+            && Matrix::can_join(weights, &paths, &widths, k)?
             && (!bias || weights.can_join_floats(&biases(&paths, &widths))?);
         let layers = if joins {
             vec![Linear::join(weights, &paths, &widths, k, bias)?]

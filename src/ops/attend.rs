@@ -7,6 +7,7 @@ use super::{Attention, FEW, KvWrite, Rope};
 use crate::array::MLXArray;
 use crate::cpu::PAGE;
 use crate::dtype::Dtype;
+use crate::gpu::Caps;
 use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
@@ -51,11 +52,25 @@ pub(super) const HEADS: usize = 4;
 /// and elsewhere.
 const GROUPS: usize = 384;
 const UNIFIED_GROUPS: usize = 128;
-/// Keys that one workgroup takes sooner than several and a second dispatch: on an NVIDIA H200 one takes 6.5 us for
-/// 128 keys and 13.3 us for 600, several and the second 8.4 and 8.7 us.
+/// Keys that one workgroup takes sooner than several and a second dispatch.
 const FEW_KEYS: usize = 256;
+/// Keys of heads of 64 that one large workgroup for each query head takes sooner, and its invocations: on an NVIDIA H100
+/// at 600 keys that is worth 0.8% of a step of a model of 1B.
+const SOME_KEYS: usize = 1024;
+const LARGE: usize = 512;
 /// Splits that are added up by one workgroup at most.
 pub(super) const MAX_SPLITS: usize = 128;
+
+/// How keys and heads are shared out.
+#[derive(Clone, Copy)]
+struct Split {
+    /// Invocations of a workgroup.
+    wg: usize,
+    /// Query heads of a workgroup, at most.
+    heads: usize,
+    /// Workgroups that share the keys of a KV head.
+    count: usize,
+}
 
 /// Sizes that everything follows from.
 struct Shape {
@@ -147,29 +162,28 @@ impl Attend {
         self.attention.kernels(&site).into_iter().map(with_ready).collect()
     }
 
-    /// The dispatches with keys divided into so many splits; lanes exchange values directly if `subgroups`.
-    fn kernel(&self, site: &Site<'_>, splits: usize, subgroups: bool) -> Kernel {
+    /// The dispatches with keys shared out so; lanes exchange values directly if `subgroups`.
+    fn kernel(&self, site: &Site<'_>, split: Split, subgroups: bool) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
         let Shape { t, d, .. } = self.shape(site.inputs);
         let group = heads / kv_heads;
-        let chunks = group.div_ceil(HEADS);
+        let chunks = group.div_ceil(split.heads);
         let lanes = lanes(d);
-        let (lanes_file, merged) = match site.caps.subgroups {
-            Some((least, _)) if subgroups => (&LANES_SUBGROUP, (least as usize / lanes).min(WG / lanes)),
-            _ => (&LANES_SHARED, 1),
-        };
+        let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
         let window = window.map_or(Word::U32(0), Word::from);
-        let step = ("STEP", step(d) as f64);
+        let step = ("STEP", step(d, split.wg) as f64);
         let constants = [
+            ("WG", split.wg as f64),
             ("HEADS", group.div_ceil(chunks) as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
-            ("MEETING", meeting(lanes) as f64),
-            ("MERGED", merged as f64),
+            ("MEETING", meeting(lanes, split, merged(site.caps, lanes, subgroups)) as f64),
+            ("MERGED", merged(site.caps, lanes, subgroups) as f64),
             step,
         ];
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
+        let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
         let files = [&ATTEND, &KEY_RANGE, &FIRST_NEW, lanes_file, &FOUR_KEYS, &MEET];
         let mut stage = self.stage(site, (&files, &constants), out, more);
@@ -203,33 +217,53 @@ impl Attend {
 
     /// How many workgroups share the keys of a KV head: as many as fill the GPU, from how long a sequence may be,
     /// for a recording does not know positions; the kernel divides the keys that there are.
-    fn splits(&self, site: &Site<'_>) -> usize {
+    fn split(&self, site: &Site<'_>, subgroups: bool) -> Split {
         let Shape { t, d, rows, .. } = self.shape(site.inputs);
         let Attention { heads, kv_heads, .. } = self.attention;
         let visible = self.attention.visible(rows);
+        let one = Split { wg: WG, heads: HEADS, count: 1 };
         if visible <= FEW_KEYS {
-            return 1;
+            return one;
+        }
+        // Measured on discrete GPUs; heads of 128 take longer so.
+        let large = Split { wg: LARGE, heads: 1, ..one };
+        let suits = t == 1 && lanes(d) == 8 && subgroups && !site.caps.unified;
+        let fits = LARGE <= site.caps.workgroup_size as usize
+            && self.memory(site, large, subgroups) <= site.caps.workgroup_memory as usize;
+        if visible <= SOME_KEYS && suits && fits {
+            return large;
         }
         let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d)))
+        Split { count: wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d, WG))), ..one }
+    }
+
+    /// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
+    fn memory(&self, site: &Site<'_>, split: Split, subgroups: bool) -> usize {
+        let Shape { t, d, .. } = self.shape(site.inputs);
+        let (t, lanes) = (if t <= FEW { t } else { 1 }, lanes(d));
+        let meeting = meeting(lanes, split, merged(site.caps, lanes, subgroups));
+        let exchange = if subgroups { 0 } else { 16 * split.wg };
+        8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange
     }
 }
 
-/// Vectors of 4 values through which parts meet: 8 values of each invocation for two heads, or the rows that are
-/// made ready.
-fn meeting(lanes: usize) -> usize {
-    (4 * WG).max(2 * lanes * (HEADS + 2))
+/// Parts that add up by shuffles.
+fn merged(caps: &Caps, lanes: usize, subgroups: bool) -> usize {
+    let least = caps.subgroups.filter(|_| subgroups).map_or(1, |(least, _)| least as usize);
+    (least / lanes).clamp(1, WG / lanes)
 }
 
-/// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
-fn memory(t: usize, lanes: usize) -> usize {
-    8 * t * lanes * VALUES / 2 + 16 * meeting(lanes) + 2 * 4 * 64 + 16 * WG
+/// Vectors of 4 values through which parts meet: 8 values of each invocation for two heads, or of some for four, or the
+/// rows that are made ready.
+fn meeting(lanes: usize, split: Split, merged: usize) -> usize {
+    let at_once = if merged > 1 && split.heads > 2 { 4 } else { 2 };
+    (2 * at_once * split.wg / merged).max(2 * lanes * (HEADS + 2))
 }
 
 /// Keys that a workgroup takes at once, and at least: four for each part. Few keys leave most of a GPU idle.
-fn step(d: usize) -> usize {
-    4 * WG / lanes(d)
+fn step(d: usize, wg: usize) -> usize {
+    4 * wg / lanes(d)
 }
 
 impl Op for Attend {
@@ -258,8 +292,6 @@ impl Op for Attend {
             self.raw(d).suit(MAX_HEAD) && matches!(cache, Dtype::F16 | Dtype::F32) && fits([groups, t, 1]);
         // The output takes the place of a scratch buffer where there is one.
         let bindings = site.inputs.len() + 1;
-        let tokens = if t <= FEW { t } else { 1 };
-        let suits = suits && memory(tokens, lanes(d)) <= site.caps.workgroup_memory as usize;
         if !suits || bindings > site.caps.storage_buffers as usize {
             return Vec::new();
         }
@@ -268,8 +300,12 @@ impl Op for Attend {
         if t > FEW {
             return ways.iter().flat_map(|&way| self.many(site, way)).collect();
         }
-        let splits = self.splits(site);
-        ways.iter().map(|&way| self.kernel(site, splits, way)).collect()
+        let room = site.caps.workgroup_memory as usize;
+        let kernel = |&way: &bool| {
+            let split = self.split(site, way);
+            (self.memory(site, split, way) <= room).then(|| self.kernel(site, split, way))
+        };
+        ways.iter().filter_map(kernel).collect()
     }
 }
 

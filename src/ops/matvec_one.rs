@@ -4,7 +4,6 @@ use super::linear::Linear;
 use super::matvec::{DOT8, stage};
 use super::matvec_rows::GATHER;
 use super::weight::{Chunk, Format, Reader, UNIT};
-use crate::dtype::Dtype;
 use crate::op::{Kernel, Site, Spec, Stage};
 use crate::wgsl::{File, wgsl};
 
@@ -20,14 +19,20 @@ pub(super) const ROUNDING: f32 = 1.0 / 8192.0;
 /// Workgroups that fill an NVIDIA H100 or H200, two on each of its multiprocessors; small shares do no harm elsewhere.
 const GROUPS: usize = 264;
 
+/// Whether rows are fewer than the subgroups of a large GPU: 32 on each of 132 multiprocessors.
+fn few(rows: usize) -> bool {
+    rows < 4096
+}
+
 /// The kernels for this site, best first.
 pub(super) fn kernels(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
     let held = Held::new(op, site).map(|held| held.kernel(op, site, chunks));
     let dot4 = Dot4::new(op, site).map(|dot4| dot4.kernel(op, site, chunks));
-    // x in registers spares most where much is multiplied; its way there and back is longer.
-    let bytes = matches!(op.format, Format::Affine { bits: 8, .. });
-    let much = bytes && op.weight(site.inputs)[0].dims[0] > 4096;
-    let kernels = if much { [held, dot4] } else { [dot4, held] };
+    // x in registers spares most where much is multiplied; its way there and back is longer. And it shares out rows
+    // that are fewer than the subgroups of a GPU.
+    let (rows, k) = (op.weight(site.inputs)[0].dims[0], site.inputs[0].axis(1));
+    let much = matches!(op.format, Format::Affine { bits: 8, .. }) && rows > 4096;
+    let kernels = if much || few(rows) && k > 4096 { [held, dot4] } else { [dot4, held] };
     kernels.into_iter().flatten().collect()
 }
 
@@ -80,6 +85,9 @@ struct Held {
 impl Held {
     /// Invocations of a workgroup, about.
     const LANES: usize = 512;
+    /// Bytes of dense weights that all invocations of a multiprocessor should have on their way. With more than
+    /// registers hold at a time, workgroups run one after the other, and each pays for its ends.
+    const AHEAD: usize = 64 << 10;
     /// Sums that a workgroup makes room for, at most.
     const SUMS: usize = 4096;
 
@@ -98,20 +106,24 @@ impl Held {
             Format::Dense if site.caps.unified => return None,
             Format::Dense => op.format.reader(weight)?,
         };
-        let units = k / UNIT;
+        let (units, size) = (k / UNIT, weight[0].dtype.size());
         let team_of = |span: usize| units.div_ceil(span).next_multiple_of(most);
         let span = match planes {
             true => 4,
-            false => [(256, 1), (1024, 2), (usize::MAX, 4)]
+            false => [(256, 1), (usize::MAX, 64 / (UNIT * size)), (usize::MAX, 4)]
                 .into_iter()
                 .find_map(|(most, span)| (units <= most && team_of(span) <= limit).then_some(span))?,
         };
         let team = team_of(span);
-        let rows = if span == 4 || weight[0].dtype == Dtype::F32 { 2 } else { 4 };
+        let rows = if span == 4 || size == 4 { 2 } else { 4 };
         let lanes = team * (Self::LANES.min(limit) / team).max(1);
         let memory = if planes { planes_memory(k) } else { 512 };
         let sums = ((site.caps.workgroup_memory as usize).checked_sub(memory)? / 4).min(Self::SUMS);
-        let groups = if matches!(op.format, Format::Affine { bits: 8, .. }) { GROUPS / 2 } else { GROUPS };
+        let groups = match op.format {
+            Format::Affine { bits: 8, .. } => GROUPS / 2,
+            Format::Affine { .. } => GROUPS,
+            Format::Dense => GROUPS / 2 * (Self::AHEAD / (lanes * rows * span * UNIT * size)).max(1),
+        };
         let fits = lanes <= limit && sums >= 2 * team / least;
         fits.then_some(Self { reader, planes, span, team, lanes, rows, sums, groups })
     }
@@ -168,8 +180,12 @@ impl Dot4 {
         if x.axis(2) != 1 || op.gate.is_some() || least < 4 || !fits {
             return None;
         }
-        let few = op.weight(site.inputs)[0].dims[0] <= 4096;
-        let (rows, lanes) = if few { (1, 1024) } else { (2, 512) };
+        let n = op.weight(site.inputs)[0].dims[0];
+        let (rows, lanes) = match n {
+            _ if few(n) => (1, 512),
+            ..=4096 => (1, 1024),
+            _ => (2, 512),
+        };
         Some(Self { reader, lanes: lanes.min(site.caps.workgroup_size as usize), rows })
     }
 

@@ -32,7 +32,7 @@ mod tuned;
 
 pub(crate) use check::has_kernel;
 pub use check::try_kernels;
-pub(crate) use program::{Program, planning_time, recording_for};
+pub(crate) use program::{Program, fuses, planning_time, recording_for};
 pub use program::{eval, set_fusion};
 pub(crate) use tune::tune;
 pub use tune::{TriedKernel, TunedShape};

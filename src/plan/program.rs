@@ -53,14 +53,14 @@ pub(crate) fn planning_time() -> PlanningTime {
 
 static FUSE: AtomicBool = AtomicBool::new(true);
 
-/// Whether chains of elementwise work become one kernel on the GPU (they do unless switched off). Holds
-/// for plans made from now on; results are the same up to rounding.
+/// Whether ops become one kernel where one can do their work on the GPU (they do unless switched off), and linear layers
+/// of one input one matrix. Holds for plans made and models loaded from now on; results are the same up to rounding.
 pub fn set_fusion(on: bool) {
     FUSE.store(on, Ordering::Relaxed);
 }
 
 /// Whether plans made now are fused.
-pub(super) fn fuses() -> bool {
+pub(crate) fn fuses() -> bool {
     FUSE.load(Ordering::Relaxed)
 }
 

@@ -3,9 +3,9 @@
 // Four keys or values of a part, as they are stored.
 struct Four { a: Eight, b: Eight, c: Eight, d: Eight }
 
-// Where they are: WG / LANES rows apart from position j on, none past the last, in the page whose first row is `page`.
+// Where they are: from position j on, a multiple of 4, none past the last, in the page whose first row is `page`.
 fn rows_of(column: u32, pitch: u32, page: u32, j: u32, last: u32) -> vec4<u32> {
-    let positions = vec4<u32>(j) + vec4<u32>(0u, 1u, 2u, 3u) * (WG / LANES);
+    let positions = vec4<u32>(j) + vec4<u32>(0u, 1u, 2u, 3u);
     return vec4<u32>(column + page * pitch) + min(positions, vec4<u32>(last)) % PAGE * pitch;
 }
 

@@ -1,6 +1,7 @@
-// Where the parts of a workgroup of WG invocations meet, LANES of which cover a head. Needs across4 (lanes_*).
+// Where the parts of a workgroup of WG invocations meet, LANES of which cover a head: they agree on what weights are
+// relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4 (lanes_*).
 
-// Vectors of 4 values that meet: 8 values of each invocation for two heads, or the rows that are made ready. There is
+// Vectors of 4 values that meet: 8 values of each invocation for some heads, or the rows that are made ready. There is
 // little of it, so that several workgroups are resident.
 override MEETING: u32 = 512u;
 
@@ -8,16 +9,33 @@ override PARTS: u32 = WG / LANES;
 // Parts that are in one subgroup on every adapter of this kind, a power of two: they meet without workgroup memory.
 override MERGED: u32 = 1u;
 // Heads that come together at a time.
-override AT_ONCE: u32 = select(2u, 4u, MERGED > 1u);
+override AT_ONCE: u32 = select(2u, 4u, MERGED > 1u && HEADS > 2u);
 
 var<workgroup> meeting: array<vec4<f32>, MEETING>;
-// Of each part and head.
-var<workgroup> maxima: array<f32, 64>;
-var<workgroup> totals: array<f32, 64>;
+// Of each subgroup's parts, for every head: what their weights are relative to, and the sum of weights.
+var<workgroup> levels: array<vec4<f32>, 32>;
+var<workgroup> totals: array<vec4<f32>, 32>;
 
 // A head that one part made ready for all.
 fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(meeting[2u * (row * LANES + c)], meeting[2u * (row * LANES + c) + 1u]);
+}
+
+// The greatest of all parts.
+fn agree(lane: u32, greatest: vec4<f32>) -> vec4<f32> {
+    var level = greatest;
+    for (var distance = LANES; distance < MERGED * LANES; distance *= 2u) {
+        level = max(level, across4(lane, level, distance));
+    }
+    if lane % (MERGED * LANES) == 0u {
+        levels[lane / (MERGED * LANES)] = level;
+    }
+    workgroupBarrier();
+    level = levels[0];
+    for (var i = 1u; i < PARTS / MERGED; i++) {
+        level = max(level, levels[i]);
+    }
+    return level;
 }
 
 // Weighted sums of values, 8 values of each query head.
@@ -34,35 +52,31 @@ fn kept(lane: u32, first: mat2x4<f32>, second: mat2x4<f32>, distance: u32) -> ma
     );
 }
 
-// MERGED neighbouring parts together, each of which is left with fewer heads: two of four, or one. Notes what weights
-// are relative to, and their sums.
-fn merge(lane: u32, own: Sums, greatest: vec4<f32>, total: vec4<f32>) -> Sums {
-    var level = greatest;
-    for (var distance = LANES; distance < MERGED * LANES; distance *= 2u) {
-        level = max(level, across4(lane, level, distance));
-    }
-    let decay = exp(greatest - level);
-    var weights = decay * total;
+// MERGED neighbouring parts together, each of which is left with fewer heads: two of four, or one. Notes the sums of
+// weights.
+fn merge(lane: u32, own: Sums, total: vec4<f32>) -> Sums {
+    var weights = total;
     for (var distance = LANES; distance < MERGED * LANES; distance *= 2u) {
         weights += across4(lane, weights, distance);
     }
     if lane % (MERGED * LANES) == 0u {
-        let to = 4u * (lane / (MERGED * LANES));
-        for (var i = 0u; i < HEADS; i++) {
-            maxima[to + i] = level[i];
-            totals[to + i] = weights[i];
-        }
+        totals[lane / (MERGED * LANES)] = weights;
     }
     if MERGED == 1u {
         return own;
     }
-    var sums = Sums(decay.x * own.a, decay.y * own.b, decay.z * own.c, decay.w * own.d);
-    sums.a = kept(lane, sums.a, sums.c, LANES);
-    sums.b = kept(lane, sums.b, sums.d, LANES);
-    if MERGED > 2u {
-        sums.a = kept(lane, sums.a, sums.b, 2u * LANES);
+    var sums = own;
+    var distance = LANES;
+    if HEADS > 2u {
+        sums.a = kept(lane, own.a, own.c, distance);
+        sums.b = kept(lane, own.b, own.d, distance);
+        distance *= 2u;
     }
-    for (var distance = 4u * LANES; distance < MERGED * LANES; distance *= 2u) {
+    if HEADS <= 2u || MERGED > 2u {
+        sums.a = kept(lane, sums.a, sums.b, distance);
+        distance *= 2u;
+    }
+    for (; distance < MERGED * LANES; distance *= 2u) {
         let a = across4(lane, sums.a[0], distance);
         let b = across4(lane, sums.a[1], distance);
         sums.a += mat2x4<f32>(a, b);
@@ -78,6 +92,7 @@ fn put(slot: u32, lane: u32, own: mat2x4<f32>) {
 
 // AT_ONCE heads from the first on come together.
 fn meet(lane: u32, first: u32, sums: Sums) {
+    let part = lane / LANES;
     if MERGED == 1u {
         if first == 0u {
             put(0u, lane, sums.a);
@@ -86,10 +101,11 @@ fn meet(lane: u32, first: u32, sums: Sums) {
             put(0u, lane, sums.c);
             put(1u, lane, sums.d);
         }
-        return;
-    }
-    let part = lane / LANES;
-    if MERGED == 2u {
+    } else if HEADS <= 2u {
+        if part % MERGED < 2u {
+            put(part & 1u, lane, sums.a);
+        }
+    } else if MERGED == 2u {
         put(2u * (part & 1u), lane, sums.a);
         put(2u * (part & 1u) + 1u, lane, sums.b);
     } else if part % MERGED < 4u {
@@ -98,17 +114,12 @@ fn meet(lane: u32, first: u32, sums: Sums) {
 }
 
 // Adds up what the parts found of vector v of a head. With several splits the edges follow all sums.
-fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32) {
-    var all = maxima[head];
-    for (var i = 1u; i < PARTS / MERGED; i++) {
-        all = max(all, maxima[4u * i + head]);
-    }
+fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32, level: f32) {
     var sum = vec4<f32>(0.0);
     var total = 0.0;
     for (var i = 0u; i < PARTS / MERGED; i++) {
-        let weight = exp(maxima[4u * i + head] - all);
-        total += weight * totals[4u * i + head];
-        sum += weight * meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
+        total += totals[i][head];
+        sum += meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
     }
     let to = (row + head) * splits + split;
     if splits == 1u {
@@ -118,6 +129,6 @@ fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32) {
     out[to * 2u * params.eights + v] = sum;
     if v == 0u {
         let edges = TOKENS * params.heads * splits * 2u * params.eights;
-        out[edges + to] = vec4<f32>(all, total, 0.0, 0.0);
+        out[edges + to] = vec4<f32>(level, total, 0.0, 0.0);
     }
 }
