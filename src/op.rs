@@ -281,6 +281,12 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// A small case that runs the code of kernels for inputs of these specs, for a trial where none of the op's listed
+    /// cases does.
+    fn small(&self, _inputs: &[Spec]) -> Option<Case> {
+        None
+    }
+
     /// Other arrangements of the best kernel, for a tuner to choose from.
     fn variants(&self, _site: &Site<'_>) -> Vec<Kernel> {
         Vec::new()

@@ -176,6 +176,28 @@ impl Op for Linear {
         kernels
     }
 
+    /// Kernels for few rows of `x` depend on how long they are, and on little else.
+    fn small(&self, inputs: &[Spec]) -> Option<Case> {
+        let (x, weight) = (&inputs[0], self.weight(inputs));
+        if x.axis(2) > FEW {
+            return None;
+        }
+        let n = weight[0].dims[0].min(46);
+        let columns = if self.gate.is_some() { n / 2 } else { n };
+        let Places { weight: at, bias, residual, .. } = self.places();
+        let normal = |dims: &[usize], dtype| Fill::Normal(Spec::new(dims, dtype));
+        let mut fills: Vec<Fill> = inputs.iter().cloned().map(Fill::Normal).collect();
+        let scales = weight[weight.len() - 1].dtype;
+        fills.splice(at..at + weight.len(), self.format.fills(n, x.axis(1), scales));
+        if let Some(bias) = bias {
+            fills[bias] = normal(&[n], inputs[bias].dtype);
+        }
+        if let Some(residual) = residual {
+            fills[residual] = normal(&[x.axis(2), columns], Dtype::F32);
+        }
+        Some(Case { op: Arc::new(self.clone()), inputs: fills, reduction: x.axis(1) })
+    }
+
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
         if self.norm.is_some() || self.gate.is_some() || self.residual {
             return None;

@@ -1,14 +1,14 @@
 //! Trust, after a trial: drivers miscompile.
 //!
 //! Before a plan uses a kernel for the first time on an adapter, the smallest case of its op that links to the
-//! same shaders runs and is compared with the definition. A kernel that disagrees is switched off with a log
+//! same shaders, or one made for it, runs and is compared with the definition. A kernel that disagrees is switched off with a log
 //! line, and the next best, or the meaning, takes its place. Ops from outside the crate have no cases and
 //! are trusted. That a kernel agreed is kept for later processes ([`kept`](super::kept)).
 
 use super::graph::{Chosen, Graph, Kind, Node};
 use super::kept::{Place, damaged};
 use super::program::PLANNING;
-use crate::gpu::{Gpu, Spent};
+use crate::gpu::{Caps, Gpu, Spent};
 use crate::op::{Case, Kernel, Op, Site, Spec};
 use crate::ops;
 use crate::trial::Trial;
@@ -101,13 +101,13 @@ pub(crate) fn has_kernel(op: impl Op, inputs: &[Spec], output: &Spec) -> bool {
     let site = Site { inputs, output, caps: gpu.caps() };
     PLANNING.on(|| {
         let kernels = op.kernels(&site);
-        trying(&gpu, || kernels.iter().any(|kernel| trusted(&op, kernel, &gpu)))
+        trying(&gpu, || kernels.iter().any(|kernel| trusted(&op, inputs, kernel, &gpu)))
     })
 }
 
-/// Whether a kernel may be used: not if it disagreed.
-pub(super) fn trusted(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> bool {
-    verdict(op, kernel, gpu) != Some(false)
+/// Whether a kernel may be used for inputs of these specs: not if it disagreed.
+pub(super) fn trusted(op: &dyn Op, inputs: &[Spec], kernel: &Kernel, gpu: &Arc<Gpu>) -> bool {
+    verdict(op, inputs, kernel, gpu) != Some(false)
 }
 
 /// Whether a kernel was tried already and disagreed.
@@ -122,24 +122,28 @@ pub(super) fn is_refused(kernel: &Kernel, gpu: &Gpu) -> bool {
 pub(super) fn all_trusted(graph: &Graph, gpu: &Arc<Gpu>) -> bool {
     let mut seen = HashSet::new();
     let kernel = |node: &Node| match &node.kind {
-        Kind::Op { op, kernel: Chosen::Gpu(linked), .. } => {
-            seen.insert(Arc::as_ptr(linked)).then(|| (op.clone(), linked.clone()))
-        }
+        Kind::Op { op, kernel: Chosen::Gpu(linked), inputs } => seen.insert(Arc::as_ptr(linked)).then(|| {
+            let specs: Vec<Spec> = inputs.iter().map(|&i| graph.nodes[i].spec.clone()).collect();
+            (op.clone(), specs, linked.clone())
+        }),
         _ => None,
     };
     let kernels: Vec<_> = graph.nodes.iter().filter_map(kernel).collect();
     // Most of a trial's time is its pipelines'. All are tried, even after one has failed.
-    let tried = || kernels.par_iter().map(|(op, linked)| trusted(op.as_ref(), &linked.kernel, gpu));
+    let tried =
+        || kernels.par_iter().map(|(op, specs, linked)| trusted(op.as_ref(), specs, &linked.kernel, gpu));
     trying(gpu, || tried().reduce(|| true, |a, b| a && b))
 }
 
-/// Whether a kernel does on this adapter what its op says; `None` if no case runs its code.
-pub(super) fn verdict(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> Option<bool> {
+/// Whether a kernel for inputs of these specs does on this adapter what its op says; `None` if no case runs its code.
+pub(super) fn verdict(op: &dyn Op, inputs: &[Spec], kernel: &Kernel, gpu: &Arc<Gpu>) -> Option<bool> {
     let code = identity(kernel);
     if let Some(verdict) = known(gpu, |_, known| known.verdicts.get(&code).copied()) {
         return verdict;
     }
-    let verdict = smallest(op, code, gpu).map(|(trial, kernel)| match trial.gpu(gpu, &kernel) {
+    let trial = smallest(op, inputs, code, gpu.caps());
+    let trial = trial.and_then(|(case, kernel)| Some((Trial::new(case, 1).ok()?, kernel)));
+    let verdict = trial.map(|(trial, kernel)| match trial.gpu(gpu, &kernel) {
         Ok(()) => true,
         Err(e) => {
             let name = kernel.stages.first().map_or(op.name(), |stage| stage.name);
@@ -155,16 +159,18 @@ pub(super) fn verdict(op: &dyn Op, kernel: &Kernel, gpu: &Arc<Gpu>) -> Option<bo
     verdict
 }
 
-/// The smallest case of an op that runs the same code, as one of its kernels or in an arrangement of them.
-fn smallest(op: &dyn Op, code: u64, gpu: &Arc<Gpu>) -> Option<(Trial, Kernel)> {
+/// The smallest case of an op that runs the same code, as one of its kernels or in an arrangement of them; else one made
+/// for inputs of these specs.
+fn smallest(op: &dyn Op, inputs: &[Spec], code: u64, caps: &Caps) -> Option<(Case, Kernel)> {
     let (_, cases) = ops::ALL.iter().find(|(name, _)| *name == op.name())?;
     let mut cases = cases();
     cases.sort_by_key(|case| case.inputs.iter().map(|fill| fill.spec().bytes()).sum::<usize>());
+    cases.extend(op.small(inputs));
     for kernels in [Case::kernels, Case::variants] {
-        let same = |case: &Case| kernels(case, gpu.caps()).into_iter().find(|k| identity(k) == code);
+        let same = |case: &Case| kernels(case, caps).into_iter().find(|k| identity(k) == code);
         let found = cases.iter().enumerate().find_map(|(i, case)| Some((i, same(case)?)));
         if let Some((i, kernel)) = found {
-            return Trial::new(cases.swap_remove(i), 1).ok().map(|trial| (trial, kernel));
+            return Some((cases.swap_remove(i), kernel));
         }
     }
     None
@@ -204,8 +210,9 @@ pub fn try_kernels(only: &str) -> crate::Result<(usize, Vec<String>)> {
 mod tests {
     use super::*;
     use crate::MLXArray;
+    use crate::dtype::Dtype;
     use crate::gpu::Options;
-    use crate::ops::{Gate, GateKind};
+    use crate::ops::{Format, Gate, GateKind, Linear};
     use crate::plan::graph::Target;
     use std::path::Path;
 
@@ -220,7 +227,7 @@ mod tests {
     }
 
     fn graph(gpu: &Arc<Gpu>) -> Graph {
-        let x = || MLXArray::placeholder(Spec::new(&[2, 64], crate::dtype::Dtype::F32));
+        let x = || MLXArray::placeholder(Spec::new(&[2, 64], Dtype::F32));
         let y = MLXArray::apply(Gate { kind: GateKind::Silu }, &[&x(), &x()]);
         Graph::of(&[y], &Target::new(Some(gpu.caps()), Some(gpu)))
     }
@@ -232,6 +239,59 @@ mod tests {
             _ => None,
         };
         graph.nodes.iter().filter_map(code).collect()
+    }
+
+    #[test]
+    fn a_case_runs_what_models_of_common_shapes_run() {
+        let nvidia = Caps {
+            dot4: true,
+            f16: true,
+            subgroups: Some((32, 32)),
+            workgroup_size: 1024,
+            workgroup_memory: 48 << 10,
+            storage_buffers: 30,
+            max_binding: 1 << 31,
+            ..Caps::BASELINE
+        };
+        let apple = Caps { dot4: false, unified: true, ..nvidia.clone() };
+        // Rows and length of each weight of Llama of 1B and 8B and of Qwen2.5 of 0.5B: q, k and v; o; gate and up; down.
+        let shapes = [
+            [(3072, 2048), (2048, 2048), (16384, 2048), (2048, 8192)],
+            [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)],
+            [(1152, 896), (896, 896), (9728, 896), (896, 4864)],
+        ];
+        let formats =
+            [Format::Dense, Format::Affine { bits: 4, group: 64 }, Format::Affine { bits: 8, group: 64 }];
+        for (caps, format) in
+            [&nvidia, &apple].into_iter().flat_map(|caps| formats.map(|format| (caps, format)))
+        {
+            for (i, (n, k)) in shapes.into_iter().flat_map(|shapes| shapes.into_iter().enumerate()) {
+                let op = Linear {
+                    norm: (i % 2 == 0).then_some(1e-5),
+                    gate: (i == 2).then_some(GateKind::Silu),
+                    residual: i % 2 == 1,
+                    ..Linear::new(format, false)
+                };
+                for m in [1, 2, 4, 8] {
+                    let x = Spec::new(&[m, k], Dtype::F32);
+                    let mut inputs = vec![x];
+                    inputs.extend(op.norm.map(|_| Spec::new(&[k], Dtype::BF16)));
+                    inputs.extend(match format {
+                        Format::Dense => vec![Spec::new(&[n, k], Dtype::BF16)],
+                        Format::Affine { bits, group } => {
+                            let scales = Spec::new(&[n, k / group], Dtype::BF16);
+                            vec![Spec::new(&[n, k * bits as usize / 32], Dtype::U32), scales.clone(), scales]
+                        }
+                    });
+                    let output = Spec::new(&[m, if i == 2 { n / 2 } else { n }], Dtype::F32);
+                    inputs.extend(op.residual.then(|| output.clone()));
+                    let site = Site { inputs: &inputs, output: &output, caps };
+                    let kernel = &op.kernels(&site)[0];
+                    let found = smallest(&op, &inputs, identity(kernel), caps);
+                    assert!(found.is_some(), "{op:?} of {m}, {n} x {k}: {:?}", kernel.stages[0].constants);
+                }
+            }
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Class {
     /// Times what there is to choose from; nothing where that is one kernel.
     pub(super) fn tune(&self, gpu: &Arc<Gpu>, weights: u64, time: Duration) -> Result<Option<TunedShape>> {
         let (op, site) = (self.op.as_ref(), self.site(gpu));
-        let Some(default) = op.kernels(&site).into_iter().find(|k| trusted(op, k, gpu)) else {
+        let Some(default) = op.kernels(&site).into_iter().find(|k| trusted(op, &self.inputs, k, gpu)) else {
             return Ok(None);
         };
         let key = key(op, &site, &default);
@@ -232,7 +232,7 @@ impl Class {
         result: &[u8],
     ) -> Result<()> {
         let known = ops::ALL.iter().any(|(name, _)| *name == self.op.name());
-        match verdict(self.op.as_ref(), kernel, gpu) {
+        match verdict(self.op.as_ref(), &self.inputs, kernel, gpu) {
             Some(true) => {}
             None if !known => {}
             Some(false) => return Err(Error::device("it disagrees with its definition")),
