@@ -22,8 +22,9 @@ pub(super) static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
 pub(super) static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
-static FOUR_KEYS: File = wgsl!("parts/four_keys.wgsl");
-static MEET: File = wgsl!("parts/meet.wgsl");
+static FLOATS8: File = wgsl!("parts/floats8.wgsl");
+pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
+pub(super) static MEET: File = wgsl!("parts/meet.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, table [pages] u32,`
@@ -63,13 +64,13 @@ pub(super) const MAX_SPLITS: usize = 128;
 
 /// How keys and heads are shared out.
 #[derive(Clone, Copy)]
-struct Split {
+pub(super) struct Split {
     /// Invocations of a workgroup.
-    wg: usize,
+    pub(super) wg: usize,
     /// Query heads of a workgroup, at most.
-    heads: usize,
+    pub(super) heads: usize,
     /// Workgroups that share the keys of a KV head.
-    count: usize,
+    pub(super) count: usize,
 }
 
 /// Sizes that everything follows from.
@@ -185,7 +186,7 @@ impl Attend {
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let files = [&ATTEND, &KEY_RANGE, &FIRST_NEW, lanes_file, &FOUR_KEYS, &MEET];
+        let files = [&ATTEND, &OVER_KEYS, &FLOATS8, &KEY_RANGE, &FIRST_NEW, lanes_file, &MEET];
         let mut stage = self.stage(site, (&files, &constants), out, more);
         stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
@@ -235,7 +236,7 @@ impl Attend {
         }
         let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-        Split { count: wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d, WG))), ..one }
+        Split { count: wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d, WG)) + 1), ..one }
     }
 
     /// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
@@ -249,20 +250,20 @@ impl Attend {
 }
 
 /// Parts that add up by shuffles.
-fn merged(caps: &Caps, lanes: usize, subgroups: bool) -> usize {
+pub(super) fn merged(caps: &Caps, lanes: usize, subgroups: bool) -> usize {
     let least = caps.subgroups.filter(|_| subgroups).map_or(1, |(least, _)| least as usize);
     (least / lanes).clamp(1, WG / lanes)
 }
 
 /// Vectors of 4 values through which parts meet: 8 values of each invocation for two heads, or of some for four, or the
 /// rows that are made ready.
-fn meeting(lanes: usize, split: Split, merged: usize) -> usize {
+pub(super) fn meeting(lanes: usize, split: Split, merged: usize) -> usize {
     let at_once = if merged > 1 && split.heads > 2 { 4 } else { 2 };
     (2 * at_once * split.wg / merged).max(2 * lanes * (HEADS + 2))
 }
 
 /// Keys that a workgroup takes at once, and at least: four for each part. Few keys leave most of a GPU idle.
-fn step(d: usize, wg: usize) -> usize {
+pub(super) fn step(d: usize, wg: usize) -> usize {
     4 * wg / lanes(d)
 }
 

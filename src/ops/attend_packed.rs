@@ -1,10 +1,11 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    ADD_SPLITS, FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, WG,
+    ADD_SPLITS, FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, MEET,
+    OVER_KEYS, Split, WG, meeting, merged, step,
 };
 use super::attention::codes;
-use super::kernel::{SUM_SHARED, SUM_SUBGROUP, fits};
+use super::kernel::fits;
 use super::kv_pack::{SIGNS, WALSH};
 use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
@@ -20,15 +21,13 @@ static ATTEND_PACKED: File = wgsl!("attend_packed.wgsl");
 static COMBINE: File = wgsl!("attend_packed_combine.wgsl");
 static WALSH8: File = wgsl!("parts/walsh8.wgsl");
 static FRESH8: File = wgsl!("parts/fresh8.wgsl");
-static KEY_PIECES: File = wgsl!("parts/key_pieces.wgsl");
+static PACKED8: File = wgsl!("parts/packed8.wgsl");
+static QUERIES_INT: File = wgsl!("parts/queries_int.wgsl");
+static QUERIES_FLOAT: File = wgsl!("parts/queries_float.wgsl");
 static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
-static MEET_PACKED: File = wgsl!("parts/meet_packed.wgsl");
-static FOUR_VALUES: File = wgsl!("parts/four_values.wgsl");
 static CODES8: File = wgsl!("parts/codes8.wgsl");
 static BASES8: File = wgsl!("parts/bases8.wgsl");
 static NO_BASES8: File = wgsl!("parts/no_bases8.wgsl");
-static KEY_DOTS_INT: File = wgsl!("parts/key_dots_int.wgsl");
-static KEY_DOTS_FLOAT: File = wgsl!("parts/key_dots_float.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, words] u32, values [rows, words] u32, places [t, 2] u32, table [pages] u32,`
@@ -52,7 +51,7 @@ pub struct AttendPacked {
 }
 
 /// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: on an NVIDIA H100, 132
-/// multiprocessors of which take three each, 384 are faster than 256 and 512.
+/// multiprocessors of which take three each, 384 are faster than 264 and 528.
 const GROUPS: usize = 384;
 const UNIFIED_GROUPS: usize = 128;
 /// What the rounding of queries to 15 bits may do to a result.
@@ -111,32 +110,37 @@ impl AttendPacked {
         let chunks = (heads / kv_heads).div_ceil(HEADS);
         let (lanes, splits) = (lanes(d), self.splits(site));
         let window = window.map_or(Word::U32(0), Word::from);
-        let step = ("STEP", WG as f64);
+        let step = ("STEP", step(d, WG) as f64);
         let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
         let [keys, values] = self.packing();
 
+        let split = Split { wg: WG, heads: HEADS, count: splits };
+        let merged = merged(site.caps, lanes, subgroups);
         let files: &[&File] = &[
             &ATTEND_PACKED,
+            &OVER_KEYS,
+            &PACKED8,
             &KEY_RANGE,
             &FIRST_NEW,
-            &MEET_PACKED,
+            &MEET,
             &WALSH8,
             &SIGNS,
             &FRESH8,
-            &KEY_PIECES,
             &STORE_FRESH,
-            &FOUR_VALUES,
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
-            if integers { &KEY_DOTS_INT } else { &KEY_DOTS_FLOAT },
+            if integers { &QUERIES_INT } else { &QUERIES_FLOAT },
             if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED },
-            if subgroups { &SUM_SUBGROUP } else { &SUM_SHARED },
         ];
         let constants = &[
+            ("WG", WG as f64),
             ("HEADS", (heads / kv_heads).div_ceil(chunks) as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
-            ("MEETING", meeting(lanes) as f64),
+            ("MEETING", meeting(lanes, split, merged) as f64),
+            ("MERGED", merged as f64),
+            ("WHOLE", 0.0),
+            ("EARLY", 1.0),
             ("GROUPS", keys.groups(d) as f64),
             ("KEY_HEAD", keys.head_words(d) as f64),
             ("VALUE_HEAD", values.head_words(d) as f64),
@@ -157,10 +161,10 @@ impl AttendPacked {
             ("key_words", key_words.into()),
             ("value_words", value_words.into()),
         ];
-        // Rows that are whole vectors are read by vectors.
-        let key_vector = if key_words % 4 == 0 { 4 } else { 1 };
-        let value_vector = if values.bits == 8 && value_words % 2 == 0 { 2 } else { 1 };
-        let array = |n: usize| ["array<u32>", "array<vec2<u32>>", "array<vec4<u32>>"][n / 2];
+        // The 8 codes of a lane are two words of 8 bits, which are read at once from rows that are whole pairs.
+        let [key_vector, value_vector] = [(keys, key_words), (values, value_words)]
+            .map(|(packing, words)| if packing.bits == 8 && words % 2 == 0 { 2 } else { 1 });
+        let array = |n: usize| ["array<u32>", "array<vec2<u32>>"][n - 1];
         let basis = ("bases", "array<vec4<f32>>", Arg::Input(at.rest));
         let own = Own {
             files,
@@ -178,35 +182,15 @@ impl AttendPacked {
                  fn set_{name}_word(at: u32, word: u32) {{ {word} = word; }}\n"
             );
         }
-        stage.generated += match key_vector {
-            4 => "fn key_quad(at: u32) -> vec4<u32> { return keys[at / 4u]; }\n",
-            _ => {
-                "fn key_quad(at: u32) -> vec4<u32> {\n\
-                 return vec4<u32>(keys[at], keys[at + 1u], keys[at + 2u], keys[at + 3u]);\n}\n"
-            }
-        };
-        // Lane c's words of the head whose first word is `at`, for lanes past the head the last.
-        stage.generated += "fn value8(at: u32, lane: u32) -> vec2<u32> {\n\
-                            let c = min(lane, params.eights - 1u);\n";
-        stage.generated += match (values.bits, value_vector) {
-            (8, 2) => "return values[at / 2u + c];\n}\n",
-            (8, _) => "return vec2<u32>(values[at + 2u * c], values[at + 2u * c + 1u]);\n}\n",
-            (4, _) => "return vec2<u32>(values[at + c], 0u);\n}\n",
-            (5, _) => {
-                "let block = at + 5u * (c / 4u);\nreturn vec2<u32>(values[block + c % 4u], values[block + 4u]);\n}\n"
-            }
-            (3, _) => {
-                "let block = at + 3u * (c / 4u);\n\
-                 return vec2<u32>(values[block + c % 4u / 2u], values[block + 2u]);\n}\n"
-            }
-            _ => "return vec2<u32>(values[at + c / 2u], 0u);\n}\n",
-        };
+        stage.generated += &words8("key", "keys", keys.bits, key_vector);
+        stage.generated += &words8("value", "values", values.bits, value_vector);
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
 
         let mut combine = Stage {
             name: "attend_packed_combine",
             files: vec![&COMBINE, &ADD_SPLITS, &KEY_RANGE, &PAGES, &WALSH, &SIGNS],
             constants: vec![
+                ("WG", MAX_HEAD as f64),
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
                 step,
@@ -241,25 +225,35 @@ impl AttendPacked {
         let visible = self.attention.visible(rows);
         let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
         let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(WG))
+        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(self.head_dim(site.inputs), WG)) + 1)
     }
 }
 
-/// Vectors of 4 values through which parts meet: 8 values of each invocation, or the rows that are made ready.
-fn meeting(lanes: usize) -> usize {
-    (2 * WG).max(2 * lanes * (HEADS + 2))
+/// Words of lane c's 8 codes of the head whose first word is `at`, for lanes past the head the last. The array is of
+/// words or of pairs of them.
+fn words8(name: &str, array: &str, bits: u32, vector: usize) -> String {
+    let words = match (bits, vector) {
+        (8, 2) => format!("return {array}[at / 2u + c];"),
+        (8, _) => format!("return vec2<u32>({array}[at + 2u * c], {array}[at + 2u * c + 1u]);"),
+        (4, _) => format!("return vec2<u32>({array}[at + c], 0u);"),
+        (5, _) => format!(
+            "let block = at + 5u * (c / 4u);\nreturn vec2<u32>({array}[block + c % 4u], {array}[block + 4u]);"
+        ),
+        (3, _) => format!(
+            "let block = at + 3u * (c / 4u);\nreturn vec2<u32>({array}[block + c % 4u / 2u], {array}[block + 2u]);"
+        ),
+        _ => format!("return vec2<u32>({array}[at + c / 2u], 0u);"),
+    };
+    format!(
+        "fn {name}8(at: u32, lane: u32) -> vec2<u32> {{\nlet c = min(lane, params.eights - 1u);\n{words}\n}}\n"
+    )
 }
 
-/// Bytes of workgroup memory: angles, what meets, new codes and scales, weights, queries, sums, exchange.
-fn memory(t: usize, lanes: usize, groups: usize) -> usize {
-    let queries = 16 * 4 * lanes + 16 + 64;
-    8 * t * lanes * VALUES / 2
-        + 16 * meeting(lanes)
-        + 32 * lanes
-        + 64
-        + 16 * groups * (WG + 2)
-        + queries
-        + 32 * WG
+/// Bytes of workgroup memory: angles, what meets, levels and sums, new codes and scales, queries, exchange between lanes.
+fn memory(t: usize, lanes: usize) -> usize {
+    let meeting = meeting(lanes, Split { wg: WG, heads: HEADS, count: 1 }, 1);
+    let queries = 4 * lanes * (16 + 4) + 16;
+    8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + 32 * lanes + 64 + queries + 16 * WG
 }
 
 impl Op for AttendPacked {
@@ -290,7 +284,7 @@ impl Op for AttendPacked {
             && matches!(keys.bits, 4 | 8)
             && [keys, values].iter().all(|packing| !packing.affine && packing.group == 8 * VALUES)
             && fits([self.attention.heads, t, 1])
-            && memory(t, lanes(d), keys.groups(d)) <= site.caps.workgroup_memory as usize
+            && memory(t, lanes(d)) <= site.caps.workgroup_memory as usize
             // The output is written by another stage, where a scratch buffer takes its place.
             && site.inputs.len() < site.caps.storage_buffers as usize;
         if !suits {

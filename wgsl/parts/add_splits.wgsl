@@ -17,7 +17,7 @@ fn add_splits(token: u32, head: u32, lane: u32) -> Added {
     let here = places[token];
     let keys = end_key(here) - first_key(here);
     let size = share(keys, splits);
-    let used = (keys + size - 1u) / size;
+    let used = (keys + size - 1u) / size + select(1u, 0u, splits == 1u);
     let first = (token * params.heads + head) * splits;
     let first_edge = params.tokens * params.heads * splits * params.vectors + first;
     let column = lane % COLUMNS;

@@ -5,12 +5,22 @@ fn basis4(row: u32, h: u32, c: u32, last: u32) -> vec4<f32> {
     return bases[(row * params.kv_heads + h) * 2u * params.eights + 2u * c + last];
 }
 
-fn into_basis(row: u32, x: mat2x4<f32>, h: u32, c: u32) -> mat2x4<f32> {
+// What is taken off, and a factor.
+struct Basis { centre: mat2x4<f32>, factor: mat2x4<f32> }
+
+fn basis_of(row: u32, h: u32, c: u32) -> Basis {
     if c >= params.eights {
-        return mat2x4<f32>();
+        return Basis();
     }
+    return Basis(
+        mat2x4<f32>(basis4(row, h, c, 0u), basis4(row, h, c, 1u)),
+        mat2x4<f32>(basis4(row + 1u, h, c, 0u), basis4(row + 1u, h, c, 1u)),
+    );
+}
+
+fn into_basis(basis: Basis, x: mat2x4<f32>) -> mat2x4<f32> {
     return mat2x4<f32>(
-        (x[0] - basis4(row, h, c, 0u)) * basis4(row + 1u, h, c, 0u),
-        (x[1] - basis4(row, h, c, 1u)) * basis4(row + 1u, h, c, 1u),
+        (x[0] - basis.centre[0]) * basis.factor[0],
+        (x[1] - basis.centre[1]) * basis.factor[1],
     );
 }

@@ -1,5 +1,5 @@
 // Heads of this step as a packed cache keeps them: rotated, coded in groups of 64, 8 lanes a group, exactly as
-// kv_pack does it. Needs across4 (lanes_*), made_ready (meet), to_half (pack).
+// kv_pack does it. Needs across4 (lanes_*), to_half (pack).
 
 override KEY_BITS: u32 = 4u;
 override KEY_REACH: f32 = 0.125;
@@ -53,18 +53,4 @@ fn coded(lane: u32, c: u32, x: mat2x4<f32>, is_value: bool) -> Coded {
         result.last = bytes4(last);
     }
     return result;
-}
-
-fn score_of(row: u32, c: u32, key: mat2x4<f32>) -> f32 {
-    let query = made_ready(row, c);
-    return dot(query[0], key[0]) + dot(query[1], key[1]);
-}
-
-// This lane's share of the scores of a new key with each query head.
-fn scores(c: u32, key: mat2x4<f32>) -> vec4<f32> {
-    var score = vec4<f32>(score_of(0u, c, key), 0.0, 0.0, 0.0);
-    if HEADS > 1u { score.y = score_of(1u, c, key); }
-    if HEADS > 2u { score.z = score_of(2u, c, key); }
-    if HEADS > 3u { score.w = score_of(3u, c, key); }
-    return score;
 }

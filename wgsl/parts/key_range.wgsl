@@ -1,5 +1,6 @@
-// The positions first_key .. end_key among which those are that the token at place `here` sees, and how many of them a
-// split takes. Needs params.window, table and PAGE (pages).
+// The positions first_key .. end_key among which those are that the token at place `here` sees, and how splits share
+// them. Of several splits that have something the last has the keys of this step alone: to make them ready takes a
+// while. Needs params.window, table and PAGE (pages).
 // Room and the number of splits grow with the cache: as constants they would make kernels anew.
 
 // Keys that are taken at once: a split begins at a multiple of them, which divides a page, and has at least so many.
@@ -20,6 +21,8 @@ fn first_key(here: vec2<u32>) -> u32 {
     return window_start(here) / STEP * STEP;
 }
 
+// What a split of so many takes.
 fn share(keys: u32, splits: u32) -> u32 {
-    return max((keys + splits * STEP - 1u) / (splits * STEP) * STEP, STEP);
+    let old = max(splits, 2u) - 1u;
+    return max((keys + old * STEP - 1u) / (old * STEP) * STEP, STEP);
 }

@@ -1,5 +1,6 @@
-// Where the parts of a workgroup of WG invocations meet, LANES of which cover a head: they agree on what weights are
-// relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4 (lanes_*).
+// Where the parts of a workgroup of attend or attend_packed meet, LANES invocations of which cover a head: they agree on
+// what weights are relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4
+// (lanes_*), Found (over_keys), over_lanes (heads8).
 
 // Vectors of 4 values that meet: 8 values of each invocation for some heads, or the rows that are made ready. There is
 // little of it, so that several workgroups are resident.
@@ -21,6 +22,22 @@ fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(meeting[2u * (row * LANES + c)], meeting[2u * (row * LANES + c) + 1u]);
 }
 
+// This lane's share of the scores of a key with each query head.
+fn dots(q0: mat2x4<f32>, q1: mat2x4<f32>, q2: mat2x4<f32>, q3: mat2x4<f32>, key: mat2x4<f32>) -> vec4<f32> {
+    var score = vec4<f32>(dot(q0[0], key[0]) + dot(q0[1], key[1]), 0.0, 0.0, 0.0);
+    if HEADS > 1u { score.y = dot(q1[0], key[0]) + dot(q1[1], key[1]); }
+    if HEADS > 2u { score.z = dot(q2[0], key[0]) + dot(q2[1], key[1]); }
+    if HEADS > 3u { score.w = dot(q3[0], key[0]) + dot(q3[1], key[1]); }
+    return score;
+}
+
+// The scores of a new key with the queries that stand ready; all call, all get them.
+fn fresh_scores(lane: u32, c: u32, key: mat2x4<f32>) -> vec4<f32> {
+    let q1 = made_ready(min(1u, HEADS - 1u), c);
+    let q2 = made_ready(min(2u, HEADS - 1u), c);
+    return over_lanes(lane, dots(made_ready(0u, c), q1, q2, made_ready(HEADS - 1u, c), key));
+}
+
 // The greatest of all parts.
 fn agree(lane: u32, greatest: vec4<f32>) -> vec4<f32> {
     var level = greatest;
@@ -38,9 +55,6 @@ fn agree(lane: u32, greatest: vec4<f32>) -> vec4<f32> {
     return level;
 }
 
-// Weighted sums of values, 8 values of each query head.
-struct Sums { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
-
 // Of two sums, the one that this lane goes on with, and what its partner has of it.
 fn kept(lane: u32, first: mat2x4<f32>, second: mat2x4<f32>, distance: u32) -> mat2x4<f32> {
     let is_second = (lane & distance) != 0u;
@@ -54,8 +68,8 @@ fn kept(lane: u32, first: mat2x4<f32>, second: mat2x4<f32>, distance: u32) -> ma
 
 // MERGED neighbouring parts together, each of which is left with fewer heads: two of four, or one. Notes the sums of
 // weights.
-fn merge(lane: u32, own: Sums, total: vec4<f32>) -> Sums {
-    var weights = total;
+fn merge(lane: u32, own: Found) -> Found {
+    var weights = own.total;
     for (var distance = LANES; distance < MERGED * LANES; distance *= 2u) {
         weights += across4(lane, weights, distance);
     }
@@ -91,7 +105,7 @@ fn put(slot: u32, lane: u32, own: mat2x4<f32>) {
 }
 
 // AT_ONCE heads from the first on come together.
-fn meet(lane: u32, first: u32, sums: Sums) {
+fn meet(lane: u32, first: u32, sums: Found) {
     let part = lane / LANES;
     if MERGED == 1u {
         if first == 0u {
@@ -113,7 +127,10 @@ fn meet(lane: u32, first: u32, sums: Sums) {
     }
 }
 
-// Adds up what the parts found of vector v of a head. With several splits the edges follow all sums.
+// Whether what one split found is the result; else another stage goes on with it.
+override WHOLE: u32 = 1u;
+
+// Adds up what the parts found of vector v of a head. Unless that is the result, the edges follow all sums.
 fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32, level: f32) {
     var sum = vec4<f32>(0.0);
     var total = 0.0;
@@ -122,7 +139,7 @@ fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32, level: f32) {
         sum += meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
     }
     let to = (row + head) * splits + split;
-    if splits == 1u {
+    if splits == 1u && WHOLE == 1u {
         out[to * 2u * params.eights + v] = sum / total;
         return;
     }
@@ -130,5 +147,36 @@ fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32, level: f32) {
     if v == 0u {
         let edges = TOKENS * params.heads * splits * 2u * params.eights;
         out[edges + to] = vec4<f32>(level, total, 0.0, 0.0);
+    }
+}
+
+// What all parts found of the `count` query heads of a token from `head` on; all call.
+fn deliver(lane: u32, own: Found, t: u32, head: u32, count: u32, split: u32, splits: u32) {
+    let level = agree(lane, own.greatest);
+    let decay = exp(own.greatest - level);
+    let scaled = Found(
+        decay.x * own.a,
+        decay.y * own.b,
+        decay.z * own.c,
+        decay.w * own.d,
+        level,
+        decay * own.total,
+    );
+    let sums = merge(lane, scaled);
+    let row = t * params.heads + head;
+    for (var first = 0u; first < HEADS; first += AT_ONCE) {
+        // What stood there has been used by all.
+        if first > 0u {
+            workgroupBarrier();
+        }
+        meet(lane, first, sums);
+        workgroupBarrier();
+        for (var i = lane; i < AT_ONCE * 2u * LANES; i += WG) {
+            let own_head = first + i / (2u * LANES);
+            let v = i % (2u * LANES);
+            if own_head < min(HEADS, count) && v < 2u * params.eights {
+                settle(own_head, v, row, split, splits, level[own_head]);
+            }
+        }
     }
 }

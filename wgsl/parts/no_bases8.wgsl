@@ -1,5 +1,11 @@
 // Packed heads that are rotated alone.
 
-fn into_basis(row: u32, x: mat2x4<f32>, h: u32, c: u32) -> mat2x4<f32> {
+struct Basis { none: u32 }
+
+fn basis_of(row: u32, h: u32, c: u32) -> Basis {
+    return Basis(0u);
+}
+
+fn into_basis(basis: Basis, x: mat2x4<f32>) -> mat2x4<f32> {
     return x;
 }

@@ -1,5 +1,5 @@
 // New heads into a packed cache: their codes meet in workgroup memory, words are made of them and written. Needs
-// set_key_word and set_value_word (generated), to_half (pack), KEY_HEAD and the like (key_pieces).
+// set_key_word and set_value_word (generated), to_half (pack), KEY_HEAD and the like (packed8).
 
 // Heads of new tokens whose codes are made: key and value; of two KV heads if they share a word of scales.
 override FRESH: u32 = 2u + 2u * (GROUPS % 2u);
