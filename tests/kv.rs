@@ -90,31 +90,35 @@ fn generation_grows_a_packed_cache() {
     }
 }
 
-/// A prompt that one device read goes on where another left it.
+/// A prompt that one device read goes on where another left it, as on the device that read it; and where codes are not so
+/// coarse that they show how a device rounds, as on any.
 #[test]
 fn a_prompt_survives_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let options = GenerateOptions { max_tokens: Some(6), ignore_eos: true, ..GenerateOptions::default() };
     let prompt = ids(70);
     for kind in [KvKind::F32, KvKind::F16, KvKind::Int8, KvKind::K4V3] {
-        let mut answers = Vec::new();
+        let answer = |generator: &mut Generator| {
+            generator.prompt(&prompt, options.clone()).unwrap();
+            generator.by_ref().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let on_cpu = answer(&mut Generator::new(&shipped(Device::CPU), Some(kind)));
         for from in devices() {
             let path = folder.path().join(format!("{kind}-{from:?}.safetensors"));
             let mut generator = Generator::new(&shipped(from), Some(kind));
             generator.prompt(&prompt[..60], options.clone()).unwrap();
             generator.save_prompt(&path).unwrap();
+            let expected = answer(&mut generator);
+            if kind != KvKind::K4V3 || from == Device::CPU {
+                assert_eq!(expected, on_cpu, "{kind} on {from:?}");
+            }
             for to in devices() {
                 let mut generator = Generator::new(&shipped(to), Some(kind));
                 assert_eq!(generator.load_prompt(&path).unwrap(), 60);
-                generator.prompt(&prompt, options.clone()).unwrap();
+                assert_eq!(answer(&mut generator), expected, "{kind} from {from:?} to {to:?}");
                 assert_eq!(generator.stats().cached_tokens, 60, "{kind} from {from:?} to {to:?}");
-                answers.push(generator.by_ref().map(Result::unwrap).collect::<Vec<_>>());
             }
         }
-        let mut whole = Generator::new(&shipped(Device::CPU), Some(kind));
-        whole.prompt(&prompt, options.clone()).unwrap();
-        let expected: Vec<u32> = whole.map(Result::unwrap).collect();
-        assert!(answers.iter().all(|answer| *answer == expected), "{kind}: {answers:?} for {expected:?}");
     }
 }
 

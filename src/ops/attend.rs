@@ -353,6 +353,11 @@ pub(super) fn cases() -> Vec<Case> {
             (op.rope.rotated, op.rope.scale) = (32, 1.25);
         }),
         case(Shape(7, 1, 96, 700), &[[699, 0]], Dtype::F16, &|op| op.attention.window = Some(100)),
+        // One large workgroup for each query head.
+        case(Shape(8, 2, 64, 900), &[[870, 0]], Dtype::F16, &plain),
+        case(Shape(6, 2, 48, 500), &[[490, 0]], Dtype::F32, &|op| {
+            (op.attention.window, op.norm) = (Some(300), Some(1e-5));
+        }),
         case(Shape(5, 1, 256, 150), &[[131, 0]], Dtype::F32, &|op| op.rope.interleaved = true),
         case(Shape(2, 1, 32, 20), &[[3, 0]], Dtype::F32, &|op| op.norm = Some(1e-5)),
         case(Shape(2, 1, 16, 9), &[[8, 0]], Dtype::F16, &plain),
