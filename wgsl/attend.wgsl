@@ -8,8 +8,8 @@
 // positions.
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
-// Parts: range_of, fetch_ahead, over_keys, with_key (over_keys with floats8, cache8_*, key_range, first_new, pages,
-// lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready,
+// Parts: range_of, fetch_ahead, over_keys, with_key (over_keys with floats8, queries8, cache8_*, key_range, first_new,
+// pages, lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready,
 // fresh_scores, deliver (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values
 // may be one array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its

@@ -11,9 +11,9 @@
 // Matrix units, each subgroup with 16 keys of its own, took 67 to 71 us on an H200: codes go through memory.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, fetch_ahead, over_keys, with_key (over_keys with packed8, queries_*, codes8, key_range, first_new,
-// pages, lanes_*); keep_query (queries_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); into_basis
-// (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8); store_fresh (store_fresh); made_ready,
-// fresh_scores, deliver (meet); cos_sin (angle).
+// pages, lanes_*); keep_query (queries_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains,
+// no_head_gains); basis_of, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8);
+// store_fresh (store_fresh); made_ready, fresh_scores, deliver (meet); cos_sin (angle).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.

@@ -23,6 +23,7 @@ pub(super) static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FLOATS8: File = wgsl!("parts/floats8.wgsl");
+pub(super) static QUERIES8: File = wgsl!("parts/queries8.wgsl");
 pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
 pub(super) static MEET: File = wgsl!("parts/meet.wgsl");
 
@@ -186,7 +187,7 @@ impl Attend {
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let files = [&ATTEND, &OVER_KEYS, &FLOATS8, &KEY_RANGE, &FIRST_NEW, lanes_file, &MEET];
+        let files = [&ATTEND, &OVER_KEYS, &FLOATS8, &QUERIES8, &KEY_RANGE, &FIRST_NEW, lanes_file, &MEET];
         let mut stage = self.stage(site, (&files, &constants), out, more);
         stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
@@ -228,7 +229,8 @@ impl Attend {
         }
         // Measured on discrete GPUs; heads of 128 take longer so.
         let large = Split { wg: LARGE, heads: 1, ..one };
-        let suits = t == 1 && lanes(d) == 8 && subgroups && !site.caps.unified;
+        let parts_add_up = merged(site.caps, lanes(d), subgroups) > 1;
+        let suits = t == 1 && lanes(d) == 8 && parts_add_up && !site.caps.unified;
         let fits = LARGE <= site.caps.workgroup_size as usize
             && self.memory(site, large, subgroups) <= site.caps.workgroup_memory as usize;
         if visible <= SOME_KEYS && suits && fits {
@@ -242,7 +244,7 @@ impl Attend {
     /// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
     fn memory(&self, site: &Site<'_>, split: Split, subgroups: bool) -> usize {
         let Shape { t, d, .. } = self.shape(site.inputs);
-        let (t, lanes) = (if t <= FEW { t } else { 1 }, lanes(d));
+        let lanes = lanes(d);
         let meeting = meeting(lanes, split, merged(site.caps, lanes, subgroups));
         let exchange = if subgroups { 0 } else { 16 * split.wg };
         8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange

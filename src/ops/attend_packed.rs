@@ -2,7 +2,7 @@
 
 use super::attend::{
     ADD_SPLITS, FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, MEET,
-    OVER_KEYS, Split, WG, meeting, merged, step,
+    OVER_KEYS, QUERIES8, Split, WG, meeting, merged, step,
 };
 use super::attention::codes;
 use super::kernel::fits;
@@ -129,9 +129,10 @@ impl AttendPacked {
             &STORE_FRESH,
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
-            if integers { &QUERIES_INT } else { &QUERIES_FLOAT },
             if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED },
         ];
+        let queries: &[&File] = if integers { &[&QUERIES_INT] } else { &[&QUERIES_FLOAT, &QUERIES8] };
+        let files = &[files, queries].concat();
         let constants = &[
             ("WG", WG as f64),
             ("HEADS", (heads / kv_heads).div_ceil(chunks) as f64),

@@ -12,6 +12,7 @@ static HELD: File = wgsl!("matvec_held.wgsl");
 static PLANES_HERE: File = wgsl!("parts/planes_here.wgsl");
 static HELD_PLANES: File = wgsl!("parts/held_planes.wgsl");
 static HELD_FLOATS: File = wgsl!("parts/held_floats.wgsl");
+static NORM_FACTOR: File = wgsl!("parts/norm_factor.wgsl");
 
 /// What the rounding of two planes of bytes may do to a result: each value is off by at most 2^-16 of the
 /// greatest of its 32.
@@ -138,8 +139,8 @@ impl Held {
         let per = if op.gate.is_some() { 2 } else { 1 };
         let [planes, order] = op.format.planes();
         let parts: &[&File] = match self.planes {
-            true => &[&HELD, &HELD_PLANES, &PLANES_HERE, planes, order, &DOT8, &GATHER],
-            false => &[&HELD, &HELD_FLOATS, &DOT8, &GATHER],
+            true => &[&HELD, &NORM_FACTOR, &HELD_PLANES, &PLANES_HERE, planes, order, &DOT8, &GATHER],
+            false => &[&HELD, &NORM_FACTOR, &HELD_FLOATS, &DOT8, &GATHER],
         };
         let stage = |chunk: &Chunk| {
             let (results, subgroups) = (chunk.rows / per, self.team / least);
@@ -198,7 +199,7 @@ impl Dot4 {
         let (least, _) = site.caps.subgroups.unwrap_or((1, 1));
         let per_group = self.rows * self.lanes / least as usize;
         let [planes, order] = op.format.planes();
-        let parts: &[&File] = &[&DOT4, &PLANES_HERE, planes, order, &DOT8];
+        let parts: &[&File] = &[&DOT4, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8];
         let stage = |chunk: &Chunk| {
             let mut stage = stage(op, site, &self.reader, chunk, (parts, None));
             stage.name = "matvec_dot4";

@@ -1,9 +1,9 @@
 //! Trust, after a trial: drivers miscompile.
 //!
 //! Before a plan uses a kernel for the first time on an adapter, the smallest case of its op that links to the
-//! same shaders, or one made for it, runs and is compared with the definition. A kernel that disagrees is switched off with a log
-//! line, and the next best, or the meaning, takes its place. Ops from outside the crate have no cases and
-//! are trusted. That a kernel agreed is kept for later processes ([`kept`](super::kept)).
+//! same shaders, or one made for it, runs and is compared with the definition. A kernel that disagrees is
+//! switched off with a log line, and the next best, or the meaning, takes its place. Ops from outside the crate
+//! have no cases and are trusted. That a kernel agreed is kept for later processes ([`kept`](super::kept)).
 
 use super::graph::{Chosen, Graph, Kind, Node};
 use super::kept::{Place, damaged};

@@ -1,16 +1,5 @@
-// Keys and values of a cache of floats for over_keys. Needs key8, value8, eight (cache8_*), made_ready, dots (meet).
-
-struct Queries { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
-
-// Lane c's part of the queries that stand ready.
-fn queries_of(c: u32) -> Queries {
-    return Queries(
-        made_ready(0u, c),
-        made_ready(min(1u, HEADS - 1u), c),
-        made_ready(min(2u, HEADS - 1u), c),
-        made_ready(HEADS - 1u, c),
-    );
-}
+// Keys and values of a cache of floats for over_keys. Needs key8, value8, eight (cache8_*), Queries (queries8),
+// dots (meet).
 
 fn place_of(row: u32, h: u32, c: u32) -> u32 {
     return (row * params.kv_heads + h) * params.eights + min(c, params.eights - 1u);
@@ -27,10 +16,6 @@ fn value_at(at: u32, h: u32, c: u32) -> Eight {
 // This lane's share of the scores of a key with each query head.
 fn scores(q: Queries, key: Eight, h: u32, c: u32) -> vec4<f32> {
     return dots(q.a, q.b, q.c, q.d, eight(key));
-}
-
-fn unit_of(q: Queries) -> vec4<f32> {
-    return vec4<f32>(1.0);
 }
 
 fn weighted(weights: vec4<f32>, value: Eight, h: u32, c: u32) -> vec4<f32> {
