@@ -50,8 +50,8 @@ pub(super) const WG: usize = 128;
 pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
 pub(super) const HEADS: usize = 4;
-/// Workgroups that a step should have where keys are many, on a discrete GPU (an NVIDIA H100 runs so many at a time)
-/// and elsewhere.
+/// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: 132 multiprocessors of an
+/// NVIDIA H100 take three each, and over packed caches 384 are faster than 264 and 528.
 const GROUPS: usize = 384;
 const UNIFIED_GROUPS: usize = 128;
 /// Keys that one workgroup takes sooner than several and a second dispatch.
@@ -61,7 +61,7 @@ const FEW_KEYS: usize = 256;
 const SOME_KEYS: usize = 1024;
 const LARGE: usize = 512;
 /// Splits that are added up by one workgroup at most.
-pub(super) const MAX_SPLITS: usize = 128;
+const MAX_SPLITS: usize = 128;
 
 /// How keys and heads are shared out.
 #[derive(Clone, Copy)]
@@ -173,6 +173,7 @@ impl Attend {
         let chunks = group.div_ceil(split.heads);
         let lanes = lanes(d);
         let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
+        let merged = merged(site.caps, lanes, subgroups);
         let window = window.map_or(Word::U32(0), Word::from);
         let step = ("STEP", step(d, split.wg) as f64);
         let constants = [
@@ -180,8 +181,8 @@ impl Attend {
             ("HEADS", group.div_ceil(chunks) as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
-            ("MEETING", meeting(lanes, split, merged(site.caps, lanes, subgroups)) as f64),
-            ("MERGED", merged(site.caps, lanes, subgroups) as f64),
+            ("MEETING", meeting(lanes, split, merged) as f64),
+            ("MERGED", merged as f64),
             step,
         ];
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
@@ -217,11 +218,10 @@ impl Attend {
         }
     }
 
-    /// How many workgroups share the keys of a KV head: as many as fill the GPU, from how long a sequence may be,
-    /// for a recording does not know positions; the kernel divides the keys that there are.
+    /// How keys and heads are shared out, from how long a sequence may be, for a recording does not know positions; the
+    /// kernel divides the keys that there are.
     fn split(&self, site: &Site<'_>, subgroups: bool) -> Split {
         let Shape { t, d, rows, .. } = self.shape(site.inputs);
-        let Attention { heads, kv_heads, .. } = self.attention;
         let visible = self.attention.visible(rows);
         let one = Split { wg: WG, heads: HEADS, count: 1 };
         if visible <= FEW_KEYS {
@@ -236,9 +236,7 @@ impl Attend {
         if visible <= SOME_KEYS && suits && fits {
             return large;
         }
-        let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
-        let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-        Split { count: wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d, WG)) + 1), ..one }
+        Split { count: splits(&self.attention, site.caps, visible, [t, d]), ..one }
     }
 
     /// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
@@ -249,6 +247,15 @@ impl Attend {
         let exchange = if subgroups { 0 } else { 16 * split.wg };
         8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange
     }
+}
+
+/// How many workgroups share the `visible` keys of a KV head, for each of `t` tokens and heads of `d`: as many as fill the
+/// GPU.
+pub(super) fn splits(attention: &Attention, caps: &Caps, visible: usize, [t, d]: [usize; 2]) -> usize {
+    let Attention { heads, kv_heads, .. } = *attention;
+    let groups = if caps.unified { UNIFIED_GROUPS } else { GROUPS };
+    let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
+    wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d, WG)) + 1)
 }
 
 /// Parts that add up by shuffles.

@@ -1,8 +1,8 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    ADD_SPLITS, FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MAX_SPLITS, MEET,
-    OVER_KEYS, QUERIES8, Split, WG, meeting, merged, step,
+    ADD_SPLITS, FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MEET, OVER_KEYS,
+    QUERIES8, Split, WG, meeting, merged, splits, step,
 };
 use super::attention::codes;
 use super::kernel::fits;
@@ -50,10 +50,6 @@ pub struct AttendPacked {
     pub basis: bool,
 }
 
-/// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: on an NVIDIA H100, 132
-/// multiprocessors of which take three each, 384 are faster than 264 and 528.
-const GROUPS: usize = 384;
-const UNIFIED_GROUPS: usize = 128;
 /// What the rounding of queries to 15 bits may do to a result.
 const PLANES: f32 = 1.0 / 8192.0;
 
@@ -108,7 +104,9 @@ impl AttendPacked {
         let at = self.inputs();
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
         let chunks = (heads / kv_heads).div_ceil(HEADS);
-        let (lanes, splits) = (lanes(d), self.splits(site));
+        let lanes = lanes(d);
+        let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
+        let splits = splits(&self.attention, site.caps, visible, [t, d]);
         let window = window.map_or(Word::U32(0), Word::from);
         let step = ("STEP", step(d, WG) as f64);
         let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
@@ -176,15 +174,16 @@ impl AttendPacked {
             params,
         };
         let mut stage = Stage { name: "attend_packed", ..self.raw(d).stage(site, own) };
-        for (name, array, n) in [("key", "keys", key_vector), ("value", "values", value_vector)] {
+        for (name, array, bits, n) in
+            [("key", "keys", keys.bits, key_vector), ("value", "values", values.bits, value_vector)]
+        {
             let word = if n > 1 { format!("{array}[at / {n}u][at % {n}u]") } else { format!("{array}[at]") };
             stage.generated += &format!(
                 "fn {name}_word(at: u32) -> u32 {{ return {word}; }}\n\
                  fn set_{name}_word(at: u32, word: u32) {{ {word} = word; }}\n"
             );
+            stage.generated += &words8(name, array, bits, n);
         }
-        stage.generated += &words8("key", "keys", keys.bits, key_vector);
-        stage.generated += &words8("value", "values", values.bits, value_vector);
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
 
         let mut combine = Stage {
@@ -217,16 +216,6 @@ impl AttendPacked {
             stages: vec![stage, combine],
             rounding: if integers { PLANES } else { 0.0 },
         }
-    }
-
-    /// How many workgroups share the keys of a KV head, as for `Attend`.
-    fn splits(&self, site: &Site<'_>) -> usize {
-        let Attention { heads, kv_heads, .. } = self.attention;
-        let (t, rows) = (site.inputs[0].axis(2), site.inputs[self.inputs().table].size() * PAGE);
-        let visible = self.attention.visible(rows);
-        let groups = if site.caps.unified { UNIFIED_GROUPS } else { GROUPS };
-        let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-        wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(self.head_dim(site.inputs), WG)) + 1)
     }
 }
 
