@@ -8,18 +8,19 @@
 // positions.
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
-// Parts: range_of, fetch_ahead, over_keys, with_key (over_keys with floats8, queries8, cache8_*, key_range, first_new,
-// pages, lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready,
+// Parts: range_of, with_key (found with key_range, first_new, pages); fetch_ahead, over_keys (over_keys with by_floats,
+// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready,
 // fresh_scores, deliver (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values
 // may be one array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
-// code nor its tables in any cache, so both ends are short.
-// On an NVIDIA H100, f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine: 32768 keys
-// 53.7 us (2.5 TB/s, 80% of what it can read), 16384 keys 31.6 us (68%), 600 keys 9.7 us.
-// Of 600 keys' time in a model, about 5.5 us without the start, places take 1, keys and angles 1 to 1.5, queries 0.4, two
-// tiles of keys 2, the end 0.7. Splits added up by the workgroup that ends last, without attend_combine, gain 1% of a
-// model of 1B and lose 1% at 16384 keys; idle workgroups that fetch the next weights gain nothing; keys fetched two tiles
-// ahead take registers of which there are none left.
+// code nor its tables in any cache, so both ends are short. On an NVIDIA H200 a KB of instructions takes some 0.3 us
+// the first time: the loop unrolled twice (12 KB more) made 2048 keys 4 us slower.
+// On an NVIDIA H200, f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.4 us): 32768
+// keys 40.3 us (3.3 TB/s, 73% of what it can read), 16384 keys 25.8 us (58%), 2048 keys 11.2 us. Each 16384 keys more are
+// 14.6 us, all that memory gives. Of the rest, for 512 keys, places take 1.0, keys' arrival 1.1, rows 1.9, the loop's
+// first and only tile 4.2, the end 1.7.
+// Splits added up by the workgroup that ends last, without attend_combine, gain 1% of a model of 1B and lose 1% at 16384
+// keys; idle workgroups that fetch the next weights gain nothing, nor do keys of later tiles that are touched early.
 
 @compute @workgroup_size(WG)
 fn main(
@@ -31,24 +32,23 @@ fn main(
     let heads = params.heads / params.kv_heads;
     let first_head = (group.x % params.chunks) * HEADS;
     let t = group.z;
+    let c = lane % LANES;
+    let part = lane / LANES;
+
+    // Rows to make ready: the query heads, the new key, the new value; each part takes one. They are fetched before keys
+    // and values, which come from further away: what is asked for later comes later.
+    let head = h * heads + first_head;
+    let most = heads - 1u - first_head;
+    var raw = row_of(part, t, h, head + min(part, most), c);
+    let frequency = own_frequency(lane);
     let r = range_of(t, group.y, groups.y);
     if r.low >= r.high && !r.fresh {
         return;
     }
     let here = r.here;
-    let c = lane % LANES;
-    let part = lane / LANES;
-    let ahead = fetch_ahead(r, part, h, c);
     let own_row = row_at(here.y + here.x);
-
-    // Rows to make ready: the query heads, the new key, the new value; each part takes one.
-    let head = h * heads + first_head;
-    let most = heads - 1u - first_head;
-    var raw = row_of(part, t, h, head + min(part, most), c);
-    for (var i = lane; i < TOKENS * params.half; i += WG) {
-        let angle = f32(places[i / params.half].x) * inv_freq[i % params.half];
-        angles[i] = params.rope_scale * cos_sin(angle);
-    }
+    let ahead = fetch_ahead(r, part, h, c);
+    make_angles(lane, here, frequency);
     workgroupBarrier();
     let turn = turn8(t, c);
     for (var first = 0u; first < HEADS + 2u; first += WG / LANES) {
@@ -81,7 +81,7 @@ fn main(
     }
     workgroupBarrier();
 
-    var found = over_keys(lane, h, c, r, queries_of(c), ahead);
+    var found = over_keys(lane, h, c, r, ahead);
     if r.fresh {
         let score = fresh_scores(lane, c, made_ready(HEADS, c));
         found = with_key(found, score, made_ready(HEADS + 1u, c), part == 0u);

@@ -3,17 +3,17 @@
 //
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
-// On an NVIDIA H100, 32 heads of 128 over 8, without attend_packed_combine (3.2 us): 32768 keys of 8 bits 42.5 us, of 4
-// bits 39.9, attend over f16 53.7; 2048 keys 14.7, 13.8 and 11.8. What takes time is instructions: 16384 keys are 15 and
-// 14 us whatever their bits, with 3 workgroups of 128 on a multiprocessor; for two query heads a workgroup, of which 4
-// fit, they are 21. Ends: the loop left out 9.5 us of 14.7 remain at 2048 keys, of which rotation, basis and bytes of
-// queries are 0.5 each, the end 1.5.
-// Matrix units, each subgroup with 16 keys of its own, took 67 to 71 us on an H200: codes go through memory.
+// On an NVIDIA H200, 32 heads of 128 over 8, without attend_packed_combine (3.2 us): 32768 keys of 8 bits 35.5 us, of 4
+// bits 34.1, attend over f16 40.3; 16384 keys 23.6, 22.2 and 25.8; 2048 keys 13.0, 12.2 and 11.2. What takes time is
+// instructions, some 450 for 8 keys of a subgroup, two thirds of which multiply values, whatever their bits; and code
+// that runs for the first time, as in attend. A fourth workgroup on a multiprocessor gains nothing.
+// Matrix units, each subgroup with 16 keys of its own, took 67 to 71 us: codes go through memory.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
-// Parts: range_of, fetch_ahead, over_keys, with_key (over_keys with packed8, queries_*, codes8, key_range, first_new,
-// pages, lanes_*); keep_query (queries_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains,
-// no_head_gains); basis_of, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8);
-// store_fresh (store_fresh); made_ready, fresh_scores, deliver (meet); cos_sin (angle).
+// Parts: range_of, with_key (found with key_range, first_new, pages); fetch_ahead, over_keys (over_keys with packed8,
+// codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); own_frequency, make_angles
+// (step_angles); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); basis_of,
+// into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8); store_fresh (store_fresh);
+// made_ready, fresh_scores, deliver (meet).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
@@ -49,24 +49,23 @@ fn main(
     let heads = params.heads / params.kv_heads;
     let first_head = (group.x % params.chunks) * HEADS;
     let t = group.z;
+    let c = lane % LANES;
+    let part = lane / LANES;
+
+    // Heads to make ready: queries, key, value, perhaps a neighbour's; each part takes one. As in attend, they are
+    // fetched first.
+    let head = h * heads + first_head;
+    let most = heads - 1u - first_head;
+    var now = fetch_row(part, t, h, head + min(part, most), c);
+    let frequency = own_frequency(lane);
     let r = range_of(t, group.y, groups.y);
     if r.low >= r.high && !r.fresh {
         return;
     }
     let here = r.here;
-    let c = lane % LANES;
-    let part = lane / LANES;
-    let ahead = fetch_ahead(r, part, h, c);
     let own_row = row_at(here.y + here.x);
-
-    // Heads to make ready: queries, key, value, perhaps a neighbour's; each part takes one.
-    let head = h * heads + first_head;
-    let most = heads - 1u - first_head;
-    var now = fetch_row(part, t, h, head + min(part, most), c);
-    for (var i = lane; i < TOKENS * params.half; i += WG) {
-        let angle = f32(places[i / params.half].x) * inv_freq[i % params.half];
-        angles[i] = params.rope_scale * cos_sin(angle);
-    }
+    let ahead = fetch_ahead(r, part, h, c);
+    make_angles(lane, here, frequency);
     workgroupBarrier();
     let turn = turn8(t, c);
     // Who has no new key makes queries only.
@@ -117,7 +116,7 @@ fn main(
         store_fresh(lane, h, own_row);
     }
 
-    var found = over_keys(lane, h, c, r, queries_of(c), ahead);
+    var found = over_keys(lane, h, c, r, ahead);
     if r.fresh {
         let score = fresh_scores(lane, c, made_ready(HEADS, c));
         found = with_key(found, score, made_ready(HEADS + 1u, c), part == 0u);

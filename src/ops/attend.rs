@@ -1,6 +1,7 @@
 //! Attention with all that stands before it: norms of heads, rotation, writing the cache.
 
 use super::kernel::fits;
+use super::matvec::DOT8;
 use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvWrite, Rope};
@@ -23,7 +24,9 @@ pub(super) static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FLOATS8: File = wgsl!("parts/floats8.wgsl");
-pub(super) static QUERIES8: File = wgsl!("parts/queries8.wgsl");
+pub(super) static STEP_ANGLES: File = wgsl!("parts/step_angles.wgsl");
+pub(super) static FOUND: File = wgsl!("parts/found.wgsl");
+pub(super) static BY_FLOATS: File = wgsl!("parts/by_floats.wgsl");
 pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
 pub(super) static MEET: File = wgsl!("parts/meet.wgsl");
 
@@ -188,7 +191,19 @@ impl Attend {
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let files = [&ATTEND, &OVER_KEYS, &FLOATS8, &QUERIES8, &KEY_RANGE, &FIRST_NEW, lanes_file, &MEET];
+        let files = [
+            &ATTEND,
+            &FOUND,
+            &STEP_ANGLES,
+            &OVER_KEYS,
+            &BY_FLOATS,
+            &DOT8,
+            &FLOATS8,
+            &KEY_RANGE,
+            &FIRST_NEW,
+            lanes_file,
+            &MEET,
+        ];
         let mut stage = self.stage(site, (&files, &constants), out, more);
         stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];

@@ -1,12 +1,13 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    ADD_SPLITS, FIRST_NEW, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MEET, OVER_KEYS,
-    QUERIES8, Split, WG, meeting, merged, splits, step,
+    ADD_SPLITS, BY_FLOATS, FIRST_NEW, FOUND, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MEET,
+    OVER_KEYS, STEP_ANGLES, Split, WG, meeting, merged, splits, step,
 };
 use super::attention::codes;
 use super::kernel::fits;
 use super::kv_pack::{SIGNS, WALSH};
+use super::matvec::DOT8;
 use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvPack, Rope, Rotate};
@@ -22,8 +23,9 @@ static COMBINE: File = wgsl!("attend_packed_combine.wgsl");
 static WALSH8: File = wgsl!("parts/walsh8.wgsl");
 static FRESH8: File = wgsl!("parts/fresh8.wgsl");
 static PACKED8: File = wgsl!("parts/packed8.wgsl");
+static BY_INTEGERS: File = wgsl!("parts/by_integers.wgsl");
 static QUERIES_INT: File = wgsl!("parts/queries_int.wgsl");
-static QUERIES_FLOAT: File = wgsl!("parts/queries_float.wgsl");
+static PACKED_FLOATS: File = wgsl!("parts/packed_floats.wgsl");
 static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
 static CODES8: File = wgsl!("parts/codes8.wgsl");
 static BASES8: File = wgsl!("parts/bases8.wgsl");
@@ -98,7 +100,8 @@ impl AttendPacked {
         (turn(&y, true), keys, values)
     }
 
-    /// The dispatches. `integers`: keys are multiplied as whole numbers; `subgroups`: lanes exchange values directly.
+    /// The dispatches. `integers`: keys are multiplied as whole numbers, which takes subgroups; `subgroups`: lanes exchange
+    /// values directly.
     fn kernel(&self, site: &Site<'_>, integers: bool, subgroups: bool) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
@@ -116,7 +119,10 @@ impl AttendPacked {
         let merged = merged(site.caps, lanes, subgroups);
         let files: &[&File] = &[
             &ATTEND_PACKED,
+            &FOUND,
+            &STEP_ANGLES,
             &OVER_KEYS,
+            &DOT8,
             &PACKED8,
             &KEY_RANGE,
             &FIRST_NEW,
@@ -129,8 +135,9 @@ impl AttendPacked {
             if self.basis { &BASES8 } else { &NO_BASES8 },
             if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED },
         ];
-        let queries: &[&File] = if integers { &[&QUERIES_INT] } else { &[&QUERIES_FLOAT, &QUERIES8] };
-        let files = &[files, queries].concat();
+        let way: [&File; 2] =
+            if integers { [&BY_INTEGERS, &QUERIES_INT] } else { [&BY_FLOATS, &PACKED_FLOATS] };
+        let files = &[files, &way].concat();
         let constants = &[
             ("WG", WG as f64),
             ("HEADS", (heads / kv_heads).div_ceil(chunks) as f64),
@@ -139,7 +146,6 @@ impl AttendPacked {
             ("MEETING", meeting(lanes, split, merged) as f64),
             ("MERGED", merged as f64),
             ("WHOLE", 0.0),
-            ("EARLY", 1.0),
             ("GROUPS", keys.groups(d) as f64),
             ("KEY_HEAD", keys.head_words(d) as f64),
             ("VALUE_HEAD", values.head_words(d) as f64),
@@ -160,10 +166,16 @@ impl AttendPacked {
             ("key_words", key_words.into()),
             ("value_words", value_words.into()),
         ];
-        // The 8 codes of a lane are two words of 8 bits, which are read at once from rows that are whole pairs.
-        let [key_vector, value_vector] = [(keys, key_words), (values, value_words)]
-            .map(|(packing, words)| if packing.bits == 8 && words % 2 == 0 { 2 } else { 1 });
-        let array = |n: usize| ["array<u32>", "array<vec2<u32>>"][n - 1];
+        // Several words are read at once from rows that are whole vectors.
+        let vector = |words: usize, wanted: usize| if words % wanted == 0 { wanted } else { 1 };
+        let pairs = |packing: Packing| if packing.bits == 8 { 2 } else { 1 };
+        let key_vector = vector(key_words, if integers { 4 } else { pairs(keys) });
+        let value_vector = vector(value_words, pairs(values));
+        let array = |n: usize| match n {
+            1 => "array<u32>",
+            2 => "array<vec2<u32>>",
+            _ => "array<vec4<u32>>",
+        };
         let basis = ("bases", "array<vec4<f32>>", Arg::Input(at.rest));
         let own = Own {
             files,
@@ -182,7 +194,10 @@ impl AttendPacked {
                 "fn {name}_word(at: u32) -> u32 {{ return {word}; }}\n\
                  fn set_{name}_word(at: u32, word: u32) {{ {word} = word; }}\n"
             );
-            stage.generated += &words8(name, array, bits, n);
+            stage.generated += &match (name, integers) {
+                ("key", true) => key32(bits as usize, n),
+                _ => words8(name, array, bits, n),
+            };
         }
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
 
@@ -239,6 +254,26 @@ fn words8(name: &str, array: &str, bits: u32, vector: usize) -> String {
     )
 }
 
+/// Words of lane l's 32 codes of the key head whose first word is `at`, for lanes past the head the last.
+fn key32(bits: usize, vector: usize) -> String {
+    let load = |i: usize| {
+        if vector == 4 {
+            format!("keys[block / 4u + {i}u]")
+        } else {
+            let word = |j: usize| format!("keys[block + {}u]", 4 * i + j);
+            format!("vec4<u32>({}, {}, {}, {})", word(0), word(1), word(2), word(3))
+        }
+    };
+    let second = if bits == 8 { load(1) } else { "vec4<u32>()".to_owned() };
+    format!(
+        "struct Words {{ a: vec4<u32>, b: vec4<u32> }}\n\
+         fn key32(at: u32, l: u32) -> Words {{\n\
+         let block = at + {bits}u * min(l, KEY_HEAD / {bits}u - 1u);\n\
+         return Words({}, {second});\n}}\n",
+        load(0)
+    )
+}
+
 /// Bytes of workgroup memory: angles, what meets, levels and sums, new codes and scales, queries, exchange between lanes.
 fn memory(t: usize, lanes: usize) -> usize {
     let meeting = meeting(lanes, Split { wg: WG, heads: HEADS, count: 1 }, 1);
@@ -281,14 +316,10 @@ impl Op for AttendPacked {
             return Vec::new();
         }
         let subgroups = site.caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes(d));
-        let exchange = subgroups.then_some(true).into_iter().chain([false]);
-        let multiply = |subgroups| {
-            let integers = site.caps.dot4.then_some(true).into_iter().chain([false]);
-            integers.map(move |integers| (integers, subgroups))
-        };
-        exchange
-            .flat_map(multiply)
-            .map(|(integers, subgroups)| self.kernel(site, integers, subgroups))
+        let ways = [(true, true), (false, true), (false, false)];
+        ways.into_iter()
+            .filter(|&(integers, exchange)| (subgroups || !exchange) && (site.caps.dot4 || !integers))
+            .map(|(integers, exchange)| self.kernel(site, integers, exchange))
             .collect()
     }
 }

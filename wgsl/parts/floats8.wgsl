@@ -1,5 +1,4 @@
-// Keys and values of a cache of floats for over_keys. Needs key8, value8, eight (cache8_*), Queries (queries8),
-// dots (meet).
+// Keys and values of a cache of floats for by_floats. Needs key8, value8, eight (cache8_*), ready_dots (meet).
 
 fn place_of(row: u32, h: u32, c: u32) -> u32 {
     return (row * params.kv_heads + h) * params.eights + min(c, params.eights - 1u);
@@ -14,8 +13,8 @@ fn value_at(at: u32, h: u32, c: u32) -> Eight {
 }
 
 // This lane's share of the scores of a key with each query head.
-fn scores(q: Queries, key: Eight, h: u32, c: u32) -> vec4<f32> {
-    return dots(q.a, q.b, q.c, q.d, eight(key));
+fn scores(key: Eight, h: u32, c: u32) -> vec4<f32> {
+    return ready_dots(c, eight(key));
 }
 
 fn weighted(weights: vec4<f32>, value: Eight, h: u32, c: u32) -> vec4<f32> {

@@ -1,6 +1,6 @@
 // Where the parts of a workgroup of attend or attend_packed meet, LANES invocations of which cover a head: they agree on
 // what weights are relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4
-// (lanes_*), Found (over_keys), over_lanes (heads8).
+// (lanes_*), Found (found), over_lanes (heads8), dot8 (dot8).
 
 // Vectors of 4 values that meet: 8 values of each invocation for some heads, or the rows that are made ready. There is
 // little of it, so that several workgroups are resident.
@@ -22,20 +22,18 @@ fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(meeting[2u * (row * LANES + c)], meeting[2u * (row * LANES + c) + 1u]);
 }
 
-// This lane's share of the scores of a key with each query head.
-fn dots(q0: mat2x4<f32>, q1: mat2x4<f32>, q2: mat2x4<f32>, q3: mat2x4<f32>, key: mat2x4<f32>) -> vec4<f32> {
-    var score = vec4<f32>(dot(q0[0], key[0]) + dot(q0[1], key[1]), 0.0, 0.0, 0.0);
-    if HEADS > 1u { score.y = dot(q1[0], key[0]) + dot(q1[1], key[1]); }
-    if HEADS > 2u { score.z = dot(q2[0], key[0]) + dot(q2[1], key[1]); }
-    if HEADS > 3u { score.w = dot(q3[0], key[0]) + dot(q3[1], key[1]); }
+// This lane's share of the scores of a key with each query head that stands ready.
+fn ready_dots(c: u32, key: mat2x4<f32>) -> vec4<f32> {
+    var score = vec4<f32>(dot8(made_ready(0u, c), key), 0.0, 0.0, 0.0);
+    if HEADS > 1u { score.y = dot8(made_ready(1u, c), key); }
+    if HEADS > 2u { score.z = dot8(made_ready(2u, c), key); }
+    if HEADS > 3u { score.w = dot8(made_ready(3u, c), key); }
     return score;
 }
 
 // The scores of a new key with the queries that stand ready; all call, all get them.
 fn fresh_scores(lane: u32, c: u32, key: mat2x4<f32>) -> vec4<f32> {
-    let q1 = made_ready(min(1u, HEADS - 1u), c);
-    let q2 = made_ready(min(2u, HEADS - 1u), c);
-    return over_lanes(lane, dots(made_ready(0u, c), q1, q2, made_ready(HEADS - 1u, c), key));
+    return over_lanes(lane, ready_dots(c, key));
 }
 
 // The greatest of all parts.

@@ -1,19 +1,14 @@
-// Scores of packed keys with up to four query heads, by integer products of 4 bytes. Queries are whole numbers
-// v = q / s of 15 bits and a sign, in two bytes each, v = 256 h + l: closer than f16. With codes u of zero z,
-// sum q (u - z) = s (256 sum h u + sum l u - z sum v), exactly but for the rounding of q to s.
-// Needs scale_of (packed8), greatest_of (fresh8), KEY_BITS.
+// Queries as whole numbers v = q / s of 15 bits and a sign, in two bytes each, v = 256 h + l: closer than f16. With codes u
+// of zero z, sum q (u - z) = s (256 sum h u + sum l u - z sum v), exactly but for the rounding of q to s.
+// Needs greatest_of (fresh8), KEY_BITS, TEAM, TWO_ON, ONE_ON (by_integers).
 
-// Of each head and lane the bytes of 8 values: h of the first four and of the last, l of the same; and where sums begin.
+// Of each head and lane the bytes of 8 values: h of the first four and of the last, l of the same; and -z sum v. What a
+// lane of a team reads together, its 32 values, stands TEAM apart, so that neighbours read neighbours.
 override PLANES: u32 = 4u * LANES;
 var<workgroup> planes: array<vec4<u32>, PLANES>;
-var<workgroup> starts: array<i32, PLANES>;
+var<workgroup> zeros: array<i32, PLANES>;
 // s of each head.
 var<workgroup> units: array<f32, 4>;
-
-// A whole number of less than 22 bits that is added to these bits of 1.5 * 2^23 is one in f32, but for that power: a
-// conversion would be slow on some GPUs.
-const POWER: i32 = 0x4b400000;
-const POWER_IS: f32 = 12582912.0;
 
 fn whole4(q: vec4<f32>, inverse: f32) -> vec4<i32> {
     return vec4<i32>(round(q * inverse));
@@ -34,62 +29,35 @@ fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {
     }
     let up = bitcast<vec4<u32>>(first + vec4<i32>(128));
     let down = bitcast<vec4<u32>>(last + vec4<i32>(128));
-    planes[row * LANES + c] = vec4<u32>(
+    let at = row * LANES + (c % 4u) * TEAM + c / 4u;
+    planes[at] = vec4<u32>(
         gather_bytes(up >> vec4<u32>(8u)),
         gather_bytes(down >> vec4<u32>(8u)),
         gather_bytes(up) ^ 0x80808080u,
         gather_bytes(down) ^ 0x80808080u,
     );
-    // Codes of 8 bits are multiplied less their zero; that of 4 bits is 7.5.
+    // z is 7.5 for 4 bits; codes of 8 are multiplied less theirs.
     let both = first + last;
-    let zeros = select(15 * (both.x + both.y + both.z + both.w) / 2, 0, KEY_BITS == 8u);
-    starts[row * LANES + c] = POWER - zeros;
+    zeros[at] = select(-15 * (both.x + both.y + both.z + both.w) / 2, 0, KEY_BITS == 8u);
     if c == 0u {
         units[row] = unit;
     }
 }
 
-struct Queries { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>, starts: vec4<i32>, unit: vec4<f32> }
+// What a lane needs to know of the queries: units of its own heads, for scores in powers of two, and zeros of its values.
+struct Own { unit: vec2<f32>, zeros: vec4<i32> }
 
-// Lane c's part of the queries that were kept.
-fn queries_of(c: u32) -> Queries {
-    let at = min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEADS - 1u)) * LANES + c;
-    return Queries(
-        planes[at.x],
-        planes[at.y],
-        planes[at.z],
-        planes[at.w],
-        vec4<i32>(starts[at.x], starts[at.y], starts[at.z], starts[at.w]),
-        vec4<f32>(units[0], units[min(1u, HEADS - 1u)], units[min(2u, HEADS - 1u)], units[HEADS - 1u]),
+fn zero_of(head: u32, l: u32) -> i32 {
+    let first = min(head, HEADS - 1u) * LANES + l;
+    return zeros[first] + zeros[first + TEAM] + zeros[first + 2u * TEAM] + zeros[first + 3u * TEAM];
+}
+
+fn own_of_lane(lane: u32, c: u32) -> Own {
+    let l = c % TEAM;
+    let own = select(0u, 2u, HEADS > 2u && (l & TWO_ON) != 0u) + select(0u, 1u, HEADS > 1u && (l & ONE_ON) != 0u);
+    let log2_e = 1.4426950408889634;
+    return Own(
+        log2_e * vec2<f32>(units[min(own, HEADS - 1u)], units[min(own + 1u, HEADS - 1u)]),
+        vec4<i32>(zero_of(0u, l), zero_of(1u, l), zero_of(2u, l), zero_of(3u, l)),
     );
-}
-
-// POWER_IS and lane c's part of sum v (u - z) for one query.
-fn whole_score(q: vec4<u32>, start: i32, first: u32, last: u32) -> f32 {
-    let low = start + dot4I8Packed(first, q.z) + dot4I8Packed(last, q.w);
-    if KEY_BITS == 8u {
-        let high = POWER + dot4I8Packed(first, q.x) + dot4I8Packed(last, q.y);
-        return 256.0 * (bitcast<f32>(high) - POWER_IS) + bitcast<f32>(low);
-    }
-    return bitcast<f32>(256 * (dot4I8Packed(first, q.x) + dot4I8Packed(last, q.y)) + low);
-}
-
-// This lane's share, relative to the unit.
-fn scores(q: Queries, key: Eight, h: u32, c: u32) -> vec4<f32> {
-    var first = key.words.x ^ 0x80808080u;
-    var last = key.words.y ^ 0x80808080u;
-    if KEY_BITS == 4u {
-        first = key.words.x & 0x0f0f0f0fu;
-        last = (key.words.x >> 4u) & 0x0f0f0f0fu;
-    }
-    var sums = vec4<f32>(whole_score(q.a, q.starts.x, first, last), POWER_IS, POWER_IS, POWER_IS);
-    if HEADS > 1u { sums.y = whole_score(q.b, q.starts.y, first, last); }
-    if HEADS > 2u { sums.z = whole_score(q.c, q.starts.z, first, last); }
-    if HEADS > 3u { sums.w = whole_score(q.d, q.starts.w, first, last); }
-    let scale = scale_of(key, h, c);
-    return fma(vec4<f32>(scale), sums, vec4<f32>(-POWER_IS * scale));
-}
-
-fn unit_of(q: Queries) -> vec4<f32> {
-    return q.unit;
 }

@@ -1,0 +1,240 @@
+// What over_keys does with a tile of packed keys, by integer products of 4 bytes, on GPUs with subgroups. A quarter of a
+// part's LANES invocations, a team, multiplies a key, 32 values a lane, so that sums over lanes are short; and each lane
+// ends up with the score of one head (of two, if a team is two lanes). Values are added as in by_floats, 8 a lane, but each
+// lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at constant distances,
+// and a lane knows which group of values its weight is for.
+// Needs Range, Found, SLACK (found); with_value (over_keys); PAGE (pages); Words, key32, value8, key_word, value_word
+// (generated); group_of (packed8); values8 (codes8); planes, Own (queries_int); subgroups (lanes_subgroup).
+
+override TEAM: u32 = LANES / 4u;
+// Lanes of a team at this distance have heads two further on, or the next; 0 where a lane has both.
+override TWO_ON: u32 = TEAM / 2u;
+override ONE_ON: u32 = TEAM / 4u;
+
+// A lane's 32 values of a key, and the word that their scale is in.
+struct Share { words: Words, scales: u32 }
+
+fn share_of(row: u32, h: u32, l: u32) -> Share {
+    let at = row * params.key_words;
+    let scales = key_word(at + params.kv_heads * KEY_HEAD + group_of(h, 4u * l) / 2u);
+    return Share(key32(at + h * KEY_HEAD, l), scales);
+}
+
+fn half_of(word: u32, group: u32) -> f32 {
+    let both = unpack2x16float(word);
+    return select(both.x, both.y, (group & 1u) == 1u);
+}
+
+// Four values of a part, in this lane's order, and the words that scales of its own key are in.
+struct Four { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, d: vec2<u32>, scales: vec4<u32> }
+
+// Of the four rows from `first` on.
+fn four_values(first: u32, own: u32, h: u32, c: u32) -> Four {
+    let at = params.value_words * first + h * VALUE_HEAD;
+    return Four(
+        value8(at + params.value_words * own, c),
+        value8(at + params.value_words * (own ^ 1u), c),
+        value8(at + params.value_words * (own ^ 2u), c),
+        value8(at + params.value_words * (own ^ 3u), c),
+        scales_at(params.value_words * (first + own) + params.kv_heads * VALUE_HEAD, h, c),
+    );
+}
+
+// The group of the values of the lane that takes what this lane finds for its own key as its i-th.
+fn group_for(h: u32, c: u32, i: u32) -> u32 {
+    return group_of(h, c ^ (TEAM * i));
+}
+
+fn scales_at(at: u32, h: u32, c: u32) -> vec4<u32> {
+    let first = value_word(at + group_for(h, c, 0u) / 2u);
+    if GROUPS <= 2u {
+        return vec4<u32>(first);
+    }
+    return vec4<u32>(
+        first,
+        value_word(at + group_for(h, c, 1u) / 2u),
+        value_word(at + group_for(h, c, 2u) / 2u),
+        value_word(at + group_for(h, c, 3u) / 2u),
+    );
+}
+
+// What a lane has of a part's four keys.
+struct Tile { k: Share, v: Four }
+
+// From position j on, in the page whose first row is `page`. What lies past the last is read as well: codes are numbers.
+fn tile_at(page: u32, j: u32, last: u32, h: u32, c: u32) -> Tile {
+    let first = page + j % PAGE;
+    return Tile(share_of(first + c / TEAM, h, c % TEAM), four_values(first, c / TEAM, h, c));
+}
+
+fn either(x: Tile, y: Tile, second: bool) -> Tile {
+    let words = Words(select(x.k.words.a, y.k.words.a, second), select(x.k.words.b, y.k.words.b, second));
+    return Tile(
+        Share(words, select(x.k.scales, y.k.scales, second)),
+        Four(
+            select(x.v.a, y.v.a, second),
+            select(x.v.b, y.v.b, second),
+            select(x.v.c, y.v.c, second),
+            select(x.v.d, y.v.d, second),
+            select(x.v.scales, y.v.scales, second),
+        ),
+    );
+}
+
+// This lane's share of its key's score with one query head, but for the scale.
+fn whole_score(head: u32, l: u32, words: Words, zero: i32) -> f32 {
+    let first = head * LANES + l;
+    let p0 = planes[first];
+    let p1 = planes[first + TEAM];
+    let p2 = planes[first + 2u * TEAM];
+    let p3 = planes[first + 3u * TEAM];
+    var high = 0i;
+    var low = zero;
+    if KEY_BITS == 8u {
+        let x = words.a ^ vec4<u32>(0x80808080u);
+        let y = words.b ^ vec4<u32>(0x80808080u);
+        high = dot4I8Packed(x.x, p0.x) + dot4I8Packed(x.y, p0.y) + dot4I8Packed(x.z, p1.x) + dot4I8Packed(x.w, p1.y)
+            + dot4I8Packed(y.x, p2.x) + dot4I8Packed(y.y, p2.y) + dot4I8Packed(y.z, p3.x) + dot4I8Packed(y.w, p3.y);
+        low += dot4I8Packed(x.x, p0.z) + dot4I8Packed(x.y, p0.w) + dot4I8Packed(x.z, p1.z) + dot4I8Packed(x.w, p1.w)
+            + dot4I8Packed(y.x, p2.z) + dot4I8Packed(y.y, p2.w) + dot4I8Packed(y.z, p3.z) + dot4I8Packed(y.w, p3.w);
+    } else {
+        let x = words.a & vec4<u32>(0x0f0f0f0fu);
+        let y = (words.a >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+        high = dot4I8Packed(x.x, p0.x) + dot4I8Packed(y.x, p0.y) + dot4I8Packed(x.y, p1.x) + dot4I8Packed(y.y, p1.y)
+            + dot4I8Packed(x.z, p2.x) + dot4I8Packed(y.z, p2.y) + dot4I8Packed(x.w, p3.x) + dot4I8Packed(y.w, p3.y);
+        low += dot4I8Packed(x.x, p0.z) + dot4I8Packed(y.x, p0.w) + dot4I8Packed(x.y, p1.z) + dot4I8Packed(y.y, p1.w)
+            + dot4I8Packed(x.z, p2.z) + dot4I8Packed(y.z, p2.w) + dot4I8Packed(x.w, p3.z) + dot4I8Packed(y.w, p3.w);
+    }
+    return f32(256 * high + low);
+}
+
+fn scores(zeros: vec4<i32>, key: Share, h: u32, l: u32) -> vec4<f32> {
+    var sums = vec4<f32>(whole_score(0u, l, key.words, zeros.x), 0.0, 0.0, 0.0);
+    if HEADS > 1u { sums.y = whole_score(1u, l, key.words, zeros.y); }
+    if HEADS > 2u { sums.z = whole_score(2u, l, key.words, zeros.z); }
+    if HEADS > 3u { sums.w = whole_score(3u, l, key.words, zeros.w); }
+    return half_of(key.scales, group_of(h, 4u * l)) * sums;
+}
+
+// Sums over a team, of which each lane keeps those of its own heads.
+fn own_of(l: u32, x: vec4<f32>) -> vec2<f32> {
+    let upper = (l & TWO_ON) != 0u;
+    var two = x.xy;
+    if HEADS > 2u {
+        two = select(x.xy, x.zw, upper) + subgroupShuffleXor(select(x.zw, x.xy, upper), TWO_ON);
+    } else {
+        two += subgroupShuffleXor(two, TWO_ON);
+    }
+    if TEAM == 2u {
+        return two;
+    }
+    let odd = (l & ONE_ON) != 0u;
+    var one = two.x;
+    if HEADS > 1u {
+        one = select(two.x, two.y, odd) + subgroupShuffleXor(select(two.y, two.x, odd), ONE_ON);
+    } else {
+        one += subgroupShuffleXor(one, ONE_ON);
+    }
+    for (var distance = ONE_ON / 2u; distance > 0u; distance /= 2u) {
+        one += subgroupShuffleXor(one, distance);
+    }
+    return vec2<f32>(one, 0.0);
+}
+
+// What lanes of a key have for their own heads, for all heads in this lane's order; `key` is the distance of its lanes.
+fn all_heads(own: vec2<f32>, key: u32) -> vec4<f32> {
+    if TEAM == 2u {
+        let here = subgroupShuffleXor(own, key);
+        if HEADS <= 2u {
+            return vec4<f32>(here, 0.0, 0.0);
+        }
+        return vec4<f32>(here, subgroupShuffleXor(own, key + 1u));
+    }
+    var all = vec4<f32>(subgroupShuffleXor(own.x, key), 0.0, 0.0, 0.0);
+    if HEADS > 1u {
+        all.y = subgroupShuffleXor(own.x, key + ONE_ON);
+    }
+    if HEADS > 2u {
+        all.z = subgroupShuffleXor(own.x, key + TWO_ON);
+        all.w = subgroupShuffleXor(own.x, key + TWO_ON + ONE_ON);
+    }
+    return all;
+}
+
+// What a lane has found so far, with heads in its order; weights are of its own, relative to exp2(greatest).
+struct Sums { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>, greatest: vec2<f32>, total: vec2<f32> }
+
+fn exceeds(score: vec2<f32>, greatest: vec2<f32>) -> bool {
+    return score.x > greatest.x + SLACK || (TEAM == 2u && score.y > greatest.y + SLACK);
+}
+
+// With the part's four values; `score` is of this lane's key, if it is seen, else very low.
+fn with_four(before: Sums, score: vec2<f32>, seen: bool, v: Four, h: u32, c: u32) -> Sums {
+    var x = before;
+    if subgroupAny(exceeds(score, x.greatest)) {
+        var higher = max(x.greatest, score);
+        higher = max(higher, subgroupShuffleXor(higher, TEAM));
+        higher = max(higher, subgroupShuffleXor(higher, 2u * TEAM));
+        let own_decay = exp2(x.greatest - higher);
+        x.greatest = higher;
+        x.total *= own_decay;
+        let decay = all_heads(own_decay, 0u);
+        x.a *= decay.x;
+        x.b *= decay.y;
+        x.c *= decay.z;
+        x.d *= decay.w;
+    }
+    let none = vec2<f32>(0.0);
+    let weight = select(none, exp2(score - x.greatest), seen);
+    x.total += weight;
+    // What is not seen may have any scale.
+    let w0 = select(none, weight * half_of(v.scales[0], group_for(h, c, 0u)), seen);
+    var w1 = w0;
+    var w2 = w0;
+    var w3 = w0;
+    if GROUPS > 1u {
+        w2 = select(none, weight * half_of(v.scales[2], group_for(h, c, 2u)), seen);
+        w3 = w2;
+    }
+    if GROUPS > 2u {
+        w1 = select(none, weight * half_of(v.scales[1], group_for(h, c, 1u)), seen);
+        w3 = select(none, weight * half_of(v.scales[3], group_for(h, c, 3u)), seen);
+    }
+    x = with_value(x, all_heads(w0, 0u), values8(v.a, c));
+    x = with_value(x, all_heads(w1, TEAM), values8(v.b, c));
+    x = with_value(x, all_heads(w2, 2u * TEAM), values8(v.c, c));
+    return with_value(x, all_heads(w3, 3u * TEAM), values8(v.d, c));
+}
+
+fn in_order(l: u32, x: Found) -> Found {
+    var y = x;
+    if HEADS > 2u && (l & TWO_ON) != 0u {
+        y = Found(x.c, x.d, x.a, x.b, x.greatest.zwxy, x.total.zwxy);
+    }
+    if HEADS > 1u && (l & ONE_ON) != 0u {
+        return Found(y.b, y.a, y.d, y.c, y.greatest.yxwz, y.total.yxwz);
+    }
+    return y;
+}
+
+fn nothing_yet() -> Sums {
+    var x = Sums();
+    x.greatest = vec2<f32>(-3.0e38);
+    return x;
+}
+
+// With a tile, from position j on.
+fn with_tile(x: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32) -> Sums {
+    let at = j + c / TEAM;
+    let seen = at >= r.start && at < r.stored;
+    let score = own.unit * own_of(c % TEAM, scores(own.zeros, tile.k, h, c % TEAM));
+    return with_four(x, select(vec2<f32>(-3.0e38), score, seen), seen, tile.v, h, c);
+}
+
+// Of all lanes, with heads in their order again.
+fn found_by(x: Sums, lane: u32, c: u32) -> Found {
+    var total = x.total + subgroupShuffleXor(x.total, TEAM);
+    total += subgroupShuffleXor(total, 2u * TEAM);
+    let ln_2 = 0.6931471805599453;
+    return in_order(c % TEAM, Found(x.a, x.b, x.c, x.d, ln_2 * all_heads(x.greatest, 0u), all_heads(total, 0u)));
+}

@@ -1,0 +1,58 @@
+// What attend and attend_packed have of keys: a workgroup's share, and what its parts find there. LANES neighbours of its
+// WG invocations, a part, cover a head, 8 values each.
+// Needs first_key, end_key, window_start, share, STEP (key_range); first_new (first_new); page_of, PAGE (pages).
+
+// Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
+override LANES: u32 = 16u;
+// Query heads of a workgroup, 1 to 4.
+override HEADS: u32 = 4u;
+// Tokens of the step.
+override TOKENS: u32 = 1u;
+override WG: u32 = 128u;
+// By how much a score may exceed what weights are relative to before sums are rescaled.
+const SLACK: f32 = 8.0;
+
+// A workgroup's share of what the token at place `here` sees: positions from low to high, which are in the cache
+// before `stored`, and if `fresh` the keys of this step; `start` is the first position that the token sees, `last` the
+// last that may be read.
+struct Range { here: vec2<u32>, low: u32, high: u32, stored: u32, last: u32, start: u32, fresh: bool }
+
+fn range_of(t: u32, split: u32, splits: u32) -> Range {
+    let here = places[t];
+    let begin = first_key(here);
+    let end = end_key(here);
+    let size = share(end - begin, splits);
+    let low = min(begin + split * size, end);
+    let high = min(low + size, end);
+    let stored = min(high, first_new(here));
+    let fresh = here.x < end && (splits == 1u || split == (end - begin + size - 1u) / size);
+    return Range(here, low, high, stored, max(stored, 1u) - 1u, window_start(here), fresh);
+}
+
+// The page of position j, or of the last that may be read.
+fn page_at(r: Range, j: u32) -> u32 {
+    return page_of(r.here.y + min(j, r.last));
+}
+
+// The page that a part goes on with after that of position j.
+fn page_after(r: Range, j: u32) -> u32 {
+    return page_at(r, select((j / PAGE + 1u) * PAGE, j + STEP, STEP > PAGE));
+}
+
+// What an invocation has found: sums of its 8 values of each query head and of weights, relative to exp(greatest).
+struct Found { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>, greatest: vec4<f32>, total: vec4<f32> }
+
+// With one more key, whose scores all lanes know, if it counts for this part.
+fn with_key(before: Found, score: vec4<f32>, value: mat2x4<f32>, counts: bool) -> Found {
+    let higher = select(before.greatest, max(before.greatest, score), counts);
+    let decay = exp(before.greatest - higher);
+    let weight = select(vec4<f32>(0.0), exp(score - higher), counts);
+    return Found(
+        decay.x * before.a + weight.x * value,
+        decay.y * before.b + weight.y * value,
+        decay.z * before.c + weight.z * value,
+        decay.w * before.d + weight.w * value,
+        higher,
+        decay * before.total + weight,
+    );
+}

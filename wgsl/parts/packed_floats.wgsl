@@ -1,0 +1,50 @@
+// Packed keys and values for by_floats: the codes of 8 values of a head, and the scale of their group.
+// Needs key8, value8, key_word, value_word (generated); group_of (packed8); values8, centred4 (codes8); ready_dots (meet).
+
+// As fetched: a word of scales has those of two groups.
+struct Eight { words: vec2<u32>, scales: u32 }
+
+fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {}
+
+fn place_of(row: u32, h: u32, c: u32) -> u32 {
+    return row;
+}
+
+fn key_at(row: u32, h: u32, c: u32) -> Eight {
+    let at = row * params.key_words;
+    return Eight(key8(at + h * KEY_HEAD, c), key_word(at + params.kv_heads * KEY_HEAD + group_of(h, c) / 2u));
+}
+
+fn value_at(row: u32, h: u32, c: u32) -> Eight {
+    let at = row * params.value_words;
+    return Eight(value8(at + h * VALUE_HEAD, c), value_word(at + params.kv_heads * VALUE_HEAD + group_of(h, c) / 2u));
+}
+
+fn either8(x: Eight, y: Eight, second: bool) -> Eight {
+    return Eight(select(x.words, y.words, second), select(x.scales, y.scales, second));
+}
+
+fn scale_of(x: Eight, h: u32, c: u32) -> f32 {
+    return unpack2x16float(x.scales >> (16u * (group_of(h, c) & 1u))).x;
+}
+
+// Scales multiply weights, which are fewer than values.
+fn weighted(weights: vec4<f32>, value: Eight, h: u32, c: u32) -> vec4<f32> {
+    return scale_of(value, h, c) * weights;
+}
+
+fn numbers8(value: Eight, c: u32) -> mat2x4<f32> {
+    return values8(value.words, c);
+}
+
+// This lane's share of the scores of a key with each query head.
+fn scores(key: Eight, h: u32, c: u32) -> vec4<f32> {
+    var first = key.words.x;
+    var last = key.words.y;
+    if KEY_BITS == 4u {
+        last = (first >> 4u) & 0x0f0f0f0fu;
+        first &= 0x0f0f0f0fu;
+    }
+    let numbers = mat2x4<f32>(centred4(first, KEY_BITS), centred4(last, KEY_BITS));
+    return scale_of(key, h, c) * ready_dots(c, numbers);
+}
