@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::process::Command;
 use std::sync::Arc;
 use support::{adapters, may_have_none};
 use unimlx::internals::{Gpu, Trial};
@@ -40,6 +41,20 @@ fn gpu() -> Option<Arc<Gpu>> {
         }
         Err(_) => None,
     }
+}
+
+#[test]
+fn attention_means_the_same_with_subgroups_of_16() {
+    // Mesa's software adapter has 8 invocations in a subgroup, or 16 where it is told so: heads of 128 want as many.
+    // Other adapters do not know the variable, and try their kernels once more.
+    if gpu().is_none() {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unimlx"));
+    command.args(["info", "--measure", "--only", "attend"]);
+    let output = command.env("LP_NATIVE_VECTOR_WIDTH", "512").env("UNIMLX_CACHE", "").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("tried; wrong: nothing"), "{text}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A linear layer of any format, with up to 300 rows of x, columns and values of k, odd ones among them, and anything

@@ -167,7 +167,7 @@ impl AttendPacked {
             ("value_words", value_words.into()),
         ];
         // Several words are read at once from rows that are whole vectors.
-        let vector = |words: usize, wanted: usize| if words % wanted == 0 { wanted } else { 1 };
+        let vector = |words: usize, wanted: usize| if words.is_multiple_of(wanted) { wanted } else { 1 };
         let pairs = |packing: Packing| if packing.bits == 8 { 2 } else { 1 };
         let key_vector = vector(key_words, if integers { 4 } else { pairs(keys) });
         let value_vector = vector(value_words, pairs(values));

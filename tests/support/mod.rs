@@ -12,7 +12,8 @@ pub(crate) fn adapters() -> Vec<(&'static str, Caps)> {
     let integer = Caps { dot4: true, ..coop.clone() };
     let coop8 = Caps { coop8: true, ..coop.clone() };
     let large8 = Caps { cores: Some(40), unified: true, ..coop8.clone() };
-    let coop16 = Caps { coop16: true, subgroups: Some((32, 32)), workgroup_memory: 48 << 10, ..coop };
+    let coop16 =
+        Caps { coop16: true, dot4: true, subgroups: Some((32, 32)), workgroup_memory: 48 << 10, ..coop };
     vec![
         ("baseline", Caps::BASELINE),
         ("subgroup", subgroup),
