@@ -9,9 +9,9 @@
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
 // Parts: range_of, with_key (found with key_range, first_new, pages); fetch_ahead, over_keys (over_keys with by_floats,
-// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); made_ready,
-// fresh_scores, deliver (meet); cos_sin (angle). Bindings and q4, k4, v4 are generated, for queries, keys and values
-// may be one array.
+// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); row_of, inverse_rms, turn8, turned (heads8);
+// q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, fresh_scores, deliver (meet). Bindings and q4, k4, v4 are
+// generated, for queries, keys and values may be one array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
 // code nor its tables in any cache, so both ends are short. On an NVIDIA H200 a KB of instructions takes some 0.3 us
 // the first time: the loop unrolled twice (12 KB more) made 2048 keys 4 us slower.

@@ -5,8 +5,8 @@
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
 // On an NVIDIA H200, 32 heads of 128 over 8, without attend_packed_combine (3.2 us): 32768 keys of 8 bits 35.5 us, of 4
 // bits 34.1, attend over f16 40.3; 16384 keys 23.6, 22.2 and 25.8; 2048 keys 13.0, 12.2 and 11.2. What takes time is
-// instructions, some 450 for 8 keys of a subgroup, two thirds of which multiply values, whatever their bits; and code
-// that runs for the first time, as in attend. A fourth workgroup on a multiprocessor gains nothing.
+// instructions, some 510 for 8 keys of a subgroup of 32, two thirds of which multiply values, whatever their bits; and
+// code that runs for the first time, as in attend. A fourth workgroup on a multiprocessor gains nothing.
 // Matrix units, each subgroup with 16 keys of its own, took 67 to 71 us: codes go through memory.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, with_key (found with key_range, first_new, pages); fetch_ahead, over_keys (over_keys with packed8,

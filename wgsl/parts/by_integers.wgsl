@@ -117,7 +117,7 @@ fn scores(zeros: vec4<i32>, key: Share, h: u32, l: u32) -> vec4<f32> {
 }
 
 // Sums over a team, of which each lane keeps those of its own heads.
-fn own_of(l: u32, x: vec4<f32>) -> vec2<f32> {
+fn team_sums(l: u32, x: vec4<f32>) -> vec2<f32> {
     let upper = (l & TWO_ON) != 0u;
     var two = x.xy;
     if HEADS > 2u {
@@ -227,7 +227,7 @@ fn nothing_yet() -> Sums {
 fn with_tile(x: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32) -> Sums {
     let at = j + c / TEAM;
     let seen = at >= r.start && at < r.stored;
-    let score = own.unit * own_of(c % TEAM, scores(own.zeros, tile.k, h, c % TEAM));
+    let score = own.unit * team_sums(c % TEAM, scores(own.zeros, tile.k, h, c % TEAM));
     return with_four(x, select(vec2<f32>(-3.0e38), score, seen), seen, tile.v, h, c);
 }
 
