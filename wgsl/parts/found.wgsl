@@ -22,10 +22,13 @@ fn range_of(t: u32, split: u32, splits: u32) -> Range {
     let begin = first_key(here);
     let end = end_key(here);
     let size = share(end - begin, splits);
-    let low = min(begin + split * size, end);
+    let before = split * size;
+    let low = min(begin + before, end);
     let high = min(low + size, end);
     let stored = min(high, first_new(here));
-    let fresh = here.x < end && (splits == 1u || split == (end - begin + size - 1u) / size);
+    // The first split that nothing is left for.
+    let is_next = before >= end - begin && before < end - begin + size;
+    let fresh = here.x < end && (splits == 1u || is_next);
     return Range(here, low, high, stored, max(stored, 1u) - 1u, window_start(here), fresh);
 }
 
