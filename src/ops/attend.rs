@@ -18,17 +18,17 @@ static READY: File = wgsl!("attend_ready.wgsl");
 static COMBINE: File = wgsl!("attend_combine.wgsl");
 pub(super) static ADD_SPLITS: File = wgsl!("parts/add_splits.wgsl");
 pub(super) static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
-pub(super) static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
-pub(super) static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
-pub(super) static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
+static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
+static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
+static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FLOATS8: File = wgsl!("parts/floats8.wgsl");
-pub(super) static STEP_ANGLES: File = wgsl!("parts/step_angles.wgsl");
-pub(super) static FOUND: File = wgsl!("parts/found.wgsl");
+static STEP_ANGLES: File = wgsl!("parts/step_angles.wgsl");
+static FOUND: File = wgsl!("parts/found.wgsl");
 pub(super) static BY_FLOATS: File = wgsl!("parts/by_floats.wgsl");
-pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
-pub(super) static MEET: File = wgsl!("parts/meet.wgsl");
+static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
+static MEET: File = wgsl!("parts/meet.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, table [pages] u32,`
@@ -54,7 +54,7 @@ pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
 pub(super) const HEADS: usize = 4;
 /// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: 132 multiprocessors of an
-/// NVIDIA H100 take three each, and over packed caches 384 are faster than 264 and 528.
+/// NVIDIA H100 or H200 take three each over f16 caches, and over packed ones 512 are no faster.
 const GROUPS: usize = 384;
 const UNIFIED_GROUPS: usize = 128;
 /// Keys that one workgroup takes sooner than several and a second dispatch.
@@ -172,38 +172,13 @@ impl Attend {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
         let Shape { t, d, .. } = self.shape(site.inputs);
-        let group = heads / kv_heads;
-        let chunks = group.div_ceil(split.heads);
-        let lanes = lanes(d);
-        let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
-        let merged = merged(site.caps, lanes, subgroups);
+        let chunks = (heads / kv_heads).div_ceil(split.heads);
         let window = window.map_or(Word::U32(0), Word::from);
-        let step = ("STEP", step(d, split.wg) as f64);
-        let constants = [
-            ("WG", split.wg as f64),
-            ("HEADS", group.div_ceil(chunks) as f64),
-            ("TOKENS", t as f64),
-            ("ANGLES", (t * lanes * VALUES / 2) as f64),
-            ("MEETING", meeting(lanes, split, merged) as f64),
-            ("MERGED", merged as f64),
-            step,
-        ];
+        let (common, constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d]);
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let files = [
-            &ATTEND,
-            &FOUND,
-            &STEP_ANGLES,
-            &OVER_KEYS,
-            &BY_FLOATS,
-            &DOT8,
-            &FLOATS8,
-            &KEY_RANGE,
-            &FIRST_NEW,
-            lanes_file,
-            &MEET,
-        ];
+        let files = [&[&ATTEND, &BY_FLOATS, &FLOATS8], &common[..]].concat();
         let mut stage = self.stage(site, (&files, &constants), out, more);
         stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
@@ -213,7 +188,7 @@ impl Attend {
         let combine = Stage {
             name: "attend_combine",
             files: vec![&COMBINE, &ADD_SPLITS, &KEY_RANGE, &PAGES],
-            constants: vec![("COLUMNS", (2 * lanes) as f64), step],
+            constants: vec![("COLUMNS", (2 * lanes(d)) as f64), ("STEP", step(d, split.wg) as f64)],
             reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],
             baked: true,
@@ -273,8 +248,33 @@ pub(super) fn splits(attention: &Attention, caps: &Caps, visible: usize, [t, d]:
     wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d, WG)) + 1)
 }
 
+/// What attention of `t` tokens with heads of `d` has in common over caches of any kind: parts, and constants.
+pub(super) fn few_tokens(
+    attention: &Attention,
+    caps: &Caps,
+    split: Split,
+    subgroups: bool,
+    [t, d]: [usize; 2],
+) -> ([&'static File; 8], Vec<(&'static str, f64)>) {
+    let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
+    let files = [&FOUND, &STEP_ANGLES, &OVER_KEYS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &MEET];
+    let group = attention.heads / attention.kv_heads;
+    let lanes = lanes(d);
+    let merged = merged(caps, lanes, subgroups);
+    let constants = vec![
+        ("WG", split.wg as f64),
+        ("HEADS", group.div_ceil(group.div_ceil(split.heads)) as f64),
+        ("TOKENS", t as f64),
+        ("ANGLES", (t * lanes * VALUES / 2) as f64),
+        ("MEETING", meeting(lanes, split, merged) as f64),
+        ("MERGED", merged as f64),
+        ("STEP", step(d, split.wg) as f64),
+    ];
+    (files, constants)
+}
+
 /// Parts that add up by shuffles.
-pub(super) fn merged(caps: &Caps, lanes: usize, subgroups: bool) -> usize {
+fn merged(caps: &Caps, lanes: usize, subgroups: bool) -> usize {
     let least = caps.subgroups.filter(|_| subgroups).map_or(1, |(least, _)| least as usize);
     (least / lanes).clamp(1, WG / lanes)
 }

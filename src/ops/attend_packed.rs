@@ -1,13 +1,11 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    ADD_SPLITS, BY_FLOATS, FIRST_NEW, FOUND, HEADS, KEY_RANGE, LANES_SHARED, LANES_SUBGROUP, MAX_HEAD, MEET,
-    OVER_KEYS, STEP_ANGLES, Split, WG, meeting, merged, splits, step,
+    ADD_SPLITS, BY_FLOATS, HEADS, KEY_RANGE, MAX_HEAD, Split, WG, few_tokens, meeting, splits, step,
 };
 use super::attention::codes;
 use super::kernel::fits;
 use super::kv_pack::{SIGNS, WALSH};
-use super::matvec::DOT8;
 use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvPack, Rope, Rotate};
@@ -111,40 +109,25 @@ impl AttendPacked {
         let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
         let splits = splits(&self.attention, site.caps, visible, [t, d]);
         let window = window.map_or(Word::U32(0), Word::from);
-        let step = ("STEP", step(d, WG) as f64);
         let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
         let [keys, values] = self.packing();
 
         let split = Split { wg: WG, heads: HEADS, count: splits };
-        let merged = merged(site.caps, lanes, subgroups);
+        let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d]);
         let files: &[&File] = &[
             &ATTEND_PACKED,
-            &FOUND,
-            &STEP_ANGLES,
-            &OVER_KEYS,
-            &DOT8,
             &PACKED8,
-            &KEY_RANGE,
-            &FIRST_NEW,
-            &MEET,
             &WALSH8,
             &SIGNS,
             &FRESH8,
             &STORE_FRESH,
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
-            if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED },
         ];
         let way: [&File; 2] =
             if integers { [&BY_INTEGERS, &QUERIES_INT] } else { [&BY_FLOATS, &PACKED_FLOATS] };
-        let files = &[files, &way].concat();
-        let constants = &[
-            ("WG", WG as f64),
-            ("HEADS", (heads / kv_heads).div_ceil(chunks) as f64),
-            ("TOKENS", t as f64),
-            ("ANGLES", (t * lanes * VALUES / 2) as f64),
-            ("MEETING", meeting(lanes, split, merged) as f64),
-            ("MERGED", merged as f64),
+        let files = &[files, &way, &common].concat();
+        constants.extend([
             ("WHOLE", 0.0),
             ("GROUPS", keys.groups(d) as f64),
             ("KEY_HEAD", keys.head_words(d) as f64),
@@ -155,8 +138,7 @@ impl AttendPacked {
             ("VALUE_BITS", f64::from(values.bits)),
             ("VALUE_REACH", values.reach().into()),
             ("VALUE_EDGE", values.edge().into()),
-            step,
-        ];
+        ]);
         let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
         let params = vec![
             ("chunks", chunks.into()),
@@ -179,7 +161,7 @@ impl AttendPacked {
         let basis = ("bases", "array<vec4<f32>>", Arg::Input(at.rest));
         let own = Own {
             files,
-            constants,
+            constants: &constants,
             out: Arg::Scratch(0),
             cache: [array(key_vector), array(value_vector)],
             reads: if self.basis { &[basis] } else { &[] },
@@ -208,7 +190,7 @@ impl AttendPacked {
                 ("WG", MAX_HEAD as f64),
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
-                step,
+                ("STEP", step(d, WG) as f64),
             ],
             reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
             writes: vec![Arg::Output],

@@ -1,7 +1,8 @@
-// What over_keys does with a tile, in f32: 8 values of each of a part's four keys in an invocation, sums of products over
-// the part's lanes.
-// Needs Range, Found, SLACK (found); with_value (over_keys); PAGE (pages); Eight, place_of, key_at, value_at, scores,
-// weighted, numbers8, either8 (floats8 with cache8_*, packed_floats); across4, spread4, base_lane, any_lane (lanes_*).
+// What over_keys does with a tile, in f32: 8 values of each of a part's four keys in an invocation, sums of products
+// over the part's lanes.
+// Needs Range, Found, SLACK (found); with_value, rescaled (over_keys); PAGE (pages); Eight, place_of, key_at, value_at,
+// scores, weighted, numbers8, either8 (floats8 with cache8_*, packed_floats); across4, spread4, base_lane, any_lane
+// (lanes_*).
 
 // Four keys or values of a part, as they are stored.
 struct Four { a: Eight, b: Eight, c: Eight, d: Eight }
@@ -82,10 +83,7 @@ fn with_tile(before: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h:
         let decay = exp(x.greatest - higher);
         x.greatest = higher;
         x.total *= decay;
-        x.a *= decay.x;
-        x.b *= decay.y;
-        x.c *= decay.z;
-        x.d *= decay.w;
+        x = rescaled(x, decay);
     }
     let weight = select(vec4<f32>(0.0), exp(score - x.greatest), seen);
     x.total += weight;

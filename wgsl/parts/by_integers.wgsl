@@ -1,10 +1,11 @@
 // What over_keys does with a tile of packed keys, by integer products of 4 bytes, on GPUs with subgroups. A quarter of a
 // part's LANES invocations, a team, multiplies a key, 32 values a lane, so that sums over lanes are short; and each lane
-// ends up with the score of one head (of two, if a team is two lanes). Values are added as in by_floats, 8 a lane, but each
-// lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at constant distances,
-// and a lane knows which group of values its weight is for.
-// Needs Range, Found, SLACK (found); with_value (over_keys); PAGE (pages); Words, key32, value8, key_word, value_word
-// (generated); group_of (packed8); values8 (codes8); planes, Own (queries_int); subgroups (lanes_subgroup).
+// ends up with the score of one head (of two, if a team is two lanes). Values are added as in by_floats, 8 a lane, but
+// each lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at constant
+// distances, and a lane knows which group of values its weight is for.
+// Needs Range, Found, SLACK (found); with_value, rescaled (over_keys); PAGE (pages); Words, key32, value8 (generated);
+// group_of, key_scales, value_scales, scale_in (packed8); values8 (codes8); planes, Own (queries_int); subgroups
+// (lanes_subgroup).
 
 override TEAM: u32 = LANES / 4u;
 // Lanes of a team at this distance have heads two further on, or the next; 0 where a lane has both.
@@ -16,13 +17,7 @@ struct Share { words: Words, scales: u32 }
 
 fn share_of(row: u32, h: u32, l: u32) -> Share {
     let at = row * params.key_words;
-    let scales = key_word(at + params.kv_heads * KEY_HEAD + group_of(h, 4u * l) / 2u);
-    return Share(key32(at + h * KEY_HEAD, l), scales);
-}
-
-fn half_of(word: u32, group: u32) -> f32 {
-    let both = unpack2x16float(word);
-    return select(both.x, both.y, (group & 1u) == 1u);
+    return Share(key32(at + h * KEY_HEAD, l), key_scales(at, group_of(h, 4u * l)));
 }
 
 // Four values of a part, in this lane's order, and the words that scales of its own key are in.
@@ -36,7 +31,7 @@ fn four_values(first: u32, own: u32, h: u32, c: u32) -> Four {
         value8(at + params.value_words * (own ^ 1u), c),
         value8(at + params.value_words * (own ^ 2u), c),
         value8(at + params.value_words * (own ^ 3u), c),
-        scales_at(params.value_words * (first + own) + params.kv_heads * VALUE_HEAD, h, c),
+        scales_at(params.value_words * (first + own), h, c),
     );
 }
 
@@ -46,15 +41,15 @@ fn group_for(h: u32, c: u32, i: u32) -> u32 {
 }
 
 fn scales_at(at: u32, h: u32, c: u32) -> vec4<u32> {
-    let first = value_word(at + group_for(h, c, 0u) / 2u);
+    let first = value_scales(at, group_for(h, c, 0u));
     if GROUPS <= 2u {
         return vec4<u32>(first);
     }
     return vec4<u32>(
         first,
-        value_word(at + group_for(h, c, 1u) / 2u),
-        value_word(at + group_for(h, c, 2u) / 2u),
-        value_word(at + group_for(h, c, 3u) / 2u),
+        value_scales(at, group_for(h, c, 1u)),
+        value_scales(at, group_for(h, c, 2u)),
+        value_scales(at, group_for(h, c, 3u)),
     );
 }
 
@@ -81,39 +76,41 @@ fn either(x: Tile, y: Tile, second: bool) -> Tile {
     );
 }
 
+// A lane's 32 codes of a key, four in a word: the first and the last four of each 8. Those of 8 bits are less their zero.
+struct Bytes { first: vec4<u32>, last: vec4<u32> }
+
+fn bytes_of(words: Words) -> Bytes {
+    if KEY_BITS == 8u {
+        let x = words.a ^ vec4<u32>(0x80808080u);
+        let y = words.b ^ vec4<u32>(0x80808080u);
+        return Bytes(vec4<u32>(x.xz, y.xz), vec4<u32>(x.yw, y.yw));
+    }
+    return Bytes(words.a & vec4<u32>(0x0f0f0f0fu), (words.a >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
+}
+
 // This lane's share of its key's score with one query head, but for the scale.
-fn whole_score(head: u32, l: u32, words: Words, zero: i32) -> f32 {
+fn whole_score(head: u32, l: u32, key: Bytes, zero: i32) -> f32 {
     let first = head * LANES + l;
     let p0 = planes[first];
     let p1 = planes[first + TEAM];
     let p2 = planes[first + 2u * TEAM];
     let p3 = planes[first + 3u * TEAM];
-    var high = 0i;
-    var low = zero;
-    if KEY_BITS == 8u {
-        let x = words.a ^ vec4<u32>(0x80808080u);
-        let y = words.b ^ vec4<u32>(0x80808080u);
-        high = dot4I8Packed(x.x, p0.x) + dot4I8Packed(x.y, p0.y) + dot4I8Packed(x.z, p1.x) + dot4I8Packed(x.w, p1.y)
-            + dot4I8Packed(y.x, p2.x) + dot4I8Packed(y.y, p2.y) + dot4I8Packed(y.z, p3.x) + dot4I8Packed(y.w, p3.y);
-        low += dot4I8Packed(x.x, p0.z) + dot4I8Packed(x.y, p0.w) + dot4I8Packed(x.z, p1.z) + dot4I8Packed(x.w, p1.w)
-            + dot4I8Packed(y.x, p2.z) + dot4I8Packed(y.y, p2.w) + dot4I8Packed(y.z, p3.z) + dot4I8Packed(y.w, p3.w);
-    } else {
-        let x = words.a & vec4<u32>(0x0f0f0f0fu);
-        let y = (words.a >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
-        high = dot4I8Packed(x.x, p0.x) + dot4I8Packed(y.x, p0.y) + dot4I8Packed(x.y, p1.x) + dot4I8Packed(y.y, p1.y)
-            + dot4I8Packed(x.z, p2.x) + dot4I8Packed(y.z, p2.y) + dot4I8Packed(x.w, p3.x) + dot4I8Packed(y.w, p3.y);
-        low += dot4I8Packed(x.x, p0.z) + dot4I8Packed(y.x, p0.w) + dot4I8Packed(x.y, p1.z) + dot4I8Packed(y.y, p1.w)
-            + dot4I8Packed(x.z, p2.z) + dot4I8Packed(y.z, p2.w) + dot4I8Packed(x.w, p3.z) + dot4I8Packed(y.w, p3.w);
-    }
-    return f32(256 * high + low);
+    let x = key.first;
+    let y = key.last;
+    let high = dot4I8Packed(x.x, p0.x) + dot4I8Packed(y.x, p0.y) + dot4I8Packed(x.y, p1.x) + dot4I8Packed(y.y, p1.y)
+        + dot4I8Packed(x.z, p2.x) + dot4I8Packed(y.z, p2.y) + dot4I8Packed(x.w, p3.x) + dot4I8Packed(y.w, p3.y);
+    let low = dot4I8Packed(x.x, p0.z) + dot4I8Packed(y.x, p0.w) + dot4I8Packed(x.y, p1.z) + dot4I8Packed(y.y, p1.w)
+        + dot4I8Packed(x.z, p2.z) + dot4I8Packed(y.z, p2.w) + dot4I8Packed(x.w, p3.z) + dot4I8Packed(y.w, p3.w);
+    return f32(256 * high + low + zero);
 }
 
 fn scores(zeros: vec4<i32>, key: Share, h: u32, l: u32) -> vec4<f32> {
-    var sums = vec4<f32>(whole_score(0u, l, key.words, zeros.x), 0.0, 0.0, 0.0);
-    if HEADS > 1u { sums.y = whole_score(1u, l, key.words, zeros.y); }
-    if HEADS > 2u { sums.z = whole_score(2u, l, key.words, zeros.z); }
-    if HEADS > 3u { sums.w = whole_score(3u, l, key.words, zeros.w); }
-    return half_of(key.scales, group_of(h, 4u * l)) * sums;
+    let bytes = bytes_of(key.words);
+    var sums = vec4<f32>(whole_score(0u, l, bytes, zeros.x), 0.0, 0.0, 0.0);
+    if HEADS > 1u { sums.y = whole_score(1u, l, bytes, zeros.y); }
+    if HEADS > 2u { sums.z = whole_score(2u, l, bytes, zeros.z); }
+    if HEADS > 3u { sums.w = whole_score(3u, l, bytes, zeros.w); }
+    return scale_in(key.scales, group_of(h, 4u * l)) * sums;
 }
 
 // Sums over a team, of which each lane keeps those of its own heads.
@@ -178,27 +175,23 @@ fn with_four(before: Sums, score: vec2<f32>, seen: bool, v: Four, h: u32, c: u32
         let own_decay = exp2(x.greatest - higher);
         x.greatest = higher;
         x.total *= own_decay;
-        let decay = all_heads(own_decay, 0u);
-        x.a *= decay.x;
-        x.b *= decay.y;
-        x.c *= decay.z;
-        x.d *= decay.w;
+        x = rescaled(x, all_heads(own_decay, 0u));
     }
     let none = vec2<f32>(0.0);
     let weight = select(none, exp2(score - x.greatest), seen);
     x.total += weight;
     // What is not seen may have any scale.
-    let w0 = select(none, weight * half_of(v.scales[0], group_for(h, c, 0u)), seen);
+    let w0 = select(none, weight * scale_in(v.scales[0], group_for(h, c, 0u)), seen);
     var w1 = w0;
     var w2 = w0;
     var w3 = w0;
     if GROUPS > 1u {
-        w2 = select(none, weight * half_of(v.scales[2], group_for(h, c, 2u)), seen);
+        w2 = select(none, weight * scale_in(v.scales[2], group_for(h, c, 2u)), seen);
         w3 = w2;
     }
     if GROUPS > 2u {
-        w1 = select(none, weight * half_of(v.scales[1], group_for(h, c, 1u)), seen);
-        w3 = select(none, weight * half_of(v.scales[3], group_for(h, c, 3u)), seen);
+        w1 = select(none, weight * scale_in(v.scales[1], group_for(h, c, 1u)), seen);
+        w3 = select(none, weight * scale_in(v.scales[3], group_for(h, c, 3u)), seen);
     }
     x = with_value(x, all_heads(w0, 0u), values8(v.a, c));
     x = with_value(x, all_heads(w1, TEAM), values8(v.b, c));

@@ -26,6 +26,11 @@ fn with_value(x: Sums, weights: vec4<f32>, value: mat2x4<f32>) -> Sums {
     );
 }
 
+// Sums of values by a factor for each head.
+fn rescaled(x: Sums, by: vec4<f32>) -> Sums {
+    return Sums(by.x * x.a, by.y * x.b, by.z * x.c, by.w * x.d, x.greatest, x.total);
+}
+
 // All stored keys. A tile is on its way while the one before is used. It takes that one's place only when all sums are
 // made: NVIDIA's compiler would copy it sooner, and a copy of what is on its way waits for it.
 fn over_keys(lane: u32, h: u32, c: u32, r: Range, ahead: Ahead) -> Found {

@@ -1,7 +1,8 @@
 // Packed keys and values for by_floats: the codes of 8 values of a head, and the scale of their group.
-// Needs key8, value8, key_word, value_word (generated); group_of (packed8); values8, centred4 (codes8); ready_dots (meet).
+// Needs key8, value8 (generated); group_of, key_scales, value_scales, scale_in (packed8); values8, centred4 (codes8);
+// ready_dots (meet).
 
-// As fetched: a word of scales has those of two groups.
+// As fetched, with the word that the scale is in.
 struct Eight { words: vec2<u32>, scales: u32 }
 
 fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {}
@@ -12,12 +13,12 @@ fn place_of(row: u32, h: u32, c: u32) -> u32 {
 
 fn key_at(row: u32, h: u32, c: u32) -> Eight {
     let at = row * params.key_words;
-    return Eight(key8(at + h * KEY_HEAD, c), key_word(at + params.kv_heads * KEY_HEAD + group_of(h, c) / 2u));
+    return Eight(key8(at + h * KEY_HEAD, c), key_scales(at, group_of(h, c)));
 }
 
 fn value_at(row: u32, h: u32, c: u32) -> Eight {
     let at = row * params.value_words;
-    return Eight(value8(at + h * VALUE_HEAD, c), value_word(at + params.kv_heads * VALUE_HEAD + group_of(h, c) / 2u));
+    return Eight(value8(at + h * VALUE_HEAD, c), value_scales(at, group_of(h, c)));
 }
 
 fn either8(x: Eight, y: Eight, second: bool) -> Eight {
@@ -25,7 +26,7 @@ fn either8(x: Eight, y: Eight, second: bool) -> Eight {
 }
 
 fn scale_of(x: Eight, h: u32, c: u32) -> f32 {
-    return unpack2x16float(x.scales >> (16u * (group_of(h, c) & 1u))).x;
+    return scale_in(x.scales, group_of(h, c));
 }
 
 // Scales multiply weights, which are fewer than values.
