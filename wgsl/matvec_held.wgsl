@@ -43,10 +43,13 @@ fn main(
     let member = lane % TEAM;
     let per = select(1u, 2u, GATED);
     let count = params.rows / per;
-    let begin = group.x * count / groups.x;
-    let results = (group.x + 1u) * count / groups.x - begin;
+    let share = count / groups.x;
+    let rest = count - share * groups.x;
+    let begin = group.x * share + min(group.x, rest);
+    let results = share + select(0u, 1u, group.x < rest);
     let rows = results * per;
-    var r = (lane / TEAM) * ROWS;
+    // The same for all of a subgroup, as the compiler is told: what follows is one way for all.
+    var r = subgroupBroadcastFirst(lane / TEAM) * ROWS;
     var w0 = fetch(row_at(begin, r, rows), member);
     var w1 = fetch(row_at(begin, r + 1u, rows), member);
     var w2 = w0;
@@ -103,6 +106,10 @@ fn main(
                 added = before(0u, n);
             }
             y[n] = factor * team_sum(i, size) + added;
+        }
+        // As a rule once around: known before, that is a quarter of the code.
+        if params.sums / (per * (TEAM / size)) <= WG {
+            break;
         }
     }
 }

@@ -114,7 +114,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             bring(block, lane);
             workgroupBarrier();
         }
-        for (var c = member; c < 32u; c += TEAM) {
+        for (var begin = 0u; begin < 32u; begin += TEAM) {
+            let c = begin + member;
             let now = w;
             w = rows_of(row, block * 32u + c + TEAM);
             y0 += column(now, block, 0u, c);

@@ -199,7 +199,7 @@ impl Dot4 {
         let (least, _) = site.caps.subgroups.unwrap_or((1, 1));
         let per_group = self.rows * self.lanes / least as usize;
         let [planes, order] = op.format.planes();
-        let parts: &[&File] = &[&DOT4, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8];
+        let parts: &[&File] = &[&DOT4, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER];
         let stage = |chunk: &Chunk| {
             let mut stage = stage(op, site, &self.reader, chunk, (parts, None));
             stage.name = "matvec_dot4";

@@ -1,5 +1,25 @@
-// Four sums over `size` neighbouring lanes at once, a power of two of at least 4.
+// Sums over `size` neighbouring lanes, a power of two of at least 4: one, two or four at once. All call. By shuffles: NVIDIA's
+// compiler makes of subgroupAdd those and besides, never run, a way for lanes that are elsewhere.
 enable subgroups;
+
+// All lanes have the sum.
+fn sum_lanes(own: f32, size: u32) -> f32 {
+    var sum = own;
+    for (var distance = 1u; distance < size; distance *= 2u) {
+        sum += subgroupShuffleXor(sum, distance);
+    }
+    return sum;
+}
+
+// Even lanes have the first sum, odd ones the second.
+fn gather2(own: vec2<f32>, at: u32, size: u32) -> f32 {
+    let odd = (at & 1u) == 1u;
+    var sum = select(own.x, own.y, odd) + subgroupShuffleXor(select(own.y, own.x, odd), 1u);
+    for (var distance = 2u; distance < size; distance *= 2u) {
+        sum += subgroupShuffleXor(sum, distance);
+    }
+    return sum;
+}
 
 // The sum of each of four values; lane `at` has that number which_row(at).
 fn gather(own: vec4<f32>, at: u32, size: u32) -> f32 {

@@ -45,8 +45,11 @@ fn sum_and_max(lane: u32, value: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     // Each subgroup puts all results together.
     var total = vec2<f32>(0.0, partial[0].y);
-    for (var i = lane % size; i < WG / size; i += size) {
-        total = vec2<f32>(total.x + partial[i].x, max(total.y, partial[i].y));
+    let count = WG / size;
+    for (var first = 0u; first < count; first += size) {
+        let i = first + lane % size;
+        let one = partial[min(i, count - 1u)].xy;
+        total = vec2<f32>(total.x + select(0.0, one.x, i < count), max(total.y, one.y));
     }
     return vec2<f32>(subgroupAdd(total.x), subgroupMax(total.y));
 }
