@@ -8,9 +8,9 @@
 // positions.
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
-// Parts: range_of, with_key (found with key_range, first_new, pages); fetch_ahead, over_keys (over_keys with by_floats,
-// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); row_of, inverse_rms, turn8, turned (heads8);
-// q_gain8, k_gain8 (head_gains, no_head_gains); made_ready, fresh_scores, deliver (meet). Bindings and q4, k4, v4 are
+// Parts: range_of, with_key (found with key_range, first_new, pages); over_keys (over_keys with by_floats,
+// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); head8, keep_raw, raw_of, row_of, inverse_rms, turn8, turned (heads8);
+// q_gain8, k_gain8 (head_gains, no_head_gains); keep_ready, made_ready, fresh_scores, deliver (meet). Bindings and q4, k4, v4 are
 // generated, for queries, keys and values may be one array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
 // code nor its tables in any cache, so both ends are short. On an NVIDIA H200 a KB of instructions takes some 0.3 us
@@ -21,6 +21,44 @@
 // first and only tile 4.2, the end 1.7.
 // Splits added up by the workgroup that ends last, without attend_combine, gain 1% of a model of 1B and lose 1% at 16384
 // keys; idle workgroups that fetch the next weights gain nothing, nor do keys of later tiles that are touched early.
+
+// The rows of a workgroup: the query heads from first_head on of token t, its key, its value.
+struct Rows { t: u32, first_head: u32 }
+
+// Who has no new key makes queries only.
+fn rows_of(r: Range) -> u32 {
+    return select(HEADS, HEADS + 2u, r.fresh);
+}
+
+// Each part takes one.
+fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
+    let turn = turn8(rows.t, c);
+    let count = rows_of(r);
+    for (var first = 0u; first < count; first += WG / LANES) {
+        let row = first + lane / LANES;
+        let x = raw_of(min(row, HEADS + 1u), c);
+        let inverse = inverse_rms(lane, x.own);
+        if row < HEADS {
+            let gain = gains(q_gain8(c), q_gain8(other_of(c)));
+            keep_ready(row, c, (params.scale * inverse) * turned(x, gain, turn));
+        } else if row < count {
+            var ready = x.own;
+            if row == HEADS {
+                ready = inverse * turned(x, gains(k_gain8(c), k_gain8(other_of(c))), turn);
+            }
+            let rounded = round8(ready);
+            keep_ready(row, c, eight(rounded));
+            if rows.first_head == 0u && c < params.eights {
+                let at = place_of(row_at(r.here.y + r.here.x), h, c);
+                if row == HEADS {
+                    set_key8(at, rounded);
+                } else {
+                    set_value8(at, rounded);
+                }
+            }
+        }
+    }
+}
 
 @compute @workgroup_size(WG)
 fn main(
@@ -35,53 +73,27 @@ fn main(
     let c = lane % LANES;
     let part = lane / LANES;
 
-    // Rows to make ready: the query heads, the new key, the new value; each part takes one. They are fetched before keys
-    // and values, which come from further away: what is asked for later comes later.
+    // Rows to make ready are fetched before keys and values, which come from further away: what is asked for later
+    // comes later.
     let head = h * heads + first_head;
     let most = heads - 1u - first_head;
-    var raw = row_of(part, t, h, head + min(part, most), c);
+    let first_row = head8(part, t, h, head + min(part, most), c);
     let frequency = own_frequency(lane);
     let r = range_of(t, group.y, groups.y);
     if r.low >= r.high && !r.fresh {
         return;
     }
     let here = r.here;
-    let own_row = row_at(here.y + here.x);
-    let ahead = fetch_ahead(r, part, h, c);
-    make_angles(lane, here, frequency);
-    workgroupBarrier();
-    let turn = turn8(t, c);
-    for (var first = 0u; first < HEADS + 2u; first += WG / LANES) {
-        let row = first + part;
-        if first > 0u {
-            raw = row_of(row, t, h, head + min(row, most), c);
-        }
-        let inverse = inverse_rms(lane, raw.own);
-        var ready = raw.own;
-        if row < HEADS {
-            ready = (params.scale * inverse) * turned(raw, gains(q_gain8(c), q_gain8(other_of(c))), turn);
-        } else {
-            if row == HEADS {
-                ready = inverse * turned(raw, gains(k_gain8(c), k_gain8(other_of(c))), turn);
-            }
-            let rounded = round8(ready);
-            ready = eight(rounded);
-            if r.fresh && first_head == 0u && c < params.eights {
-                if row == HEADS {
-                    set_key8(place_of(own_row, h, c), rounded);
-                } else if row == HEADS + 1u {
-                    set_value8(place_of(own_row, h, c), rounded);
-                }
-            }
-        }
-        if row < HEADS + 2u {
-            meeting[2u * (row * LANES + c)] = ready[0];
-            meeting[2u * (row * LANES + c) + 1u] = ready[1];
-        }
+    let page = page_at(r, r.low + 4u * part);
+    if part < HEADS + 2u {
+        keep_raw(part, c, first_row);
     }
-    workgroupBarrier();
+    for (var row = part + WG / LANES; row < HEADS + 2u; row += WG / LANES) {
+        keep_raw(row, c, head8(row, t, h, head + min(row, most), c));
+    }
+    make_angles(lane, here, frequency);
 
-    var found = over_keys(lane, h, c, r, ahead);
+    var found = over_keys(lane, h, c, r, page, Rows(t, first_head));
     if r.fresh {
         let score = fresh_scores(lane, c, made_ready(HEADS, c));
         found = with_key(found, score, made_ready(HEADS + 1u, c), part == 0u);

@@ -9,11 +9,11 @@
 // code that runs for the first time, as in attend. A fourth workgroup on a multiprocessor gains nothing.
 // Matrix units, each subgroup with 16 keys of its own, took 67 to 71 us: codes go through memory.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
-// Parts: range_of, with_key (found with key_range, first_new, pages); fetch_ahead, over_keys (over_keys with packed8,
+// Parts: range_of, with_key (found with key_range, first_new, pages); over_keys (over_keys with packed8,
 // codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); own_frequency, make_angles
-// (step_angles); row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); basis_of,
-// into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8); store_fresh (store_fresh);
-// made_ready, fresh_scores, deliver (meet).
+// (step_angles); head8, keep_raw, raw_of, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); basis_of,
+// keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8); store_fresh (store_fresh);
+// keep_ready, made_ready, fresh_scores, deliver (meet).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
@@ -21,22 +21,75 @@ const KEYS: u32 = 0u;
 const QUERIES: u32 = 2u;
 const VALUES: u32 = 4u;
 
-// A head to make ready, as it comes, and what takes it into the basis.
-struct Row { raw: Pairs, basis: Basis }
-
 // Whether a row is a value: after the queries come key and value, then perhaps a neighbour's.
 fn has_value(row: u32) -> bool {
     return row > HEADS && ((row - HEADS) & 1u) == 1u;
 }
 
-fn fetch_row(row: u32, t: u32, h: u32, head: u32, c: u32) -> Row {
-    let own_h = select(h, min(h + 1u, params.kv_heads - 1u), row >= HEADS + 2u);
-    if row < HEADS {
-        return Row(row_of(row, t, h, head, c), basis_of(QUERIES, h, c));
+// The KV head that a row is of.
+fn kv_head_of(row: u32, h: u32) -> u32 {
+    return select(h, min(h + 1u, params.kv_heads - 1u), row >= HEADS + 2u);
+}
+
+// As it comes.
+fn fetch_row(row: u32, t: u32, h: u32, head: u32, c: u32) -> mat2x4<f32> {
+    return head8(select(row, select(HEADS, HEADS + 1u, has_value(row)), row > HEADS), t, kv_head_of(row, h), head, c);
+}
+
+// The rows of a workgroup: the query heads from first_head on of token t, its key, its value, perhaps a neighbour's.
+struct Rows { t: u32, first_head: u32 }
+
+// Who has no new key makes queries only.
+fn rows_of(r: Range) -> u32 {
+    return select(HEADS, HEADS + FRESH, r.fresh);
+}
+
+// Each part takes one.
+fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
+    let turn = turn8(rows.t, c);
+    let count = rows_of(r);
+    for (var first = 0u; first < count; first += WG / LANES) {
+        let row = first + lane / LANES;
+        let is_query = row < HEADS;
+        let is_value = has_value(row);
+        let x = raw_of(min(row, HEADS + FRESH - 1u), c);
+        let inverse = inverse_rms(lane, x.own);
+        var ready = x.own;
+        if !is_value {
+            var gain = gains(k_gain8(c), k_gain8(other_of(c)));
+            if NORM == 1u && is_query {
+                gain = gains(q_gain8(c), q_gain8(other_of(c)));
+            }
+            ready = inverse * turned(x, gain, turn);
+        }
+        var basis = kept_basis(c);
+        if !is_query {
+            basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, h), c);
+        }
+        ready = rotated8(lane, c, into_basis(basis, ready));
+        var codes = Coded();
+        if r.fresh {
+            codes = coded(lane, c, ready, is_value);
+        }
+        if is_query {
+            ready = mat2x4<f32>(params.scale * ready[0], params.scale * ready[1]);
+        }
+        keep_query(lane, c, row, ready);
+        if !is_query {
+            ready = codes.stands_for;
+            if row < count {
+                let at = 2u * ((row - HEADS) * LANES + c);
+                fresh_codes[at] = codes.first;
+                fresh_codes[at + 1u] = codes.last;
+                if c % 8u == 0u && c < params.eights {
+                    fresh_scales[(row - HEADS) * 4u + c / 8u] = codes.scale;
+                }
+            }
+        }
+        if row < HEADS + 2u {
+            keep_ready(row, c, ready);
+        }
     }
-    let is_value = has_value(row);
-    let kind = select(HEADS, HEADS + 1u, is_value);
-    return Row(row_of(kind, t, own_h, head, c), basis_of(select(KEYS, VALUES, is_value), own_h, c));
 }
 
 @compute @workgroup_size(WG)
@@ -52,71 +105,33 @@ fn main(
     let c = lane % LANES;
     let part = lane / LANES;
 
-    // Heads to make ready: queries, key, value, perhaps a neighbour's; each part takes one. As in attend, they are
-    // fetched first.
+    // Rows to make ready are fetched first, as in attend.
     let head = h * heads + first_head;
     let most = heads - 1u - first_head;
-    var now = fetch_row(part, t, h, head + min(part, most), c);
+    let first_row = fetch_row(part, t, h, head + min(part, most), c);
+    let basis = basis_of(QUERIES, h, c);
     let frequency = own_frequency(lane);
     let r = range_of(t, group.y, groups.y);
     if r.low >= r.high && !r.fresh {
         return;
     }
     let here = r.here;
-    let own_row = row_at(here.y + here.x);
-    let ahead = fetch_ahead(r, part, h, c);
+    let page = page_at(r, r.low + 4u * part);
+    if part == 0u {
+        keep_basis(c, basis);
+    }
+    if part < HEADS + FRESH {
+        keep_raw(part, c, first_row);
+    }
+    for (var row = part + WG / LANES; row < HEADS + FRESH; row += WG / LANES) {
+        keep_raw(row, c, fetch_row(row, t, h, head + min(row, most), c));
+    }
     make_angles(lane, here, frequency);
-    workgroupBarrier();
-    let turn = turn8(t, c);
-    // Who has no new key makes queries only.
-    let rows = select(HEADS, HEADS + FRESH, r.fresh);
-    for (var first = 0u; first < rows; first += WG / LANES) {
-        let row = first + part;
-        if first > 0u {
-            now = fetch_row(row, t, h, head + min(row, most), c);
-        }
-        let is_query = row < HEADS;
-        let is_value = has_value(row);
-        let inverse = inverse_rms(lane, now.raw.own);
-        var ready = now.raw.own;
-        if !is_value {
-            var gain = gains(k_gain8(c), k_gain8(other_of(c)));
-            if NORM == 1u && is_query {
-                gain = gains(q_gain8(c), q_gain8(other_of(c)));
-            }
-            ready = inverse * turned(now.raw, gain, turn);
-        }
-        ready = rotated8(lane, c, into_basis(now.basis, ready));
-        var codes = Coded();
-        if r.fresh {
-            codes = coded(lane, c, ready, is_value);
-        }
-        if is_query {
-            ready = mat2x4<f32>(params.scale * ready[0], params.scale * ready[1]);
-        }
-        keep_query(lane, c, row, ready);
-        if !is_query {
-            ready = codes.stands_for;
-            if row < HEADS + FRESH {
-                let at = 2u * ((row - HEADS) * LANES + c);
-                fresh_codes[at] = codes.first;
-                fresh_codes[at + 1u] = codes.last;
-                if c % 8u == 0u && c < params.eights {
-                    fresh_scales[(row - HEADS) * 4u + c / 8u] = codes.scale;
-                }
-            }
-        }
-        if row < HEADS + 2u {
-            meeting[2u * (row * LANES + c)] = ready[0];
-            meeting[2u * (row * LANES + c) + 1u] = ready[1];
-        }
-    }
-    workgroupBarrier();
-    if r.fresh && first_head == 0u {
-        store_fresh(lane, h, own_row);
-    }
 
-    var found = over_keys(lane, h, c, r, ahead);
+    var found = over_keys(lane, h, c, r, page, Rows(t, first_head));
+    if r.fresh && first_head == 0u {
+        store_fresh(lane, h, row_at(here.y + here.x));
+    }
     if r.fresh {
         let score = fresh_scores(lane, c, made_ready(HEADS, c));
         found = with_key(found, score, made_ready(HEADS + 1u, c), part == 0u);

@@ -2,7 +2,7 @@
 // places[t].x * inv_freq[pair], cosine and sine times `scale`; the other values stay.
 //
 // Work split: one invocation per value.
-// Parts: cos_sin (angle).
+// Parts: cos_sin_of_place (angle).
 
 struct Params {
     size: u32,
@@ -41,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         distance = 1u;
     }
     let t = index / (params.d * params.heads);
-    let turn = params.scale * cos_sin(f32(places[t].x) * inv_freq[frequency]);
+    let turn = params.scale * cos_sin_of_place(f32(places[t].x) * inv_freq[frequency]);
     let partner = x[select(index - distance, index + distance, first)];
     y[index] = x[index] * turn.x + select(partner, -partner, first) * turn.y;
 }

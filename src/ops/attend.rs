@@ -53,6 +53,8 @@ pub(super) const WG: usize = 128;
 pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
 pub(super) const HEADS: usize = 4;
+/// A key and a value of a token.
+const NEW: usize = 2;
 /// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: 132 multiprocessors of an
 /// NVIDIA H100 or H200 take three each over f16 caches, and over packed ones 512 are no faster.
 const GROUPS: usize = 384;
@@ -174,7 +176,7 @@ impl Attend {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let chunks = (heads / kv_heads).div_ceil(split.heads);
         let window = window.map_or(Word::U32(0), Word::from);
-        let (common, constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d]);
+        let (common, constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], NEW);
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
@@ -233,7 +235,7 @@ impl Attend {
     fn memory(&self, site: &Site<'_>, split: Split, subgroups: bool) -> usize {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let lanes = lanes(d);
-        let meeting = meeting(lanes, split, merged(site.caps, lanes, subgroups));
+        let meeting = meeting(lanes, split, merged(site.caps, lanes, subgroups), NEW);
         let exchange = if subgroups { 0 } else { 16 * split.wg };
         8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange
     }
@@ -255,6 +257,7 @@ pub(super) fn few_tokens(
     split: Split,
     subgroups: bool,
     [t, d]: [usize; 2],
+    new: usize,
 ) -> ([&'static File; 8], Vec<(&'static str, f64)>) {
     let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
     let files = [&FOUND, &STEP_ANGLES, &OVER_KEYS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &MEET];
@@ -266,7 +269,7 @@ pub(super) fn few_tokens(
         ("HEADS", group.div_ceil(group.div_ceil(split.heads)) as f64),
         ("TOKENS", t as f64),
         ("ANGLES", (t * lanes * VALUES / 2) as f64),
-        ("MEETING", meeting(lanes, split, merged) as f64),
+        ("MEETING", meeting(lanes, split, merged, new) as f64),
         ("MERGED", merged as f64),
         ("STEP", step(d, split.wg) as f64),
     ];
@@ -279,11 +282,11 @@ fn merged(caps: &Caps, lanes: usize, subgroups: bool) -> usize {
     (least / lanes).clamp(1, WG / lanes)
 }
 
-/// Vectors of 4 values through which parts meet: 8 values of each invocation for two heads, or of some for four, or the
-/// rows that are made ready.
-pub(super) fn meeting(lanes: usize, split: Split, merged: usize) -> usize {
+/// Vectors of 4 values through which parts meet: 8 values of each invocation for two heads, or of some for four; or query
+/// heads and `new` keys and values, as they come and as they are made ready.
+pub(super) fn meeting(lanes: usize, split: Split, merged: usize, new: usize) -> usize {
     let at_once = if merged > 1 && split.heads > 2 { 4 } else { 2 };
-    (2 * at_once * split.wg / merged).max(2 * lanes * (HEADS + 2))
+    (2 * at_once * split.wg / merged).max(2 * 2 * lanes * (HEADS + new))
 }
 
 /// Keys that a workgroup takes at once, and at least: four for each part. Few keys leave most of a GPU idle.

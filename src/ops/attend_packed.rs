@@ -113,7 +113,8 @@ impl AttendPacked {
         let [keys, values] = self.packing();
 
         let split = Split { wg: WG, heads: HEADS, count: splits };
-        let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d]);
+        let (common, mut constants) =
+            few_tokens(&self.attention, site.caps, split, subgroups, [t, d], fresh(keys.groups(d)));
         let files: &[&File] = &[
             &ATTEND_PACKED,
             &PACKED8,
@@ -256,11 +257,22 @@ fn key32(bits: usize, vector: usize) -> String {
     )
 }
 
-/// Bytes of workgroup memory: angles, what meets, levels and sums, new codes and scales, queries, exchange between lanes.
+/// New keys and values of a workgroup: a neighbour's as well if they share a word of scales.
+fn fresh(groups: usize) -> usize {
+    2 + 2 * (groups % 2)
+}
+
+/// Bytes of workgroup memory: angles, a basis, what meets, levels and sums, new codes and scales, queries, exchange between lanes.
 fn memory(t: usize, lanes: usize) -> usize {
-    let meeting = meeting(lanes, Split { wg: WG, heads: HEADS, count: 1 }, 1);
+    let meeting = meeting(lanes, Split { wg: WG, heads: HEADS, count: 1 }, 1, 4);
     let queries = 4 * lanes * (16 + 4) + 16;
-    8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + 32 * lanes + 64 + queries + 16 * WG
+    8 * t * lanes * VALUES / 2
+        + 16 * (4 * lanes + meeting)
+        + 2 * 16 * 32
+        + 32 * lanes
+        + 64
+        + queries
+        + 16 * WG
 }
 
 impl Op for AttendPacked {

@@ -7,9 +7,9 @@
 // Four keys or values of a part, as they are stored.
 struct Four { a: Eight, b: Eight, c: Eight, d: Eight }
 
-// Where they are: from position j on, a multiple of 4, none past the last, in the page whose first row is `page`.
+// Where they are: from position j on, a multiple of 4, none past the last, in this page.
 fn places_of(page: u32, j: u32, last: u32, h: u32, c: u32) -> vec4<u32> {
-    let rows = min(vec4<u32>(j) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) % PAGE + page;
+    let rows = min(vec4<u32>(j) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) % PAGE + page * PAGE;
     return vec4<u32>(place_of(rows.x, h, c), place_of(rows.y, h, c), place_of(rows.z, h, c), place_of(rows.w, h, c));
 }
 
@@ -45,24 +45,41 @@ alias Sums = Found;
 
 fn nothing_yet() -> Sums {
     var x = Sums();
-    x.greatest = vec4<f32>(-3.0e38);
+    x.greatest = vec4<f32>(LOWEST);
     return x;
 }
 
 // What a lane needs to know besides: the first of its part's.
 struct Own { base: u32 }
 
-fn own_of_lane(lane: u32, c: u32) -> Own {
+fn own_of_lane(lane: u32) -> Own {
     return Own(base_lane(lane));
 }
 
+fn with_rows(own: Own, c: u32) -> Own {
+    return own;
+}
+
 // With a tile, from position j on.
-fn with_tile(before: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32) -> Sums {
-    var x = before;
-    let s0 = scores(tile.k.a, h, c);
-    let s1 = scores(tile.k.b, h, c);
-    let s2 = scores(tile.k.c, h, c);
-    let s3 = scores(tile.k.d, h, c);
+fn with_tile(
+    before: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32, has_scores: bool, has_values: bool,
+) -> Sums {
+    var score = vec4<f32>();
+    if has_scores {
+        score = part_scores(tile.k, lane, h, c);
+    }
+    if has_values {
+        return with_values(before, score, j, tile.v, r, own, lane, h, c);
+    }
+    return before;
+}
+
+// Scores of the key that a lane goes on with.
+fn part_scores(k: Four, lane: u32, h: u32, c: u32) -> vec4<f32> {
+    let s0 = scores(k.a, h, c);
+    let s1 = scores(k.b, h, c);
+    let s2 = scores(k.c, h, c);
+    let s3 = scores(k.d, h, c);
     // Sums over the lanes, each half of which goes on with half of the keys.
     let upper = (c & (LANES / 2u)) != 0u;
     let odd = (c & (LANES / 4u)) != 0u;
@@ -72,10 +89,19 @@ fn with_tile(before: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h:
     for (var distance = LANES / 8u; distance > 0u; distance /= 2u) {
         score += across4(lane, score, distance);
     }
+    return score;
+}
+
+fn with_values(
+    before: Sums, own_score: vec4<f32>, j: u32, v: Four, r: Range, own: Own, lane: u32, h: u32, c: u32,
+) -> Sums {
+    var x = before;
+    let upper = (c & (LANES / 2u)) != 0u;
+    let odd = (c & (LANES / 4u)) != 0u;
     // The key whose score this invocation has ended up with.
     let at = j + select(0u, 2u, upper) + select(0u, 1u, odd);
-    let seen = at >= r.start && at < r.stored;
-    score = select(vec4<f32>(-3.0e38), score, seen);
+    let seen = at >= r.seen && at < r.stored;
+    let score = select(vec4<f32>(-3.0e38), own_score, seen);
     if any_lane(any(score > x.greatest + SLACK)) {
         var higher = max(x.greatest, score);
         higher = max(higher, across4(lane, higher, LANES / 2u));
@@ -88,10 +114,10 @@ fn with_tile(before: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h:
     let weight = select(vec4<f32>(0.0), exp(score - x.greatest), seen);
     x.total += weight;
     let weights = spread4(lane, own.base, weight);
-    x = with_value(x, weighted(weights[0], tile.v.a, h, c), numbers8(tile.v.a, c));
-    x = with_value(x, weighted(weights[1], tile.v.b, h, c), numbers8(tile.v.b, c));
-    x = with_value(x, weighted(weights[2], tile.v.c, h, c), numbers8(tile.v.c, c));
-    return with_value(x, weighted(weights[3], tile.v.d, h, c), numbers8(tile.v.d, c));
+    x = with_value(x, weighted(weights[0], v.a, h, c), numbers8(v.a, c));
+    x = with_value(x, weighted(weights[1], v.b, h, c), numbers8(v.b, c));
+    x = with_value(x, weighted(weights[2], v.c, h, c), numbers8(v.c, c));
+    return with_value(x, weighted(weights[3], v.d, h, c), numbers8(v.d, c));
 }
 
 // Of all lanes, every quarter of which has counted its own keys.

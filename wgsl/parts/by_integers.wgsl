@@ -56,9 +56,9 @@ fn scales_at(at: u32, h: u32, c: u32) -> vec4<u32> {
 // What a lane has of a part's four keys.
 struct Tile { k: Share, v: Four }
 
-// From position j on, in the page whose first row is `page`. What lies past the last is read as well: codes are numbers.
+// From position j on, in this page. What lies past the last is read as well: codes are numbers.
 fn tile_at(page: u32, j: u32, last: u32, h: u32, c: u32) -> Tile {
-    let first = page + j % PAGE;
+    let first = page * PAGE + j % PAGE;
     return Tile(share_of(first + c / TEAM, h, c % TEAM), four_values(first, c / TEAM, h, c));
 }
 
@@ -212,16 +212,24 @@ fn in_order(l: u32, x: Found) -> Found {
 
 fn nothing_yet() -> Sums {
     var x = Sums();
-    x.greatest = vec2<f32>(-3.0e38);
+    x.greatest = vec2<f32>(LOWEST);
     return x;
 }
 
 // With a tile, from position j on.
-fn with_tile(x: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32) -> Sums {
-    let at = j + c / TEAM;
-    let seen = at >= r.start && at < r.stored;
-    let score = own.unit * team_sums(c % TEAM, scores(own.zeros, tile.k, h, c % TEAM));
-    return with_four(x, select(vec2<f32>(-3.0e38), score, seen), seen, tile.v, h, c);
+fn with_tile(
+    x: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32, has_scores: bool, has_values: bool,
+) -> Sums {
+    var score = vec2<f32>();
+    if has_scores {
+        score = own.unit * team_sums(c % TEAM, scores(own.zeros, tile.k, h, c % TEAM));
+    }
+    if has_values {
+        let at = j + c / TEAM;
+        let seen = at >= r.seen && at < r.stored;
+        return with_four(x, select(vec2<f32>(-3.0e38), score, seen), seen, tile.v, h, c);
+    }
+    return x;
 }
 
 // Of all lanes, with heads in their order again.

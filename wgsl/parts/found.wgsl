@@ -1,6 +1,6 @@
 // What attend and attend_packed have of keys: a workgroup's share, and what its parts find there. LANES neighbours of its
 // WG invocations, a part, cover a head, 8 values each.
-// Needs first_key, end_key, window_start, share, STEP (key_range); first_new (first_new); page_of, PAGE (pages).
+// Needs first_key, end_key, window_start, share, STEP (key_range); first_new (first_new); table, PAGE (pages).
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
 override LANES: u32 = 16u;
@@ -13,9 +13,9 @@ override WG: u32 = 128u;
 const SLACK: f32 = 8.0;
 
 // A workgroup's share of what the token at place `here` sees: positions from low to high, which are in the cache
-// before `stored`, and if `fresh` the keys of this step; `start` is the first position that the token sees, `last` the
-// last that may be read.
-struct Range { here: vec2<u32>, low: u32, high: u32, stored: u32, last: u32, start: u32, fresh: bool }
+// before `stored`, and if `fresh` the keys of this step; `start` is the first position that the token sees, `seen` the
+// first in the share, `last` the last that may be read.
+struct Range { here: vec2<u32>, low: u32, high: u32, stored: u32, last: u32, start: u32, seen: u32, fresh: bool }
 
 fn range_of(t: u32, split: u32, splits: u32) -> Range {
     let here = places[t];
@@ -29,12 +29,14 @@ fn range_of(t: u32, split: u32, splits: u32) -> Range {
     // The first split that nothing is left for.
     let is_next = before >= end - begin && before < end - begin + size;
     let fresh = here.x < end && (splits == 1u || is_next);
-    return Range(here, low, high, stored, max(stored, 1u) - 1u, window_start(here), fresh);
+    let start = window_start(here);
+    return Range(here, low, high, stored, max(stored, 1u) - 1u, start, max(start, low), fresh);
 }
 
-// The page of position j, or of the last that may be read.
+// The number of the page of position j, or of the last that may be read. As fetched: arithmetic would wait for it, and for
+// all else that is on its way.
 fn page_at(r: Range, j: u32) -> u32 {
-    return page_of(r.here.y + min(j, r.last));
+    return table[(r.here.y + min(j, r.last)) / PAGE];
 }
 
 // The page that a part goes on with after that of position j.

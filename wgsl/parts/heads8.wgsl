@@ -63,26 +63,28 @@ fn turned(x: Pairs, gain: Pairs, turn: Turn) -> mat2x4<f32> {
     return times(times(x.own, gain.own), turn.cosine) + times(times(x.other, gain.other), turn.sine);
 }
 
-// A token's query head, if row < HEADS, or its key, or its value.
-fn row_of(row: u32, t: u32, h: u32, head: u32, c: u32) -> Pairs {
-    var result = Pairs();
+// Lane c's values of a token's query head, if row < HEADS, or of its key, or of its value.
+fn head8(row: u32, t: u32, h: u32, head: u32, c: u32) -> mat2x4<f32> {
     if c >= params.eights {
-        return result;
+        return mat2x4<f32>();
     }
-    let other = 2u * other_of(c);
+    let kv_head = t * params.kv_pitch + 2u * (h * params.eights + c);
     if row < HEADS {
-        let at = t * params.q_pitch + head * 2u * params.eights;
-        result.own = mat2x4<f32>(q4(at + 2u * c), q4(at + 2u * c + 1u));
-        result.other = others(result.own, mat2x4<f32>(q4(at + other), q4(at + other + 1u)));
-    } else if row == HEADS {
-        let at = t * params.kv_pitch + params.k_first + h * 2u * params.eights;
-        result.own = mat2x4<f32>(k4(at + 2u * c), k4(at + 2u * c + 1u));
-        result.other = others(result.own, mat2x4<f32>(k4(at + other), k4(at + other + 1u)));
-    } else {
-        let at = t * params.kv_pitch + params.v_first + h * 2u * params.eights;
-        result.own = mat2x4<f32>(v4(at + 2u * c), v4(at + 2u * c + 1u));
+        let at = t * params.q_pitch + 2u * (head * params.eights + c);
+        return mat2x4<f32>(q4(at), q4(at + 1u));
     }
-    return result;
+    if row == HEADS {
+        let at = params.k_first + kv_head;
+        return mat2x4<f32>(k4(at), k4(at + 1u));
+    }
+    let at = params.v_first + kv_head;
+    return mat2x4<f32>(v4(at), v4(at + 1u));
+}
+
+// The same with those that they turn with.
+fn row_of(row: u32, t: u32, h: u32, head: u32, c: u32) -> Pairs {
+    let own = head8(row, t, h, head, c);
+    return Pairs(own, others(own, head8(row, t, h, head, other_of(c))));
 }
 
 fn gains(own: mat2x4<f32>, from_other: mat2x4<f32>) -> Pairs {

@@ -23,6 +23,8 @@ fn first_key(here: vec2<u32>) -> u32 {
 
 // What a split of so many takes.
 fn share(keys: u32, splits: u32) -> u32 {
-    let old = max(splits, 2u) - 1u;
-    return max((keys + old * STEP - 1u) / (old * STEP) * STEP, STEP);
+    let at_once = (max(splits, 2u) - 1u) * STEP;
+    // Whole numbers are divided in four times as many instructions.
+    let times = u32(ceil(f32(keys) / f32(at_once)));
+    return max(times + select(0u, 1u, times * at_once < keys), 1u) * STEP;
 }

@@ -29,6 +29,11 @@ fn spread4(lane: u32, base: u32, value: vec4<f32>) -> mat4x4<f32> {
     );
 }
 
+// Whether an invocation goes a way that others need not go: they must, for all must call.
+fn together(holds: bool) -> bool {
+    return true;
+}
+
 // Whether it may hold for some of the neighbours.
 fn any_lane(holds: bool) -> bool {
     return true;

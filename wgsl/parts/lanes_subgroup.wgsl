@@ -10,7 +10,7 @@ fn across4(lane: u32, value: vec4<f32>, distance: u32) -> vec4<f32> {
 
 // What spread4 needs to know of a lane.
 fn base_lane(lane: u32) -> u32 {
-    return (lane % subgroupAdd(1u)) & ~(LANES - 1u);
+    return lane & (subgroupAdd(1u) - LANES);
 }
 
 // The values of the first, second, third and fourth quarter of the LANES neighbours.
@@ -21,6 +21,12 @@ fn spread4(lane: u32, base: u32, value: vec4<f32>) -> mat4x4<f32> {
         subgroupShuffle(value, base + LANES / 2u),
         subgroupShuffle(value, base + 3u * LANES / 4u),
     );
+}
+
+// Whether an invocation goes a way that others need not go: if it holds for one of its subgroup. NVIDIA's compiler sees by
+// the vote that they stay together; else it prepares every exchange for lanes that are elsewhere.
+fn together(holds: bool) -> bool {
+    return subgroupAny(holds);
 }
 
 // Whether it may hold for some of the neighbours.

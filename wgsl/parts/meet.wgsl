@@ -1,9 +1,9 @@
 // Where the parts of a workgroup of attend or attend_packed meet, LANES invocations of which cover a head: they agree on
 // what weights are relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4
-// (lanes_*), Found (found), over_lanes (heads8), dot8 (dot8).
+// (lanes_*), Found (found), over_lanes, others, other_of (heads8), dot8 (dot8).
 
-// Vectors of 4 values that meet: 8 values of each invocation for some heads, or the rows that are made ready. There is
-// little of it, so that several workgroups are resident.
+// Vectors of 4 values that meet: 8 values of each invocation for some heads; or rows, those that are ready in the first half,
+// as they come in the second. There is little of it, so that several workgroups are resident.
 override MEETING: u32 = 512u;
 
 override PARTS: u32 = WG / LANES;
@@ -17,9 +17,33 @@ var<workgroup> meeting: array<vec4<f32>, MEETING>;
 var<workgroup> levels: array<vec4<f32>, 32>;
 var<workgroup> totals: array<vec4<f32>, 32>;
 
+fn kept8(at: u32) -> mat2x4<f32> {
+    return mat2x4<f32>(meeting[at], meeting[at + 1u]);
+}
+
+fn keep8(at: u32, x: mat2x4<f32>) {
+    meeting[at] = x[0];
+    meeting[at + 1u] = x[1];
+}
+
 // A head that one part made ready for all.
 fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
-    return mat2x4<f32>(meeting[2u * (row * LANES + c)], meeting[2u * (row * LANES + c) + 1u]);
+    return kept8(2u * (row * LANES + c));
+}
+
+fn keep_ready(row: u32, c: u32, x: mat2x4<f32>) {
+    keep8(2u * (row * LANES + c), x);
+}
+
+// A head as it comes, with the values that its own turn with.
+fn raw_of(row: u32, c: u32) -> Pairs {
+    let first = MEETING / 2u + 2u * row * LANES;
+    let own = kept8(first + 2u * c);
+    return Pairs(own, others(own, kept8(first + 2u * other_of(c))));
+}
+
+fn keep_raw(row: u32, c: u32, x: mat2x4<f32>) {
+    keep8(MEETING / 2u + 2u * (row * LANES + c), x);
 }
 
 // This lane's share of the scores of a key with each query head that stands ready.
@@ -97,9 +121,7 @@ fn merge(lane: u32, own: Found) -> Found {
 }
 
 fn put(slot: u32, lane: u32, own: mat2x4<f32>) {
-    let at = 2u * ((lane / (MERGED * LANES) * AT_ONCE + slot) * LANES + lane % LANES);
-    meeting[at] = own[0];
-    meeting[at + 1u] = own[1];
+    keep8(2u * ((lane / (MERGED * LANES) * AT_ONCE + slot) * LANES + lane % LANES), own);
 }
 
 // AT_ONCE heads from the first on come together.

@@ -1,18 +1,12 @@
 // Attention of up to HEADS query heads over stored keys, a workgroup's share of them. WG / LANES parts take keys, four at
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
-// Needs Range, Found, page_at, page_after (found); STEP (key_range); PAGE (pages); Tile, tile_at, either, Sums,
-// nothing_yet, own_of_lane, with_tile, found_by (by_floats, by_integers).
+// Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, either, Sums,
+// Own, own_of_lane, with_rows, nothing_yet, with_tile, found_by (by_floats, by_integers); Rows, rows_of, make_rows of the kernel.
 
-// A part's first tile, the page it is in, and the next.
-struct Ahead { tile: Tile, page: u32, next_page: u32 }
-
-// It can be on its way while queries are made ready.
-fn fetch_ahead(r: Range, part: u32, h: u32, c: u32) -> Ahead {
-    let j = r.low + 4u * part;
-    let page = page_at(r, j);
-    return Ahead(tile_at(page, j, r.last, h, c), page, page_after(r, j));
-}
+// What weights are relative to before there are any: less than the score of a key that is not seen, so that the way of a
+// new greatest score is tried, too.
+const LOWEST: f32 = -3.3e38;
 
 // Sums with one value more, and these weights of it.
 fn with_value(x: Sums, weights: vec4<f32>, value: mat2x4<f32>) -> Sums {
@@ -31,24 +25,46 @@ fn rescaled(x: Sums, by: vec4<f32>) -> Sums {
     return Sums(by.x * x.a, by.y * x.b, by.z * x.c, by.w * x.d, x.greatest, x.total);
 }
 
-// All stored keys. A tile is on its way while the one before is used. It takes that one's place only when all sums are
-// made: NVIDIA's compiler would copy it sooner, and a copy of what is on its way waits for it.
-fn over_keys(lane: u32, h: u32, c: u32, r: Range, ahead: Ahead) -> Found {
-    let own = own_of_lane(lane, c);
+// All stored keys; `first_page` is that of a part's first. A tile is on its way while the one before is used. It takes that
+// one's place only when all sums are made: NVIDIA's compiler would copy it sooner, and a copy of what is on its way waits
+// for it. While the first is on its way some invocations make rows ready, as many as there are rows, and the others go
+// through the loop with a tile of nothing, some through one half of it, some through the other: so that its code is there
+// when it is wanted.
+fn over_keys(lane: u32, h: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found {
+    let makers = LANES * rows_of(r);
+    let makes = together(lane < makers);
+    let tries_scores = together(lane < (makers + WG) / 2u);
+    let tries_values = together(lane >= (makers + WG) / 2u);
+    var own = own_of_lane(lane);
     var x = nothing_yet();
-    var tile = ahead.tile;
-    var page = ahead.page;
-    var next_page = ahead.next_page;
-    for (var first = r.low; first < r.stored; first += STEP) {
-        let j = first + 4u * (lane / LANES);
-        if (first + STEP) % PAGE == 0u {
+    var tile = Tile();
+    var page = first_page;
+    var next_page = first_page;
+    var at = r.low;
+    loop {
+        let is_first = at == r.low;
+        let j = at + 4u * (lane / LANES);
+        if is_first || at % PAGE == 0u {
             page = next_page;
-            next_page = page_after(r, j + STEP);
+            next_page = page_after(r, j);
         }
-        let next = tile_at(page, j + STEP, r.last, h, c);
-        x = with_tile(x, j, tile, r, own, lane, h, c);
+        let next = tile_at(page, j, r.last, h, c);
+        if at <= r.low + STEP {
+            // Angles are there; then rows are.
+            workgroupBarrier();
+            own = with_rows(own, c);
+        }
+        if is_first && makes {
+            make_rows(lane, h, c, r, rows);
+        } else {
+            x = with_tile(x, j - STEP, tile, r, own, lane, h, c, !is_first || tries_scores, !is_first || tries_values);
+        }
         // Sums are never so large.
         tile = either(next, tile, x.a[1].w > 3.0e38);
+        at += STEP;
+        if at >= max(r.stored, r.low + 1u) + STEP {
+            break;
+        }
     }
     return found_by(x, lane, c);
 }

@@ -52,12 +52,17 @@ fn zero_of(head: u32, l: u32) -> i32 {
     return zeros[first] + zeros[first + TEAM] + zeros[first + 2u * TEAM] + zeros[first + 3u * TEAM];
 }
 
-fn own_of_lane(lane: u32, c: u32) -> Own {
+fn own_of_lane(lane: u32) -> Own {
+    return Own();
+}
+
+// Once queries stand ready.
+fn with_rows(own: Own, c: u32) -> Own {
     let l = c % TEAM;
-    let own = select(0u, 2u, HEADS > 2u && (l & TWO_ON) != 0u) + select(0u, 1u, HEADS > 1u && (l & ONE_ON) != 0u);
+    let first = select(0u, 2u, HEADS > 2u && (l & TWO_ON) != 0u) + select(0u, 1u, HEADS > 1u && (l & ONE_ON) != 0u);
     let log2_e = 1.4426950408889634;
     return Own(
-        log2_e * vec2<f32>(units[min(own, HEADS - 1u)], units[min(own + 1u, HEADS - 1u)]),
+        log2_e * vec2<f32>(units[min(first, HEADS - 1u)], units[min(first + 1u, HEADS - 1u)]),
         vec4<i32>(zero_of(0u, l), zero_of(1u, l), zero_of(2u, l), zero_of(3u, l)),
     );
 }

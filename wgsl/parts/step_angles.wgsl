@@ -1,4 +1,4 @@
-// Angles of all tokens of a step, by which heads turn. Needs places, inv_freq; angles (heads8), cos_sin (angle), TOKENS,
+// Angles of all tokens of a step, by which heads turn. Needs places, inv_freq; angles (heads8), cos_sin_of_place (angle), TOKENS,
 // WG (found).
 
 // The frequency of an invocation's first angle.
@@ -17,6 +17,6 @@ fn make_angles(lane: u32, here: vec2<u32>, own: f32) {
         if TOKENS > 1u {
             position = places[i / params.half].x;
         }
-        angles[i] = params.rope_scale * cos_sin(f32(position) * frequency);
+        angles[i] = params.rope_scale * cos_sin_of_place(f32(position) * frequency);
     }
 }
