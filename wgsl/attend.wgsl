@@ -9,18 +9,20 @@
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
 // Parts: range_of, with_key (found with key_range, first_new, pages); over_keys (over_keys with by_floats,
-// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); head8, keep_raw, raw_of, row_of, inverse_rms, turn8, turned (heads8);
-// q_gain8, k_gain8 (head_gains, no_head_gains); keep_ready, made_ready, fresh_scores, deliver (meet). Bindings and q4, k4, v4 are
-// generated, for queries, keys and values may be one array.
+// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned
+// (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); keep_raw, raw_of, keep_ready, made_ready, fresh_scores, deliver
+// (meet). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
 // code nor its tables in any cache, so both ends are short. On an NVIDIA H200 a KB of instructions takes some 0.3 us
-// the first time: the loop unrolled twice (12 KB more) made 2048 keys 4 us slower.
-// On an NVIDIA H200, f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.4 us): 32768
-// keys 40.3 us (3.3 TB/s, 73% of what it can read), 16384 keys 25.8 us (58%), 2048 keys 11.2 us. Each 16384 keys more are
-// 14.6 us, all that memory gives. Of the rest, for 512 keys, places take 1.0, keys' arrival 1.1, rows 1.9, the loop's
-// first and only tile 4.2, the end 1.7.
+// the first time: the loop unrolled twice (12 KB more) made 2048 keys 4 us slower. Between layers whose weights stay in
+// the cache 512 keys take 4.1 us on an H100, else 7.4.
+// f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100 (3.14
+// TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200 (4.56 TB/s),
+// one change earlier, 38.9 (76%), 23.6 (62%), 9.2. Each 16384 keys more are what memory gives. Of the rest, on the H100,
+// 4.5 us are until the first keys are here, 1.3 more until rows and the loop's code are, 1.2 the first tile, 1 the end.
 // Splits added up by the workgroup that ends last, without attend_combine, gain 1% of a model of 1B and lose 1% at 16384
-// keys; idle workgroups that fetch the next weights gain nothing, nor do keys of later tiles that are touched early.
+// keys; idle workgroups that fetch the next weights gain nothing, nor do keys of later tiles that are touched early (more
+// registers), nor the loop's code gone through before places are known.
 
 // The rows of a workgroup: the query heads from first_head on of token t, its key, its value.
 struct Rows { t: u32, first_head: u32 }

@@ -3,17 +3,18 @@
 //
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
-// On an NVIDIA H200, 32 heads of 128 over 8, without attend_packed_combine (3.2 us): 32768 keys of 8 bits 35.5 us, of 4
-// bits 34.1, attend over f16 40.3; 16384 keys 23.6, 22.2 and 25.8; 2048 keys 13.0, 12.2 and 11.2. What takes time is
-// instructions, some 510 for 8 keys of a subgroup of 32, two thirds of which multiply values, whatever their bits; and
-// code that runs for the first time, as in attend. A fourth workgroup on a multiprocessor gains nothing.
+// 32 heads of 128 over 8, without attend_packed_combine (3 us): on an NVIDIA H100 32768 keys of 8 bits 33.3 us, of 4 bits
+// 32.0, attend over f16 50.3; 16384 keys 20.4, 19.7 and 28.2; 2048 keys 10.7, 10.4 and 9.2. On an H200, one change earlier,
+// 33.1, 31.2 and 38.9; 20.2, 19.0 and 23.6. What takes time is instructions, some 510 for 8 keys of a subgroup of 32, two
+// thirds of which multiply values, whatever their bits; and code that runs for the first time, as in attend. A fourth
+// workgroup on a multiprocessor gains nothing.
 // Matrix units, each subgroup with 16 keys of its own, took 67 to 71 us: codes go through memory.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, with_key (found with key_range, first_new, pages); over_keys (over_keys with packed8,
 // codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); own_frequency, make_angles
-// (step_angles); head8, keep_raw, raw_of, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); basis_of,
-// keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8); store_fresh (store_fresh);
-// keep_ready, made_ready, fresh_scores, deliver (meet).
+// (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains);
+// basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8);
+// store_fresh (store_fresh); keep_raw, raw_of, keep_ready, made_ready, fresh_scores, deliver (meet).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.

@@ -3,9 +3,9 @@
 //
 // Work split: workgroup (128 / LANES heads, token). LANES neighbours of its 128 invocations cover a head, 8 values
 // each; query heads come first, then key heads, then values.
-// Parts: key8 and its like (cache8_*); row_at (pages); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8); q_gain8,
-// k_gain8 (head_gains, no_head_gains); cos_sin_of_place (angle). Bindings and q4, k4, v4 are generated, for queries,
-// keys and values may be one array.
+// Parts: key8 and its like (cache8_*); row_at (pages); across4 (lanes_*); row_of, inverse_rms, turn8, turned (heads8);
+// q_gain8, k_gain8 (head_gains, no_head_gains); cos_sin_of_place (angle). Bindings and q4, k4, v4 are generated, for
+// queries, keys and values may be one array.
 
 override LANES: u32 = 16u;
 override HEADS: u32 = 1u;

@@ -2,7 +2,8 @@
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
 // Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, either, Sums,
-// Own, own_of_lane, with_rows, nothing_yet, with_tile, found_by (by_floats, by_integers); Rows, rows_of, make_rows of the kernel.
+// Own, own_of_lane, with_rows, nothing_yet, with_tile, found_by (by_floats, by_integers); Rows, rows_of, make_rows (the
+// kernel).
 
 // What weights are relative to before there are any: less than the score of a key that is not seen, so that the way of a
 // new greatest score is tried, too.

@@ -1,5 +1,5 @@
-// Angles of all tokens of a step, by which heads turn. Needs places, inv_freq; angles (heads8), cos_sin_of_place (angle), TOKENS,
-// WG (found).
+// Angles of all tokens of a step, by which heads turn. Needs places, inv_freq; angles (heads8); cos_sin_of_place (angle);
+// TOKENS, WG (found).
 
 // The frequency of an invocation's first angle.
 fn own_frequency(lane: u32) -> f32 {
