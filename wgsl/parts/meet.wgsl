@@ -2,8 +2,8 @@
 // what weights are relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4
 // (lanes_*), Found (found), over_lanes, others, other_of (heads8), dot8 (dot8).
 
-// Vectors of 4 values that meet: 8 values of each invocation for some heads; or rows, those that are ready in the first half,
-// as they come in the second. There is little of it, so that several workgroups are resident.
+// Vectors of 4 values that meet: 8 values of each invocation for some heads; or rows, those that are ready in the first
+// half, as they come in the second. There is little of it, so that several workgroups are resident.
 override MEETING: u32 = 512u;
 
 override PARTS: u32 = WG / LANES;
