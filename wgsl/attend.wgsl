@@ -8,10 +8,10 @@
 // positions.
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
-// Parts: range_of, with_key (found with key_range, first_new, pages); over_keys (over_keys with by_floats,
+// Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with by_floats,
 // floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned
-// (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); keep_raw, raw_of, keep_ready, made_ready, fresh_scores, deliver
-// (meet). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one array.
+// (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of, keep_ready,
+// with_new (rows); deliver (meet). Bindings and q4, k4, v4 are generated, for queries, keys and values may be one array.
 // What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
 // code nor its tables in any cache, so both ends are short. On an NVIDIA H200 a KB of instructions takes some 0.3 us
 // the first time: the loop unrolled twice (12 KB more) made 2048 keys 4 us slower. Between layers whose weights stay in
@@ -24,18 +24,14 @@
 // keys; idle workgroups that fetch the next weights gain nothing, nor do keys of later tiles that are touched early (more
 // registers), nor the loop's code gone through before places are known.
 
-// The rows of a workgroup: the query heads from first_head on of token t, its key, its value.
-struct Rows { t: u32, first_head: u32 }
-
-// Who has no new key makes queries only.
-fn rows_of(r: Range) -> u32 {
-    return select(HEADS, HEADS + 2u, r.fresh);
+fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
+    return head8(row, rows.t, rows.h, rows.head + min(row, rows.count - 1u), c);
 }
 
 // Each part takes one.
-fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
+fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
     let turn = turn8(rows.t, c);
-    let count = rows_of(r);
+    let count = row_count(r);
     for (var first = 0u; first < count; first += WG / LANES) {
         let row = first + lane / LANES;
         let x = raw_of(min(row, HEADS + 1u), c);
@@ -50,8 +46,8 @@ fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
             }
             let rounded = round8(ready);
             keep_ready(row, c, eight(rounded));
-            if rows.first_head == 0u && c < params.eights {
-                let at = place_of(row_at(r.here.y + r.here.x), h, c);
+            if rows.is_first && c < params.eights {
+                let at = place_of(row_at(r.here.y + r.here.x), rows.h, c);
                 if row == HEADS {
                     set_key8(at, rounded);
                 } else {
@@ -62,55 +58,39 @@ fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
     }
 }
 
+// The new pair of token i.
+fn made_anew(lane: u32, c: u32, i: u32, rows: Rows) -> Pair {
+    let raw = row_of(HEADS, i, rows.h, rows.head, c);
+    let gain = gains(k_gain8(c), k_gain8(other_of(c)));
+    let key = inverse_rms(lane, raw.own) * turned(raw, gain, turn8(i, c));
+    return Pair(eight(round8(key)), eight(round8(row_of(HEADS + 1u, i, rows.h, rows.head, c).own)));
+}
+
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let h = group.x / params.chunks;
-    let heads = params.heads / params.kv_heads;
-    let first_head = (group.x % params.chunks) * HEADS;
-    let t = group.z;
+    let rows = rows_for(group);
     let c = lane % LANES;
     let part = lane / LANES;
 
     // Rows to make ready are fetched before keys and values, which come from further away: what is asked for later
     // comes later.
-    let head = h * heads + first_head;
-    let most = heads - 1u - first_head;
-    let first_row = head8(part, t, h, head + min(part, most), c);
+    let first_row = fetch_row(part, rows, c);
     let frequency = own_frequency(lane);
-    let r = range_of(t, group.y, groups.y);
-    if r.low >= r.high && !r.fresh {
+    let r = range_of(rows.t, group.y, groups.y);
+    if is_empty(r) {
         return;
     }
-    let here = r.here;
     let page = page_at(r, r.low + 4u * part);
-    if part < HEADS + 2u {
-        keep_raw(part, c, first_row);
-    }
-    for (var row = part + WG / LANES; row < HEADS + 2u; row += WG / LANES) {
-        keep_raw(row, c, head8(row, t, h, head + min(row, most), c));
-    }
-    make_angles(lane, here, frequency);
+    keep_rows(part, c, rows, first_row);
+    make_angles(lane, r.here, frequency);
 
-    var found = over_keys(lane, h, c, r, page, Rows(t, first_head));
+    var found = over_keys(lane, c, r, page, rows);
     if r.fresh {
-        let score = fresh_scores(lane, c, made_ready(HEADS, c));
-        found = with_key(found, score, made_ready(HEADS + 1u, c), part == 0u);
+        found = with_new(lane, c, r, rows, found);
     }
-    // Keys of other tokens of this step that come before its own.
-    for (var i = 0u; TOKENS > 1u && r.fresh && i < TOKENS; i++) {
-        let position = places[i].x;
-        if places[i].y != here.y || position < r.start || position >= here.x {
-            continue;
-        }
-        let new_key = row_of(HEADS, i, h, head, c);
-        let gain = gains(k_gain8(c), k_gain8(other_of(c)));
-        let key = eight(round8(inverse_rms(lane, new_key.own) * turned(new_key, gain, turn8(i, c))));
-        let value = eight(round8(row_of(HEADS + 1u, i, h, head, c).own));
-        found = with_key(found, fresh_scores(lane, c, key), value, part == i % (WG / LANES));
-    }
-    deliver(lane, found, t, head, most + 1u, group.y, groups.y);
+    deliver(lane, found, rows.t, rows.head, rows.count, group.y, groups.y);
 }

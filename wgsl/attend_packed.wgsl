@@ -10,11 +10,11 @@
 // workgroup on a multiprocessor gains nothing.
 // Matrix units, each subgroup with 16 keys of its own, took 67 to 71 us: codes go through memory.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
-// Parts: range_of, with_key (found with key_range, first_new, pages); over_keys (over_keys with packed8,
+// Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with packed8,
 // codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); own_frequency, make_angles
 // (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains);
 // basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8);
-// store_fresh (store_fresh); keep_raw, raw_of, keep_ready, made_ready, fresh_scores, deliver (meet).
+// store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver (meet).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
@@ -32,28 +32,20 @@ fn kv_head_of(row: u32, h: u32) -> u32 {
     return select(h, min(h + 1u, params.kv_heads - 1u), row >= HEADS + 2u);
 }
 
-// As it comes.
-fn fetch_row(row: u32, t: u32, h: u32, head: u32, c: u32) -> mat2x4<f32> {
-    return head8(select(row, select(HEADS, HEADS + 1u, has_value(row)), row > HEADS), t, kv_head_of(row, h), head, c);
-}
-
-// The rows of a workgroup: the query heads from first_head on of token t, its key, its value, perhaps a neighbour's.
-struct Rows { t: u32, first_head: u32 }
-
-// Who has no new key makes queries only.
-fn rows_of(r: Range) -> u32 {
-    return select(HEADS, HEADS + FRESH, r.fresh);
+fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
+    let kind = select(row, select(HEADS, HEADS + 1u, has_value(row)), row > HEADS);
+    return head8(kind, rows.t, kv_head_of(row, rows.h), rows.head + min(row, rows.count - 1u), c);
 }
 
 // Each part takes one.
-fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
+fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
     let turn = turn8(rows.t, c);
-    let count = rows_of(r);
+    let count = row_count(r);
     for (var first = 0u; first < count; first += WG / LANES) {
         let row = first + lane / LANES;
         let is_query = row < HEADS;
         let is_value = has_value(row);
-        let x = raw_of(min(row, HEADS + FRESH - 1u), c);
+        let x = raw_of(min(row, HEADS + NEW - 1u), c);
         let inverse = inverse_rms(lane, x.own);
         var ready = x.own;
         if !is_value {
@@ -65,7 +57,7 @@ fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
         }
         var basis = kept_basis(c);
         if !is_query {
-            basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, h), c);
+            basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, rows.h), c);
         }
         ready = rotated8(lane, c, into_basis(basis, ready));
         var codes = Coded();
@@ -93,65 +85,49 @@ fn make_rows(lane: u32, h: u32, c: u32, r: Range, rows: Rows) {
     }
 }
 
+// The new pair of token i.
+fn made_anew(lane: u32, c: u32, i: u32, rows: Rows) -> Pair {
+    let raw = row_of(HEADS, i, rows.h, rows.head, c);
+    let gain = gains(k_gain8(c), k_gain8(other_of(c)));
+    let turned_key = inverse_rms(lane, raw.own) * turned(raw, gain, turn8(i, c));
+    let key = into_basis(basis_of(KEYS, rows.h, c), turned_key);
+    let value = into_basis(basis_of(VALUES, rows.h, c), row_of(HEADS + 1u, i, rows.h, rows.head, c).own);
+    let key_codes = coded(lane, c, rotated8(lane, c, key), false);
+    let value_codes = coded(lane, c, rotated8(lane, c, value), true);
+    return Pair(key_codes.stands_for, value_codes.stands_for);
+}
+
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let h = group.x / params.chunks;
-    let heads = params.heads / params.kv_heads;
-    let first_head = (group.x % params.chunks) * HEADS;
-    let t = group.z;
+    let rows = rows_for(group);
     let c = lane % LANES;
     let part = lane / LANES;
 
     // Rows to make ready are fetched first, as in attend.
-    let head = h * heads + first_head;
-    let most = heads - 1u - first_head;
-    let first_row = fetch_row(part, t, h, head + min(part, most), c);
-    let basis = basis_of(QUERIES, h, c);
+    let first_row = fetch_row(part, rows, c);
+    let basis = basis_of(QUERIES, rows.h, c);
     let frequency = own_frequency(lane);
-    let r = range_of(t, group.y, groups.y);
-    if r.low >= r.high && !r.fresh {
+    let r = range_of(rows.t, group.y, groups.y);
+    if is_empty(r) {
         return;
     }
-    let here = r.here;
     let page = page_at(r, r.low + 4u * part);
     if part == 0u {
         keep_basis(c, basis);
     }
-    if part < HEADS + FRESH {
-        keep_raw(part, c, first_row);
-    }
-    for (var row = part + WG / LANES; row < HEADS + FRESH; row += WG / LANES) {
-        keep_raw(row, c, fetch_row(row, t, h, head + min(row, most), c));
-    }
-    make_angles(lane, here, frequency);
+    keep_rows(part, c, rows, first_row);
+    make_angles(lane, r.here, frequency);
 
-    var found = over_keys(lane, h, c, r, page, Rows(t, first_head));
-    if r.fresh && first_head == 0u {
-        store_fresh(lane, h, row_at(here.y + here.x));
-    }
+    var found = over_keys(lane, c, r, page, rows);
     if r.fresh {
-        let score = fresh_scores(lane, c, made_ready(HEADS, c));
-        found = with_key(found, score, made_ready(HEADS + 1u, c), part == 0u);
-    }
-    // Keys of other tokens of this step that come before its own.
-    for (var i = 0u; TOKENS > 1u && r.fresh && i < TOKENS; i++) {
-        let position = places[i].x;
-        if places[i].y != here.y || position < r.start || position >= here.x {
-            continue;
+        if rows.is_first {
+            store_fresh(lane, rows.h, row_at(r.here.y + r.here.x));
         }
-        let new_key = row_of(HEADS, i, h, head, c);
-        let gain = gains(k_gain8(c), k_gain8(other_of(c)));
-        let turned_key = inverse_rms(lane, new_key.own) * turned(new_key, gain, turn8(i, c));
-        let key = into_basis(basis_of(KEYS, h, c), turned_key);
-        let value = into_basis(basis_of(VALUES, h, c), row_of(HEADS + 1u, i, h, head, c).own);
-        let key_codes = coded(lane, c, rotated8(lane, c, key), false);
-        let value_codes = coded(lane, c, rotated8(lane, c, value), true);
-        let score = fresh_scores(lane, c, key_codes.stands_for);
-        found = with_key(found, score, value_codes.stands_for, part == i % (WG / LANES));
+        found = with_new(lane, c, r, rows, found);
     }
-    deliver(lane, found, t, head, most + 1u, group.y, groups.y);
+    deliver(lane, found, rows.t, rows.head, rows.count, group.y, groups.y);
 }

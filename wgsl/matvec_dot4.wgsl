@@ -5,7 +5,8 @@
 // and lanes stride over k in chunks of 32. The first weights are fetched before the planes are made, the next ones
 // while the last are multiplied. The body is short: between two layers its code leaves every cache.
 // A norm is deferred: the gain goes into the planes, the root mean square into the sums.
-// Parts: make_planes (planes_here), product (planes), packed (codes_*), note_squares, norm_factor (norm_factor), gather2, sum_lanes (gather), emit.
+// Parts: make_planes (planes_here), product (planes), packed (codes_*), note_squares, norm_factor (norm_factor), gather2,
+// sum_lanes (gather), emit.
 // Bindings are declared by the op.
 // Best between a model's other kernels, 4 bits: on an NVIDIA H200 (4.66 TB/s) 4.0 TB/s (128256 x 4096), 2.5 (4096 x
 // 14336), 1.8 (4096 x 4096), all before its code was shortened; on an H100 (3.1 TB/s) 2.9, 2.2, 1.8. Weights widened to f32

@@ -28,6 +28,7 @@ static STEP_ANGLES: File = wgsl!("parts/step_angles.wgsl");
 static FOUND: File = wgsl!("parts/found.wgsl");
 pub(super) static BY_FLOATS: File = wgsl!("parts/by_floats.wgsl");
 static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
+static ROWS: File = wgsl!("parts/rows.wgsl");
 static MEET: File = wgsl!("parts/meet.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
@@ -258,9 +259,9 @@ pub(super) fn few_tokens(
     subgroups: bool,
     [t, d]: [usize; 2],
     new: usize,
-) -> ([&'static File; 8], Vec<(&'static str, f64)>) {
+) -> ([&'static File; 9], Vec<(&'static str, f64)>) {
     let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
-    let files = [&FOUND, &STEP_ANGLES, &OVER_KEYS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &MEET];
+    let files = [&FOUND, &STEP_ANGLES, &OVER_KEYS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
     let group = attention.heads / attention.kv_heads;
     let lanes = lanes(d);
     let merged = merged(caps, lanes, subgroups);

@@ -130,6 +130,7 @@ impl AttendPacked {
         let files = &[files, &way, &common].concat();
         constants.extend([
             ("WHOLE", 0.0),
+            ("NEW", fresh(keys.groups(d)) as f64),
             ("GROUPS", keys.groups(d) as f64),
             ("KEY_HEAD", keys.head_words(d) as f64),
             ("VALUE_HEAD", values.head_words(d) as f64),

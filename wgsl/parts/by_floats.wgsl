@@ -1,8 +1,8 @@
 // What over_keys does with a tile, in f32: 8 values of each of a part's four keys in an invocation, sums of products
 // over the part's lanes.
-// Needs Range, Found, SLACK (found); with_value, rescaled (over_keys); PAGE (pages); Eight, place_of, key_at, value_at,
-// scores, weighted, numbers8, either8 (floats8 with cache8_*, packed_floats); across4, spread4, base_lane, any_lane
-// (lanes_*).
+// Needs Range, Found, SLACK (found); with_value, rescaled, UNSEEN, LOWEST (over_keys); PAGE (pages); Eight, place_of,
+// key_at, value_at, scores, weighted, numbers8, either8 (floats8 with cache8_*, packed_floats); across4, spread4,
+// base_lane, any_lane (lanes_*).
 
 // Four keys or values of a part, as they are stored.
 struct Four { a: Eight, b: Eight, c: Eight, d: Eight }
@@ -41,6 +41,7 @@ fn either_four(x: Four, y: Four, second: bool) -> Four {
     );
 }
 
+alias Score = vec4<f32>;
 alias Sums = Found;
 
 fn nothing_yet() -> Sums {
@@ -60,26 +61,12 @@ fn with_rows(own: Own, c: u32) -> Own {
     return own;
 }
 
-// With a tile, from position j on.
-fn with_tile(
-    before: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32, has_scores: bool, has_values: bool,
-) -> Sums {
-    var score = vec4<f32>();
-    if has_scores {
-        score = part_scores(tile.k, lane, h, c);
-    }
-    if has_values {
-        return with_values(before, score, j, tile.v, r, own, lane, h, c);
-    }
-    return before;
-}
-
 // Scores of the key that a lane goes on with.
-fn part_scores(k: Four, lane: u32, h: u32, c: u32) -> vec4<f32> {
-    let s0 = scores(k.a, h, c);
-    let s1 = scores(k.b, h, c);
-    let s2 = scores(k.c, h, c);
-    let s3 = scores(k.d, h, c);
+fn scores_of(tile: Tile, own: Own, lane: u32, h: u32, c: u32) -> Score {
+    let s0 = scores(tile.k.a, h, c);
+    let s1 = scores(tile.k.b, h, c);
+    let s2 = scores(tile.k.c, h, c);
+    let s3 = scores(tile.k.d, h, c);
     // Sums over the lanes, each half of which goes on with half of the keys.
     let upper = (c & (LANES / 2u)) != 0u;
     let odd = (c & (LANES / 4u)) != 0u;
@@ -92,16 +79,18 @@ fn part_scores(k: Four, lane: u32, h: u32, c: u32) -> vec4<f32> {
     return score;
 }
 
+// With a tile's values, from position j on.
 fn with_values(
-    before: Sums, own_score: vec4<f32>, j: u32, v: Four, r: Range, own: Own, lane: u32, h: u32, c: u32,
+    before: Sums, own_score: Score, tile: Tile, j: u32, r: Range, own: Own, lane: u32, h: u32, c: u32,
 ) -> Sums {
     var x = before;
+    let v = tile.v;
     let upper = (c & (LANES / 2u)) != 0u;
     let odd = (c & (LANES / 4u)) != 0u;
     // The key whose score this invocation has ended up with.
     let at = j + select(0u, 2u, upper) + select(0u, 1u, odd);
     let seen = at >= r.seen && at < r.stored;
-    let score = select(vec4<f32>(-3.0e38), own_score, seen);
+    let score = select(vec4<f32>(UNSEEN), own_score, seen);
     if any_lane(any(score > x.greatest + SLACK)) {
         var higher = max(x.greatest, score);
         higher = max(higher, across4(lane, higher, LANES / 2u));

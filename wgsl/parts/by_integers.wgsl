@@ -3,9 +3,9 @@
 // ends up with the score of one head (of two, if a team is two lanes). Values are added as in by_floats, 8 a lane, but
 // each lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at constant
 // distances, and a lane knows which group of values its weight is for.
-// Needs Range, Found, SLACK (found); with_value, rescaled (over_keys); PAGE (pages); Words, key32, value8 (generated);
-// group_of, key_scales, value_scales, scale_in (packed8); values8 (codes8); planes, Own (queries_int); subgroups
-// (lanes_subgroup).
+// Needs Range, Found, SLACK (found); with_value, rescaled, UNSEEN, LOWEST (over_keys); PAGE (pages); Words, key32, value8
+// (generated); group_of, key_scales, value_scales, scale_in (packed8); values8 (codes8); planes, Own (queries_int);
+// subgroups (lanes_subgroup).
 
 override TEAM: u32 = LANES / 4u;
 // Lanes of a team at this distance have heads two further on, or the next; 0 where a lane has both.
@@ -158,6 +158,8 @@ fn all_heads(own: vec2<f32>, key: u32) -> vec4<f32> {
     return all;
 }
 
+alias Score = vec2<f32>;
+
 // What a lane has found so far, with heads in its order; weights are of its own, relative to exp2(greatest).
 struct Sums { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>, greatest: vec2<f32>, total: vec2<f32> }
 
@@ -165,8 +167,19 @@ fn exceeds(score: vec2<f32>, greatest: vec2<f32>) -> bool {
     return score.x > greatest.x + SLACK || (TEAM == 2u && score.y > greatest.y + SLACK);
 }
 
-// With the part's four values; `score` is of this lane's key, if it is seen, else very low.
-fn with_four(before: Sums, score: vec2<f32>, seen: bool, v: Four, h: u32, c: u32) -> Sums {
+// Of this lane's key and its own heads.
+fn scores_of(tile: Tile, own: Own, lane: u32, h: u32, c: u32) -> Score {
+    return own.unit * team_sums(c % TEAM, scores(own.zeros, tile.k, h, c % TEAM));
+}
+
+// With a tile's values, from position j on.
+fn with_values(
+    before: Sums, own_score: Score, tile: Tile, j: u32, r: Range, own: Own, lane: u32, h: u32, c: u32,
+) -> Sums {
+    let at = j + c / TEAM;
+    let seen = at >= r.seen && at < r.stored;
+    let score = select(vec2<f32>(UNSEEN), own_score, seen);
+    let v = tile.v;
     var x = before;
     if subgroupAny(exceeds(score, x.greatest)) {
         var higher = max(x.greatest, score);
@@ -213,22 +226,6 @@ fn in_order(l: u32, x: Found) -> Found {
 fn nothing_yet() -> Sums {
     var x = Sums();
     x.greatest = vec2<f32>(LOWEST);
-    return x;
-}
-
-// With a tile, from position j on.
-fn with_tile(
-    x: Sums, j: u32, tile: Tile, r: Range, own: Own, lane: u32, h: u32, c: u32, has_scores: bool, has_values: bool,
-) -> Sums {
-    var score = vec2<f32>();
-    if has_scores {
-        score = own.unit * team_sums(c % TEAM, scores(own.zeros, tile.k, h, c % TEAM));
-    }
-    if has_values {
-        let at = j + c / TEAM;
-        let seen = at >= r.seen && at < r.stored;
-        return with_four(x, select(vec2<f32>(-3.0e38), score, seen), seen, tile.v, h, c);
-    }
     return x;
 }
 

@@ -33,6 +33,10 @@ fn range_of(t: u32, split: u32, splits: u32) -> Range {
     return Range(here, low, high, stored, max(stored, 1u) - 1u, start, max(start, low), fresh);
 }
 
+fn is_empty(r: Range) -> bool {
+    return r.low >= r.high && !r.fresh;
+}
+
 // The number of the page of position j, or of the last that may be read. As fetched: arithmetic would wait for it, and for
 // all else that is on its way.
 fn page_at(r: Range, j: u32) -> u32 {

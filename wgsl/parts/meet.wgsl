@@ -1,6 +1,6 @@
 // Where the parts of a workgroup of attend or attend_packed meet, LANES invocations of which cover a head: they agree on
 // what weights are relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4
-// (lanes_*), Found (found), over_lanes, others, other_of (heads8), dot8 (dot8).
+// (lanes_*), Found (found).
 
 // Vectors of 4 values that meet: 8 values of each invocation for some heads; or rows, those that are ready in the first
 // half, as they come in the second. There is little of it, so that several workgroups are resident.
@@ -24,40 +24,6 @@ fn kept8(at: u32) -> mat2x4<f32> {
 fn keep8(at: u32, x: mat2x4<f32>) {
     meeting[at] = x[0];
     meeting[at + 1u] = x[1];
-}
-
-// A head that one part made ready for all.
-fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
-    return kept8(2u * (row * LANES + c));
-}
-
-fn keep_ready(row: u32, c: u32, x: mat2x4<f32>) {
-    keep8(2u * (row * LANES + c), x);
-}
-
-// A head as it comes, with the values that its own turn with.
-fn raw_of(row: u32, c: u32) -> Pairs {
-    let first = MEETING / 2u + 2u * row * LANES;
-    let own = kept8(first + 2u * c);
-    return Pairs(own, others(own, kept8(first + 2u * other_of(c))));
-}
-
-fn keep_raw(row: u32, c: u32, x: mat2x4<f32>) {
-    keep8(MEETING / 2u + 2u * (row * LANES + c), x);
-}
-
-// This lane's share of the scores of a key with each query head that stands ready.
-fn ready_dots(c: u32, key: mat2x4<f32>) -> vec4<f32> {
-    var score = vec4<f32>(dot8(made_ready(0u, c), key), 0.0, 0.0, 0.0);
-    if HEADS > 1u { score.y = dot8(made_ready(1u, c), key); }
-    if HEADS > 2u { score.z = dot8(made_ready(2u, c), key); }
-    if HEADS > 3u { score.w = dot8(made_ready(3u, c), key); }
-    return score;
-}
-
-// The scores of a new key with the queries that stand ready; all call, all get them.
-fn fresh_scores(lane: u32, c: u32, key: mat2x4<f32>) -> vec4<f32> {
-    return over_lanes(lane, ready_dots(c, key));
 }
 
 // The greatest of all parts.

@@ -2,11 +2,12 @@
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
 // Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, either, Sums,
-// Own, own_of_lane, with_rows, nothing_yet, with_tile, found_by (by_floats, by_integers); Rows, rows_of, make_rows (the
-// kernel).
+// Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats, by_integers); Rows,
+// row_count (rows); make_rows of the kernel.
 
-// What weights are relative to before there are any: less than the score of a key that is not seen, so that the way of a
-// new greatest score is tried, too.
+// The score of a key that is not seen.
+const UNSEEN: f32 = -3.0e38;
+// What weights are relative to before there are any: less, so that the way of a new greatest score is tried, too.
 const LOWEST: f32 = -3.3e38;
 
 // Sums with one value more, and these weights of it.
@@ -31,8 +32,9 @@ fn rescaled(x: Sums, by: vec4<f32>) -> Sums {
 // for it. While the first is on its way some invocations make rows ready, as many as there are rows, and the others go
 // through the loop with a tile of nothing, some through one half of it, some through the other: so that its code is there
 // when it is wanted.
-fn over_keys(lane: u32, h: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found {
-    let makers = LANES * rows_of(r);
+fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found {
+    let h = rows.h;
+    let makers = LANES * row_count(r);
     let makes = together(lane < makers);
     let tries_scores = together(lane < (makers + WG) / 2u);
     let tries_values = together(lane >= (makers + WG) / 2u);
@@ -56,9 +58,15 @@ fn over_keys(lane: u32, h: u32, c: u32, r: Range, first_page: u32, rows: Rows) -
             own = with_rows(own, c);
         }
         if is_first && makes {
-            make_rows(lane, h, c, r, rows);
+            make_rows(lane, c, r, rows);
         } else {
-            x = with_tile(x, j - STEP, tile, r, own, lane, h, c, !is_first || tries_scores, !is_first || tries_values);
+            var score = Score();
+            if !is_first || tries_scores {
+                score = scores_of(tile, own, lane, h, c);
+            }
+            if !is_first || tries_values {
+                x = with_values(x, score, tile, j - STEP, r, own, lane, h, c);
+            }
         }
         // Sums are never so large.
         tile = either(next, tile, x.a[1].w > 3.0e38);

@@ -1,6 +1,6 @@
 // Packed keys and values for by_floats: the codes of 8 values of a head, and the scale of their group.
 // Needs key8, value8 (generated); group_of, key_scales, value_scales, scale_in (packed8); values8, centred4 (codes8);
-// ready_dots (meet).
+// ready_dots (rows).
 
 // As fetched, with the word that the scale is in.
 struct Eight { words: vec2<u32>, scales: u32 }

@@ -1,8 +1,6 @@
 // New heads into a packed cache: their codes meet in workgroup memory, words are made of them and written. Needs
 // set_key_word and set_value_word (generated), to_half (pack), KEY_HEAD and the like (packed8).
 
-// Heads of new tokens whose codes are made: key and value; of two KV heads if they share a word of scales.
-override FRESH: u32 = 2u + 2u * (GROUPS % 2u);
 override CODES: u32 = 8u * LANES;
 
 // Codes of new heads, four in a word, and their scales: key, value, the neighbour's key, its value.

@@ -1,0 +1,86 @@
+// What attend and attend_packed do with the rows of a workgroup: query heads of a token, its new key and value. They wait
+// in workgroup memory, as they come and once they are ready, so that none takes registers while keys are gone through.
+// Needs Range, Found, with_key, HEADS, TOKENS, WG, LANES (found); kept8, keep8, MEETING (meet); others, other_of, over_lanes
+// (heads8); dot8 (dot8); fetch_row, made_anew of the kernel.
+
+// Keys and values that a workgroup makes anew: the token's, perhaps a neighbour's.
+override NEW: u32 = 2u;
+
+// Of token t and KV head h `count` query heads from `head` on, of which HEADS at most are this workgroup's; `is_first` if
+// they are the KV head's first.
+struct Rows { t: u32, h: u32, head: u32, count: u32, is_first: bool }
+
+fn rows_for(group: vec3<u32>) -> Rows {
+    let h = group.x / params.chunks;
+    let heads = params.heads / params.kv_heads;
+    let first_head = (group.x % params.chunks) * HEADS;
+    return Rows(group.z, h, h * heads + first_head, heads - first_head, first_head == 0u);
+}
+
+// Who has no new key makes queries only.
+fn row_count(r: Range) -> u32 {
+    return select(HEADS, HEADS + NEW, r.fresh);
+}
+
+// All rows as they come; `own` is the one that has the part's number.
+fn keep_rows(part: u32, c: u32, rows: Rows, own: mat2x4<f32>) {
+    if part < HEADS + NEW {
+        keep_raw(part, c, own);
+    }
+    for (var row = part + WG / LANES; row < HEADS + NEW; row += WG / LANES) {
+        keep_raw(row, c, fetch_row(row, rows, c));
+    }
+}
+
+// A head that one part made ready for all.
+fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
+    return kept8(2u * (row * LANES + c));
+}
+
+fn keep_ready(row: u32, c: u32, x: mat2x4<f32>) {
+    keep8(2u * (row * LANES + c), x);
+}
+
+// A head as it comes, with the values that its own turn with.
+fn raw_of(row: u32, c: u32) -> Pairs {
+    let first = MEETING / 2u + 2u * row * LANES;
+    let own = kept8(first + 2u * c);
+    return Pairs(own, others(own, kept8(first + 2u * other_of(c))));
+}
+
+fn keep_raw(row: u32, c: u32, x: mat2x4<f32>) {
+    keep8(MEETING / 2u + 2u * (row * LANES + c), x);
+}
+
+// This lane's share of the scores of a key with each query head that stands ready.
+fn ready_dots(c: u32, key: mat2x4<f32>) -> vec4<f32> {
+    var score = vec4<f32>(dot8(made_ready(0u, c), key), 0.0, 0.0, 0.0);
+    if HEADS > 1u { score.y = dot8(made_ready(1u, c), key); }
+    if HEADS > 2u { score.z = dot8(made_ready(2u, c), key); }
+    if HEADS > 3u { score.w = dot8(made_ready(3u, c), key); }
+    return score;
+}
+
+// The scores of a new key with the queries that stand ready; all call, all get them.
+fn fresh_scores(lane: u32, c: u32, key: mat2x4<f32>) -> vec4<f32> {
+    return over_lanes(lane, ready_dots(c, key));
+}
+
+// A new key and its value, as the cache stores them.
+struct Pair { key: mat2x4<f32>, value: mat2x4<f32> }
+
+// With the keys of this step: the token's own, then those of other tokens that come before it. Each counts for one part.
+fn with_new(lane: u32, c: u32, r: Range, rows: Rows, before: Found) -> Found {
+    let part = lane / LANES;
+    let own_score = fresh_scores(lane, c, made_ready(HEADS, c));
+    var found = with_key(before, own_score, made_ready(HEADS + 1u, c), part == 0u);
+    for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
+        let position = places[i].x;
+        if places[i].y != r.here.y || position < r.start || position >= r.here.x {
+            continue;
+        }
+        let pair = made_anew(lane, c, i, rows);
+        found = with_key(found, fresh_scores(lane, c, pair.key), pair.value, part == i % (WG / LANES));
+    }
+    return found;
+}
