@@ -17,12 +17,13 @@
 // the first time: the loop unrolled twice (12 KB more) made 2048 keys 4 us slower. Between layers whose weights stay in
 // the cache 512 keys take 4.1 us on an H100, else 7.4.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100 (3.14
-// TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200 (4.56 TB/s),
-// one change earlier, 38.9 (76%), 23.6 (62%), 9.2. Each 16384 keys more are what memory gives. Of the rest, on the H100,
-// 4.5 us are until the first keys are here, 1.3 more until rows and the loop's code are, 1.2 the first tile, 1 the end.
+// TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200 (4.56 TB/s)
+// 37.9 (78%), 22.9 (65%), 8.9. Each 16384 keys more are what memory gives. Of the rest, on the H100, 4.5 us are until the
+// first keys are here, 1.3 more until rows and the loop's code are, 1.2 the first tile, 1 the end.
 // Splits added up by the workgroup that ends last, without attend_combine, gain 1% of a model of 1B and lose 1% at 16384
 // keys; idle workgroups that fetch the next weights gain nothing, nor do keys of later tiles that are touched early (more
-// registers), nor the loop's code gone through before places are known.
+// registers), nor the loop's code gone through before places are known, nor a workgroup of no keys that goes through all
+// code ahead of the others. With places, table and angles written in as constants 16384 keys take as long.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(row, rows.t, rows.h, rows.head + min(row, rows.count - 1u), c);

@@ -1,12 +1,16 @@
 // Codes as numbers, less their zero. A few bits set in place in the fraction of a power of two are a number exactly,
 // and so is what is left when power and zero are taken off: no conversion, which is slow on some GPUs.
-// Needs VALUE_BITS.
+// Needs VALUE_BITS; the kernel sets `nothing`.
+
+// 0, which no compiler can know. NVIDIA's masks bits and sets others in two instructions if both are constants, else in one.
+var<private> nothing: u32;
 
 // The `bits` of a word from place p on, as a number less `zero`; a zero of halves needs p > 0.
 fn field(word: u32, bits: u32, p: u32, zero: f32) -> f32 {
     let power = (150u - p) << 23u;
+    let unknown = power | nothing;
     let mask = ((1u << bits) - 1u) << p;
-    return bitcast<f32>((word & mask) | power) - (bitcast<f32>(power) + zero);
+    return bitcast<f32>((word & mask) | unknown) - (bitcast<f32>(power) + zero);
 }
 
 // 4 codes, one in each byte.
