@@ -8,9 +8,9 @@
 // Parts: make_planes (planes_here), product (planes), packed (codes_*), note_squares, norm_factor (norm_factor), gather2,
 // sum_lanes (gather), emit.
 // Bindings are declared by the op.
-// Best between a model's other kernels, 4 bits: on an NVIDIA H200 (4.66 TB/s) 4.0 TB/s (128256 x 4096), 2.5 (4096 x
-// 14336), 1.8 (4096 x 4096), all before its code was shortened; on an H100 (3.1 TB/s) 2.9, 2.2, 1.8. Weights widened to f32
-// reach 1.6 on the H200.
+// Best between a model's other kernels, 4 bits: on an NVIDIA H200 (4.56 TB/s) 4.1 TB/s (128256 x 4096), 2.7 (4096 x
+// 14336), 2.1 (4096 x 4096); on an H100 (3.1 TB/s) 2.9, 2.2, 1.8. Weights
+// widened to f32 reach 1.6 on the H200.
 enable subgroups;
 
 // 1 or 2.

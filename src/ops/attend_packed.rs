@@ -111,10 +111,10 @@ impl AttendPacked {
         let window = window.map_or(Word::U32(0), Word::from);
         let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
         let [keys, values] = self.packing();
+        let new = fresh(keys.groups(d));
 
         let split = Split { wg: WG, heads: HEADS, count: splits };
-        let (common, mut constants) =
-            few_tokens(&self.attention, site.caps, split, subgroups, [t, d], fresh(keys.groups(d)));
+        let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], new);
         let files: &[&File] = &[
             &ATTEND_PACKED,
             &PACKED8,
@@ -130,7 +130,7 @@ impl AttendPacked {
         let files = &[files, &way, &common].concat();
         constants.extend([
             ("WHOLE", 0.0),
-            ("NEW", fresh(keys.groups(d)) as f64),
+            ("NEW", new as f64),
             ("GROUPS", keys.groups(d) as f64),
             ("KEY_HEAD", keys.head_words(d) as f64),
             ("VALUE_HEAD", values.head_words(d) as f64),

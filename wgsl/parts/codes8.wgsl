@@ -2,7 +2,8 @@
 // and so is what is left when power and zero are taken off: no conversion, which is slow on some GPUs.
 // Needs VALUE_BITS; the kernel sets `nothing`.
 
-// 0, which no compiler can know. NVIDIA's masks bits and sets others in two instructions if both are constants, else in one.
+// 0, which no compiler can know, and which may differ between lanes for all it knows. NVIDIA's masks bits and sets others in
+// two instructions if both are constants, else in one; what is alike in all lanes it copies each time.
 var<private> nothing: u32;
 
 // The `bits` of a word from place p on, as a number less `zero`; a zero of halves needs p > 0.
