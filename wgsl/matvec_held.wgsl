@@ -20,6 +20,8 @@ override WG: u32 = 256u;
 override TEAM: u32 = 128u;
 // 2 or 4.
 override ROWS: u32 = 4u;
+// Whether each row's successor is fetched as soon as it is multiplied: half the registers of all before the first is.
+override REFILL: bool = false;
 override NORM: bool = false;
 override GATED: bool = false;
 
@@ -39,6 +41,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     @builtin(subgroup_size) size: u32,
 ) {
+    fetch_x(lane);
     let at = lane % size;
     let member = lane % TEAM;
     let per = select(1u, 2u, GATED);
@@ -66,28 +69,43 @@ fn main(
 
     note_squares(lane, size, hold(lane));
     workgroupBarrier();
-    let x = held(member);
+    let x = held(member, true);
     // Known before the first rows are here.
     let factor = norm_factor(lane, size);
 
     for (; r < rows; r += (WG / TEAM) * ROWS) {
         let next = r + (WG / TEAM) * ROWS;
-        let a = w0;
-        let b = w1;
-        let c = w2;
-        let d = w3;
-        if next < rows {
+        var products = vec4<f32>(0.0);
+        if REFILL {
+            products.x = multiply(w0, x);
             w0 = fetch(row_at(begin, next, rows), member);
+            products.y = multiply(w1, x);
             w1 = fetch(row_at(begin, next + 1u, rows), member);
             if ROWS > 2u {
+                products.z = multiply(w2, x);
                 w2 = fetch(row_at(begin, next + 2u, rows), member);
+                products.w = multiply(w3, x);
                 w3 = fetch(row_at(begin, next + 3u, rows), member);
             }
-        }
-        var products = vec4<f32>(multiply(a, x), multiply(b, x), 0.0, 0.0);
-        if ROWS > 2u {
-            products.z = multiply(c, x);
-            products.w = multiply(d, x);
+        } else {
+            let a = w0;
+            let b = w1;
+            let c = w2;
+            let d = w3;
+            if next < rows {
+                w0 = fetch(row_at(begin, next, rows), member);
+                w1 = fetch(row_at(begin, next + 1u, rows), member);
+                if ROWS > 2u {
+                    w2 = fetch(row_at(begin, next + 2u, rows), member);
+                    w3 = fetch(row_at(begin, next + 3u, rows), member);
+                }
+            }
+            products.x = multiply(a, x);
+            products.y = multiply(b, x);
+            if ROWS > 2u {
+                products.z = multiply(c, x);
+                products.w = multiply(d, x);
+            }
         }
         let sum = gather(products, at, size);
         let row = r + which_row(at);

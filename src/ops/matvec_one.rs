@@ -10,7 +10,6 @@ use crate::wgsl::{File, wgsl};
 static DOT4: File = wgsl!("matvec_dot4.wgsl");
 static HELD: File = wgsl!("matvec_held.wgsl");
 static PLANES_HERE: File = wgsl!("parts/planes_here.wgsl");
-static HELD_PLANES: File = wgsl!("parts/held_planes.wgsl");
 static HELD_FLOATS: File = wgsl!("parts/held_floats.wgsl");
 static NORM_FACTOR: File = wgsl!("parts/norm_factor.wgsl");
 
@@ -81,6 +80,8 @@ struct Held {
     lanes: usize,
     /// Rows that a team takes at a time: 2 or 4.
     rows: usize,
+    /// Whether each of them is replaced by the next as soon as it is multiplied, not all by as many before.
+    refill: bool,
     /// Sums, of a row and a subgroup, that a workgroup has room for.
     sums: usize,
     /// The most workgroups, unless sums need more.
@@ -94,6 +95,8 @@ impl Held {
     /// hold at a time workgroups run one after the other, and each pays for its ends: twice this made an 8B model 4%
     /// slower on an NVIDIA H100.
     const AHEAD: usize = 64 << 10;
+    /// Rows of 4 bits of a team that are enough for four at a time.
+    const MANY: usize = 8;
     /// Sums that a workgroup makes room for, at most.
     const SUMS: usize = 4096;
 
@@ -121,17 +124,22 @@ impl Held {
                 .find_map(|(most, span)| (units <= most && team_of(span) <= limit).then_some(span))?,
         };
         let team = team_of(span);
-        let rows = if span == 4 || size == 4 { 2 } else { 4 };
         let lanes = team * (Self::LANES.min(limit) / team).max(1);
+        let share = weight[0].dims[0] / (GROUPS * (lanes / team));
+        let (rows, refill) = match op.format {
+            Format::Affine { bits: 8, .. } => (2, true),
+            Format::Affine { .. } if share >= Self::MANY => (4, true),
+            Format::Affine { .. } => (2, false),
+            Format::Dense => (if span == 4 || size == 4 { 2 } else { 4 }, false),
+        };
         let memory = if planes { planes_memory(k) } else { 512 };
         let sums = ((site.caps.workgroup_memory as usize).checked_sub(memory)? / 4).min(Self::SUMS);
         let groups = match op.format {
-            Format::Affine { bits: 8, .. } => GROUPS / 2,
             Format::Affine { .. } => GROUPS,
             Format::Dense => GROUPS / 2 * (Self::AHEAD / (lanes * rows * span * UNIT * size)).max(1),
         };
         let fits = lanes <= limit && sums >= 2 * team / least;
-        fits.then_some(Self { reader, planes, span, team, lanes, rows, sums, groups })
+        fits.then_some(Self { reader, planes, span, team, lanes, rows, refill, sums, groups })
     }
 
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
@@ -139,7 +147,7 @@ impl Held {
         let per = if op.gate.is_some() { 2 } else { 1 };
         let [planes, order] = op.format.planes();
         let parts: &[&File] = match self.planes {
-            true => &[&HELD, &NORM_FACTOR, &HELD_PLANES, &PLANES_HERE, planes, order, &DOT8, &GATHER],
+            true => &[&HELD, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER],
             false => &[&HELD, &NORM_FACTOR, &HELD_FLOATS, &DOT8, &GATHER],
         };
         let stage = |chunk: &Chunk| {
@@ -153,6 +161,7 @@ impl Held {
                 ("WG", self.lanes as f64),
                 ("TEAM", self.team as f64),
                 ("ROWS", self.rows as f64),
+                ("REFILL", flag(self.refill)),
                 ("NORM", flag(op.norm.is_some())),
                 ("GATED", flag(op.gate.is_some())),
             ]);
@@ -170,7 +179,7 @@ struct Dot4 {
     reader: Reader,
     /// Invocations of a workgroup.
     lanes: usize,
-    /// Rows that a subgroup takes at a time: 1 or 2.
+    /// Rows that a subgroup takes at a time: 1, of which it has two chunks on the way, or 2.
     rows: usize,
 }
 
@@ -187,9 +196,12 @@ impl Dot4 {
             return None;
         }
         let n = op.weight(site.inputs)[0].dims[0];
+        // Two rows for each subgroup of one workgroup on each multiprocessor.
+        let all_at_once = n.div_ceil(GROUPS).next_multiple_of(4) * least as usize;
         let (rows, lanes) = match n {
             _ if few(n) => (1, 512),
             ..=4096 => (1, 1024),
+            ..=6144 => (2, all_at_once),
             _ => (2, 512),
         };
         Some(Self { reader, lanes: lanes.min(site.caps.workgroup_size as usize), rows })

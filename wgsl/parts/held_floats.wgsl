@@ -23,8 +23,8 @@ fn gained(x: mat2x4<f32>, i: u32) -> mat2x4<f32> {
     return mat2x4<f32>(x[0] * gain[0], x[1] * gain[1]);
 }
 
-// Returns the squares of this invocation's values, which one team counts.
-fn hold(lane: u32) -> f32 {
+// What is asked for later comes later: before weights.
+fn fetch_x(lane: u32) {
     let member = lane % TEAM;
     kept.a = hold8(member);
     if SPAN > 1u {
@@ -34,6 +34,11 @@ fn hold(lane: u32) -> f32 {
         kept.c = hold8(member + 2u * TEAM);
         kept.d = hold8(member + 3u * TEAM);
     }
+}
+
+// Returns the squares of this invocation's values, which one team counts.
+fn hold(lane: u32) -> f32 {
+    let member = lane % TEAM;
     let own = dot8(kept.a, kept.a) + dot8(kept.b, kept.b) + dot8(kept.c, kept.c) + dot8(kept.d, kept.d);
     kept.a = gained(kept.a, member);
     if SPAN > 1u {
@@ -46,7 +51,7 @@ fn hold(lane: u32) -> f32 {
     return select(0.0, own, lane < TEAM);
 }
 
-fn held(member: u32) -> Held {
+fn held(member: u32, may_end: bool) -> Held {
     return kept;
 }
 
