@@ -19,20 +19,14 @@ pub(super) const ROUNDING: f32 = 1.0 / 8192.0;
 /// Workgroups that fill an NVIDIA H100 or H200, two on each of its multiprocessors; small shares do no harm elsewhere.
 const GROUPS: usize = 264;
 
-/// Whether rows are fewer than the subgroups of a large GPU: 32 on each of 132 multiprocessors.
-fn few(rows: usize) -> bool {
-    rows < 4096
-}
-
 /// The kernels for this site, best first.
 pub(super) fn kernels(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
     let held = Held::new(op, site).map(|held| held.kernel(op, site, chunks));
     let dot4 = Dot4::new(op, site).map(|dot4| dot4.kernel(op, site, chunks));
-    // x in registers spares most where much is multiplied; its way there and back is longer. And it shares out rows
-    // that are fewer than the subgroups of a GPU.
-    let (rows, k) = (op.weight(site.inputs)[0].dims[0], site.inputs[0].axis(1));
+    // x in registers spares most where much is multiplied; its way there and back is longer.
+    let rows = op.weight(site.inputs)[0].dims[0];
     let much = matches!(op.format, Format::Affine { bits: 8, .. }) && rows > 4096;
-    let kernels = if much || few(rows) && k > 4096 { [held, dot4] } else { [dot4, held] };
+    let kernels = if much { [held, dot4] } else { [dot4, held] };
     kernels.into_iter().flatten().collect()
 }
 
@@ -45,11 +39,11 @@ pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Ke
         let lanes = held.team * (lanes / held.team).max(1);
         (lanes <= most).then(|| Held { lanes, groups, ..held }.kernel(op, site, chunks))
     };
-    let dot4 = |(rows, lanes)| {
-        let dot4 = Dot4::new(op, site).filter(|_| lanes <= most)?;
-        Some(Dot4 { rows, lanes, ..dot4 }.kernel(op, site, chunks))
+    let dot4 = |(pairs, share)| {
+        let dot4 = Dot4::new(op, site)?.with(pairs, share);
+        (dot4.lanes() <= most).then(|| dot4.kernel(op, site, chunks))
     };
-    let dot4 = [(1, 512), (1, 1024), (2, 512)].into_iter().filter_map(dot4);
+    let dot4 = [(16, 1), (32, 1), (16, 2), (8, 4)].into_iter().filter_map(dot4);
     dot4.chain(arrangements.iter().filter_map(variant)).collect()
 }
 
@@ -60,7 +54,7 @@ pub(super) fn bytes(op: &Linear, site: &Site<'_>) -> Option<Reader> {
 
 /// Bytes of workgroup memory for the planes of k values, and what little else there is.
 fn planes_memory(k: usize) -> usize {
-    2 * k + k / 2 + 512
+    2 * k + k / 2 + 4 * (256 + 512)
 }
 
 pub(super) fn flag(on: bool) -> f64 {
@@ -177,50 +171,58 @@ impl Held {
 /// How integer products with planes in workgroup memory are arranged, without gates.
 struct Dot4 {
     reader: Reader,
-    /// Invocations of a workgroup.
-    lanes: usize,
-    /// Rows that a subgroup takes at a time: 1, of which it has two chunks on the way, or 2.
-    rows: usize,
+    /// Invocations of a subgroup.
+    subgroup: usize,
+    /// Pairs of rows that a workgroup takes at a time.
+    pairs: usize,
+    /// Subgroups that share one.
+    share: usize,
 }
 
 impl Dot4 {
+    /// Subgroups of a workgroup that a multiprocessor has registers for.
+    const SUBGROUPS: usize = 32;
+
     /// Integer products, where the adapter has them, the planes fit into workgroup memory, and codes are bytes or
-    /// halves of them. The arrangement is what was best on an NVIDIA H200: where rows are few, each gets a
-    /// subgroup; large workgroups make fewer planes.
+    /// halves of them. Few rows are taken all at once, by one workgroup on each multiprocessor of an NVIDIA H100 or
+    /// H200; of more a workgroup is half as large, for some make planes while others multiply.
     fn new(op: &Linear, site: &Site<'_>) -> Option<Self> {
         let reader = bytes(op, site)?;
-        let x = &site.inputs[0];
+        let (n, k) = (op.weight(site.inputs)[0].dims[0], site.inputs[0].axis(1));
         let (least, _) = site.caps.subgroups?;
-        let fits = planes_memory(x.axis(1)) <= site.caps.workgroup_memory as usize;
-        if x.axis(2) != 1 || op.gate.is_some() || least < 4 || !fits {
+        let fits = planes_memory(k) <= site.caps.workgroup_memory as usize;
+        if site.inputs[0].axis(2) != 1 || op.gate.is_some() || least < 4 || !fits {
             return None;
         }
-        let n = op.weight(site.inputs)[0].dims[0];
-        // Two rows for each subgroup of one workgroup on each multiprocessor.
-        let all_at_once = n.div_ceil(GROUPS).next_multiple_of(4) * least as usize;
-        let (rows, lanes) = match n {
-            _ if few(n) => (1, 512),
-            ..=4096 => (1, 1024),
-            ..=6144 => (2, all_at_once),
-            _ => (2, 512),
-        };
-        Some(Self { reader, lanes: lanes.min(site.caps.workgroup_size as usize), rows })
+        let subgroup = least as usize;
+        let room = Self::SUBGROUPS.min(site.caps.workgroup_size as usize / subgroup);
+        let pairs = n.div_ceil(2).div_ceil(GROUPS / 2).max(1);
+        let chunks = (k / (4 * UNIT * subgroup)).max(1);
+        let (pairs, share) =
+            if pairs > room { (room.div_ceil(2), 1) } else { (pairs, chunks.min(room / pairs)) };
+        Some(Self { reader, subgroup, pairs, share })
+    }
+
+    fn with(self, pairs: usize, share: usize) -> Self {
+        Self { pairs, share, ..self }
+    }
+
+    fn lanes(&self) -> usize {
+        self.pairs * self.share * self.subgroup
     }
 
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
-        let (least, _) = site.caps.subgroups.unwrap_or((1, 1));
-        let per_group = self.rows * self.lanes / least as usize;
         let [planes, order] = op.format.planes();
         let parts: &[&File] = &[&DOT4, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER];
         let stage = |chunk: &Chunk| {
             let mut stage = stage(op, site, &self.reader, chunk, (parts, None));
             stage.name = "matvec_dot4";
             stage.constants.extend([
-                ("R", self.rows as f64),
-                ("WG", self.lanes as f64),
+                ("SHARE", self.share as f64),
+                ("WG", self.lanes() as f64),
                 ("NORM", flag(op.norm.is_some())),
             ]);
-            let groups = chunk.rows.div_ceil(per_group).min(GROUPS);
+            let groups = chunk.rows.div_ceil(2 * self.pairs).min(GROUPS);
             Stage { grid: [groups as u32, 1, 1], ..stage }
         };
         Kernel { stages: chunks.iter().map(stage).collect(), rounding: ROUNDING, ..Kernel::default() }

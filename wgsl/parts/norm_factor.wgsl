@@ -1,6 +1,6 @@
 // The factor of a deferred norm, 1 / root mean square of the row of x that a workgroup of WG invocations has read.
 // Needs NORM, params.k, params.eps; sum_lanes (gather). Subgroups are taken to be full and in order of invocations.
-var<workgroup> squares: array<f32, 128>;
+var<workgroup> squares: array<f32, 256>;
 
 // Leaves the sum of squares of what each invocation has read; all call, and a barrier follows.
 fn note_squares(lane: u32, size: u32, own: f32) {
