@@ -9,8 +9,9 @@
 // Parts: fetch_x, hold, held, fetch, multiply (planes_here with planes, product, codes_*), note_squares, norm_factor
 // (norm_factor), gather2, sum_lanes (gather), emit.
 // Bindings are declared by the op.
-// Best between a model's other kernels, 4 bits: on an NVIDIA H200 (4.56 TB/s) 4.1 TB/s (128256 x 4096), 2.9 (4096 x
-// 14336), 2.1 (4096 x 4096). Weights widened to f32 reach 1.6.
+// Best between a model's other kernels, 4 bits: on an NVIDIA H200 (4.56 TB/s) 4.1 TB/s (128256 x 4096), 2.8 (4096 x
+// 14336), 2.0 (6144 x 4096). Weights widened to f32 reach 1.6. Two subgroups that share rows of 9728 made an 8-bit 2560 x
+// 9728 13.9 us long, one for each 15.9, three 14.7. More on the way than two chunks a lane gains nothing.
 enable subgroups;
 
 // Subgroups that share two rows.

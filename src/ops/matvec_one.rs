@@ -34,17 +34,24 @@ pub(super) fn kernels(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Ker
 pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
     let most = site.caps.workgroup_size as usize;
     let arrangements = [(256, 264), (256, 528), (512, 132), (512, 264), (1024, 132)];
-    let variant = |&(lanes, groups): &(usize, usize)| {
+    let held = |(lanes, groups): (usize, usize)| {
         let held = Held::new(op, site)?;
         let lanes = held.team * (lanes / held.team).max(1);
-        (lanes <= most).then(|| Held { lanes, groups, ..held }.kernel(op, site, chunks))
+        (lanes <= most).then_some(Held { lanes, groups, ..held })
     };
+    let turns = |held: Held| {
+        let turns = match op.format {
+            Format::Affine { bits: 4, .. } => vec![Turn::OF_FEW, Turn::OF_MANY],
+            _ => vec![held.turn],
+        };
+        turns.into_iter().map(move |turn| Held { turn, ..held.clone() }.kernel(op, site, chunks))
+    };
+    let held = arrangements.into_iter().filter_map(held).flat_map(turns);
     let dot4 = |(pairs, share)| {
-        let dot4 = Dot4::new(op, site)?.with(pairs, share);
+        let dot4 = Dot4 { pairs, share, ..Dot4::new(op, site)? };
         (dot4.lanes() <= most).then(|| dot4.kernel(op, site, chunks))
     };
-    let dot4 = [(16, 1), (32, 1), (16, 2), (8, 4)].into_iter().filter_map(dot4);
-    dot4.chain(arrangements.iter().filter_map(variant)).collect()
+    Dot4::arrangements().filter_map(dot4).chain(held).collect()
 }
 
 /// How a kernel reads the weight for integer products, where the adapter has them.
@@ -61,7 +68,23 @@ pub(super) fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
 }
 
+/// What a team takes at a time.
+#[derive(Clone, Copy, PartialEq)]
+struct Turn {
+    /// Rows: 2 or 4.
+    rows: usize,
+    /// Whether each is replaced by the next as soon as it is multiplied; else all are by as many before.
+    refill: bool,
+}
+
+impl Turn {
+    /// For rows of 4 bits, few or many.
+    const OF_FEW: Self = Self { rows: 2, refill: false };
+    const OF_MANY: Self = Self { rows: 4, refill: true };
+}
+
 /// How products with a row of `x` that invocations hold in registers are arranged.
+#[derive(Clone)]
 struct Held {
     reader: Reader,
     /// Whether it is held as planes of bytes.
@@ -72,10 +95,7 @@ struct Held {
     team: usize,
     /// Those of a workgroup: teams.
     lanes: usize,
-    /// Rows that a team takes at a time: 2 or 4.
-    rows: usize,
-    /// Whether each of them is replaced by the next as soon as it is multiplied, not all by as many before.
-    refill: bool,
+    turn: Turn,
     /// Sums, of a row and a subgroup, that a workgroup has room for.
     sums: usize,
     /// The most workgroups, unless sums need more.
@@ -119,21 +139,21 @@ impl Held {
         };
         let team = team_of(span);
         let lanes = team * (Self::LANES.min(limit) / team).max(1);
-        let share = weight[0].dims[0] / (GROUPS * (lanes / team));
-        let (rows, refill) = match op.format {
-            Format::Affine { bits: 8, .. } => (2, true),
-            Format::Affine { .. } if share >= Self::MANY => (4, true),
-            Format::Affine { .. } => (2, false),
-            Format::Dense => (if span == 4 || size == 4 { 2 } else { 4 }, false),
+        let many = weight[0].dims[0] >= Self::MANY * GROUPS * (lanes / team);
+        let turn = match op.format {
+            Format::Affine { bits: 8, .. } => Turn { rows: 2, refill: true },
+            Format::Affine { .. } if many => Turn::OF_MANY,
+            Format::Dense if span < 4 && size < 4 => Turn { rows: 4, refill: false },
+            _ => Turn::OF_FEW,
         };
         let memory = if planes { planes_memory(k) } else { 512 };
         let sums = ((site.caps.workgroup_memory as usize).checked_sub(memory)? / 4).min(Self::SUMS);
         let groups = match op.format {
             Format::Affine { .. } => GROUPS,
-            Format::Dense => GROUPS / 2 * (Self::AHEAD / (lanes * rows * span * UNIT * size)).max(1),
+            Format::Dense => GROUPS / 2 * (Self::AHEAD / (lanes * turn.rows * span * UNIT * size)).max(1),
         };
         let fits = lanes <= limit && sums >= 2 * team / least;
-        fits.then_some(Self { reader, planes, span, team, lanes, rows, refill, sums, groups })
+        fits.then_some(Self { reader, planes, span, team, lanes, turn, sums, groups })
     }
 
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
@@ -154,11 +174,11 @@ impl Held {
             stage.constants.extend([
                 ("WG", self.lanes as f64),
                 ("TEAM", self.team as f64),
-                ("ROWS", self.rows as f64),
-                ("REFILL", flag(self.refill)),
+                ("ROWS", self.turn.rows as f64),
                 ("NORM", flag(op.norm.is_some())),
                 ("GATED", flag(op.gate.is_some())),
             ]);
+            stage.constants.extend(self.turn.refill.then_some(("REFILL", 1.0)));
             stage.constants.extend((!self.planes).then_some(("SPAN", self.span as f64)));
             Stage { grid: [groups as u32, 1, 1], ..stage }
         };
@@ -182,6 +202,14 @@ struct Dot4 {
 impl Dot4 {
     /// Subgroups of a workgroup that a multiprocessor has registers for.
     const SUBGROUPS: usize = 32;
+    /// Pairs of rows that a workgroup takes at a time. Few sizes, for each is code of its own.
+    const PAIRS: [usize; 6] = [4, 8, 12, 16, 24, 32];
+
+    /// Pairs of rows, and subgroups that share each.
+    fn arrangements() -> impl Iterator<Item = (usize, usize)> {
+        let shares = |pairs| [1, 2, 4, 8].into_iter().map(move |share| (pairs, share));
+        Self::PAIRS.into_iter().flat_map(shares).filter(|(pairs, share)| pairs * share <= Self::SUBGROUPS)
+    }
 
     /// Integer products, where the adapter has them, the planes fit into workgroup memory, and codes are bytes or
     /// halves of them. Few rows are taken all at once, by one workgroup on each multiprocessor of an NVIDIA H100 or
@@ -196,15 +224,13 @@ impl Dot4 {
         }
         let subgroup = least as usize;
         let room = Self::SUBGROUPS.min(site.caps.workgroup_size as usize / subgroup);
-        let pairs = n.div_ceil(2).div_ceil(GROUPS / 2).max(1);
-        let chunks = (k / (4 * UNIT * subgroup)).max(1);
-        let (pairs, share) =
-            if pairs > room { (room.div_ceil(2), 1) } else { (pairs, chunks.min(room / pairs)) };
+        let all_at_once = n.div_ceil(2).div_ceil(GROUPS / 2);
+        let (pairs, share) = match Self::PAIRS.into_iter().find(|pairs| (all_at_once..=room).contains(pairs))
+        {
+            Some(pairs) => (pairs, 1 << (k / (4 * UNIT * subgroup)).clamp(1, room / pairs).ilog2()),
+            None => (room.div_ceil(2), 1),
+        };
         Some(Self { reader, subgroup, pairs, share })
-    }
-
-    fn with(self, pairs: usize, share: usize) -> Self {
-        Self { pairs, share, ..self }
     }
 
     fn lanes(&self) -> usize {
