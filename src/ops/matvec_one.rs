@@ -69,7 +69,7 @@ pub(super) fn flag(on: bool) -> f64 {
 }
 
 /// What a team takes at a time.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 struct Turn {
     /// Rows: 2 or 4.
     rows: usize,
@@ -191,7 +191,7 @@ impl Held {
 /// How integer products with planes in workgroup memory are arranged, without gates.
 struct Dot4 {
     reader: Reader,
-    /// Invocations of a subgroup.
+    /// Invocations of a subgroup, at most.
     subgroup: usize,
     /// Pairs of rows that a workgroup takes at a time.
     pairs: usize,
@@ -217,12 +217,13 @@ impl Dot4 {
     fn new(op: &Linear, site: &Site<'_>) -> Option<Self> {
         let reader = bytes(op, site)?;
         let (n, k) = (op.weight(site.inputs)[0].dims[0], site.inputs[0].axis(1));
-        let (least, _) = site.caps.subgroups?;
+        let (least, most) = site.caps.subgroups?;
         let fits = planes_memory(k) <= site.caps.workgroup_memory as usize;
         if site.inputs[0].axis(2) != 1 || op.gate.is_some() || least < 4 || !fits {
             return None;
         }
-        let subgroup = least as usize;
+        // Smaller ones are more, and take more rows.
+        let subgroup = most as usize;
         let room = Self::SUBGROUPS.min(site.caps.workgroup_size as usize / subgroup);
         let all_at_once = n.div_ceil(2).div_ceil(GROUPS / 2);
         let (pairs, share) = match Self::PAIRS.into_iter().find(|pairs| (all_at_once..=room).contains(pairs))
