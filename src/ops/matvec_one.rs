@@ -224,14 +224,18 @@ impl Dot4 {
         }
         // Smaller ones are more, and take more rows.
         let subgroup = most as usize;
-        let room = Self::SUBGROUPS.min(site.caps.workgroup_size as usize / subgroup);
-        let all_at_once = n.div_ceil(2).div_ceil(GROUPS / 2);
-        let (pairs, share) = match Self::PAIRS.into_iter().find(|pairs| (all_at_once..=room).contains(pairs))
-        {
-            Some(pairs) => (pairs, 1 << (k / (4 * UNIT * subgroup)).clamp(1, room / pairs).ilog2()),
-            None => (room.div_ceil(2), 1),
-        };
+        let (pairs, share) = Self::arrange([n, k], subgroup, site.caps.workgroup_size as usize)?;
         Some(Self { reader, subgroup, pairs, share })
+    }
+
+    /// Pairs of rows and subgroups that share each, where a workgroup has at most `limit` invocations.
+    fn arrange([n, k]: [usize; 2], subgroup: usize, limit: usize) -> Option<(usize, usize)> {
+        let room = Self::SUBGROUPS.min(limit / subgroup);
+        let all_at_once = n.div_ceil(2).div_ceil(GROUPS / 2);
+        match Self::PAIRS.into_iter().find(|pairs| (all_at_once..=room).contains(pairs)) {
+            Some(pairs) => Some((pairs, 1 << (k / (4 * UNIT * subgroup)).clamp(1, room / pairs).ilog2())),
+            None => (room > 0).then_some((room.div_ceil(2), 1)),
+        }
     }
 
     fn lanes(&self) -> usize {
@@ -253,5 +257,38 @@ impl Dot4 {
             Stage { grid: [groups as u32, 1, 1], ..stage }
         };
         Kernel { stages: chunks.iter().map(stage).collect(), rounding: ROUNDING, ..Kernel::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_rows_are_taken_at_once_and_shared_where_subgroups_are_left() {
+        let of = |n, k| Dot4::arrange([n, k], 32, 1024);
+        assert_eq!(of(6144, 4096), Some((24, 1)));
+        assert_eq!(of(4096, 14336), Some((16, 2)));
+        assert_eq!(of(2560, 9728), Some((12, 2)));
+        assert_eq!(of(2048, 8192), Some((8, 4)));
+        // No longer shared than rows are long; many rows in turns.
+        assert_eq!(of(2048, 2048), Some((8, 2)));
+        assert_eq!(of(46, 64), Some((4, 1)));
+        assert_eq!(of(128_256, 4096), Some((16, 1)));
+        // Smaller workgroups, larger subgroups.
+        assert_eq!(Dot4::arrange([4096, 4096], 32, 256), Some((4, 1)));
+        assert_eq!(Dot4::arrange([1024, 4096], 64, 1024), Some((4, 2)));
+        assert_eq!(Dot4::arrange([4096, 4096], 128, 64), None);
+    }
+
+    #[test]
+    fn what_is_chosen_is_among_what_cases_try() {
+        let tried: Vec<_> = Dot4::arrangements().collect();
+        for (n, k) in
+            [1, 64, 896, 2560, 6144, 9000, 200_000].into_iter().flat_map(|n| [64, 896, 9728].map(|k| (n, k)))
+        {
+            let chosen = Dot4::arrange([n, k], 32, 1024).unwrap();
+            assert!(tried.contains(&chosen), "{n} x {k}: {chosen:?}");
+        }
     }
 }
