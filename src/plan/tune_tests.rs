@@ -131,7 +131,10 @@ fn every_arrangement_of_a_layer_is_timed() {
     let shape = class.tune(&gpu, 1 << 20, Duration::ZERO).unwrap().unwrap();
     let (inputs, output) = specs();
     let site = Site { inputs: &inputs, output: &output, caps: gpu.caps() };
-    assert!(shape.tried.len() >= linear().variants(&site).len(), "{shape:?}");
+    // Small weights have fewer workgroups than some arrangements ask for: those are alike.
+    let way = |kernel: Kernel| format!("{:?} {:?}", kernel.stages[0].constants, kernel.stages[0].grid);
+    let ways: std::collections::HashSet<_> = linear().variants(&site).into_iter().map(way).collect();
+    assert!(shape.tried.len() >= ways.len(), "{shape:?}");
     assert_eq!(shape.calls, 2);
     for tried in &shape.tried {
         assert!(tried.outcome.is_ok(), "{tried:?}");
