@@ -33,25 +33,27 @@ pub(super) fn kernels(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Ker
 /// The best kernels in other arrangements, for a tuner.
 pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
     let most = site.caps.workgroup_size as usize;
-    let arrangements = [(256, 264), (256, 528), (512, 132), (512, 264), (1024, 132)];
-    let held = |(lanes, groups): (usize, usize)| {
-        let held = Held::new(op, site)?;
-        let lanes = held.team * (lanes / held.team).max(1);
-        (lanes <= most).then_some(Held { lanes, groups, ..held })
-    };
-    let turns = |held: Held| {
+    let mut all = Vec::new();
+    if let Some(mut dot4) = Dot4::new(op, site) {
+        for (pairs, share) in Dot4::arrangements() {
+            (dot4.pairs, dot4.share) = (pairs, share);
+            all.extend((dot4.lanes() <= most).then(|| dot4.kernel(op, site, chunks)));
+        }
+    }
+    if let Some(mut held) = Held::new(op, site) {
         let turns = match op.format {
             Format::Affine { bits: 4, .. } => vec![Turn::OF_FEW, Turn::OF_MANY],
             _ => vec![held.turn],
         };
-        turns.into_iter().map(move |turn| Held { turn, ..held.clone() }.kernel(op, site, chunks))
-    };
-    let held = arrangements.into_iter().filter_map(held).flat_map(turns);
-    let dot4 = |(pairs, share)| {
-        let dot4 = Dot4 { pairs, share, ..Dot4::new(op, site)? };
-        (dot4.lanes() <= most).then(|| dot4.kernel(op, site, chunks))
-    };
-    Dot4::arrangements().filter_map(dot4).chain(held).collect()
+        for (lanes, groups) in [(256, 264), (256, 528), (512, 132), (512, 264), (1024, 132)] {
+            (held.lanes, held.groups) = (held.team * (lanes / held.team).max(1), groups);
+            for turn in turns.iter().filter(|_| held.lanes <= most) {
+                held.turn = *turn;
+                all.push(held.kernel(op, site, chunks));
+            }
+        }
+    }
+    all
 }
 
 /// How a kernel reads the weight for integer products, where the adapter has them.
@@ -84,7 +86,6 @@ impl Turn {
 }
 
 /// How products with a row of `x` that invocations hold in registers are arranged.
-#[derive(Clone)]
 struct Held {
     reader: Reader,
     /// Whether it is held as planes of bytes.

@@ -36,7 +36,6 @@ static Q8: File = wgsl!("parts/weight_q8.wgsl");
 pub(super) const UNIT: usize = 8;
 
 /// How a kernel reads a weight.
-#[derive(Clone)]
 pub(super) struct Reader {
     /// Parts that supply `code8`, `weight8` and `scaled`.
     pub(super) files: Vec<&'static File>,
