@@ -24,8 +24,12 @@ pub(super) fn kernels(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Ker
     let held = Held::new(op, site).map(|held| held.kernel(op, site, chunks));
     let dot4 = Dot4::new(op, site).map(|dot4| dot4.kernel(op, site, chunks));
     // x in registers spares most where much is multiplied; its way there and back is longer.
-    let rows = op.weight(site.inputs)[0].dims[0];
-    let much = matches!(op.format, Format::Affine { bits: 8, .. }) && rows > 4096;
+    let enough = match op.format {
+        Format::Affine { bits: 2 | 3, .. } => 16384,
+        Format::Affine { bits: 5.., .. } => 4096,
+        _ => usize::MAX,
+    };
+    let much = op.weight(site.inputs)[0].dims[0] > enough;
     let kernels = if much { [held, dot4] } else { [dot4, held] };
     kernels.into_iter().flatten().collect()
 }
@@ -42,7 +46,7 @@ pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Ke
     }
     if let Some(mut held) = Held::new(op, site) {
         let turns = match op.format {
-            Format::Affine { bits: 4, .. } => vec![Turn::OF_FEW, Turn::OF_MANY],
+            Format::Affine { bits: ..=4, .. } => vec![Turn::OF_FEW, Turn::OF_MANY],
             _ => vec![held.turn],
         };
         for (lanes, groups) in [(256, 264), (256, 528), (512, 132), (512, 264), (1024, 132)] {
@@ -115,8 +119,7 @@ impl Held {
     /// Sums that a workgroup makes room for, at most.
     const SUMS: usize = 4096;
 
-    /// Integer products where the adapter has them and codes are bytes or halves of them; products of floats, for
-    /// dense weights, on discrete GPUs. The arrangement is what was best on an NVIDIA H100.
+    /// Integer products of packed weights, where the adapter has them; products of floats, of dense weights, on discrete GPUs. The arrangement is what was best on an NVIDIA H100.
     fn new(op: &Linear, site: &Site<'_>) -> Option<Self> {
         let (weight, x): (&[Spec], &Spec) = (op.weight(site.inputs), &site.inputs[0]);
         let (least, most) = site.caps.subgroups.map(|(least, most)| (least as usize, most as usize))?;
@@ -142,7 +145,7 @@ impl Held {
         let lanes = team * (Self::LANES.min(limit) / team).max(1);
         let many = weight[0].dims[0] >= Self::MANY * GROUPS * (lanes / team);
         let turn = match op.format {
-            Format::Affine { bits: 8, .. } => Turn { rows: 2, refill: true },
+            Format::Affine { bits: 5.., .. } => Turn { rows: 2, refill: true },
             Format::Affine { .. } if many => Turn::OF_MANY,
             Format::Dense if span < 4 && size < 4 => Turn { rows: 4, refill: false },
             _ => Turn::OF_FEW,
@@ -160,7 +163,7 @@ impl Held {
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
         let least = site.caps.subgroups.map_or(1, |(least, _)| least as usize);
         let per = if op.gate.is_some() { 2 } else { 1 };
-        let [planes, order] = op.format.planes();
+        let ([planes, order], of_planes) = op.format.planes();
         let parts: &[&File] = match self.planes {
             true => &[&HELD, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER],
             false => &[&HELD, &NORM_FACTOR, &HELD_FLOATS, &DOT8, &GATHER],
@@ -180,7 +183,10 @@ impl Held {
                 ("GATED", flag(op.gate.is_some())),
             ]);
             stage.constants.extend(self.turn.refill.then_some(("REFILL", 1.0)));
-            stage.constants.extend((!self.planes).then_some(("SPAN", self.span as f64)));
+            match self.planes {
+                true => stage.constants.extend(of_planes),
+                false => stage.constants.push(("SPAN", self.span as f64)),
+            }
             Stage { grid: [groups as u32, 1, 1], ..stage }
         };
         // A gate multiplies two such results, and is off by what either is.
@@ -212,9 +218,9 @@ impl Dot4 {
         Self::PAIRS.into_iter().flat_map(shares).filter(|(pairs, share)| pairs * share <= Self::SUBGROUPS)
     }
 
-    /// Integer products, where the adapter has them, the planes fit into workgroup memory, and codes are bytes or
-    /// halves of them. Few rows are taken all at once, by one workgroup on each multiprocessor of an NVIDIA H100 or
-    /// H200; of more a workgroup is half as large, for some make planes while others multiply.
+    /// Integer products, where the adapter has them and the planes fit into workgroup memory. Few rows are taken all at
+    /// once, by one workgroup on each multiprocessor of an NVIDIA H100 or H200; of more a workgroup is half as large, for
+    /// some make planes while others multiply.
     fn new(op: &Linear, site: &Site<'_>) -> Option<Self> {
         let reader = bytes(op, site)?;
         let (n, k) = (op.weight(site.inputs)[0].dims[0], site.inputs[0].axis(1));
@@ -244,7 +250,7 @@ impl Dot4 {
     }
 
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
-        let [planes, order] = op.format.planes();
+        let ([planes, order], of_planes) = op.format.planes();
         let parts: &[&File] = &[&DOT4, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER];
         let stage = |chunk: &Chunk| {
             let mut stage = stage(op, site, &self.reader, chunk, (parts, None));
@@ -254,6 +260,7 @@ impl Dot4 {
                 ("WG", self.lanes() as f64),
                 ("NORM", flag(op.norm.is_some())),
             ]);
+            stage.constants.extend(of_planes);
             let groups = chunk.rows.div_ceil(2 * self.pairs).min(GROUPS);
             Stage { grid: [groups as u32, 1, 1], ..stage }
         };

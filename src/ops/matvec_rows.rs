@@ -29,7 +29,7 @@ struct Shape {
     shared: bool,
 }
 
-/// The kernel for this site, where the adapter has integer products and codes are bytes or halves of them.
+/// The kernel for this site, where the adapter has integer products.
 pub(super) fn kernel(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Option<Kernel> {
     // As an NVIDIA H200 likes it.
     let shape = match (site.inputs[0].axis(2), chunks[0].rows) {
@@ -79,11 +79,11 @@ fn arranged(op: &Linear, site: &Site<'_>, chunks: &[Chunk], shape: Shape) -> Opt
 /// The stage that rewrites `x` as planes of bytes.
 fn planes(op: &Linear, site: &Site<'_>, blocks: usize) -> Stage {
     let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
-    let [planes, order] = op.format.planes();
+    let ([planes, order], of_planes) = op.format.planes();
     let mut stage = Stage {
         name: "bytes",
         files: vec![&BYTES, planes, order, &X_ALIGNED, &DOT8, sums(site.caps)],
-        constants: vec![("NORM", flag(op.norm.is_some()))],
+        constants: [&[("NORM", flag(op.norm.is_some()))], of_planes].concat(),
         reads: vec![Arg::Input(0)],
         writes: vec![Arg::Scratch(0), Arg::Scratch(1)],
         params: vec![

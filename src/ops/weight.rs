@@ -20,8 +20,13 @@ static DENSE: File = wgsl!("parts/dense.wgsl");
 static SCALES: File = wgsl!("parts/scales.wgsl");
 static CODES4: File = wgsl!("parts/codes_q4.wgsl");
 static CODES8: File = wgsl!("parts/codes_q8.wgsl");
-static ORDER4: File = wgsl!("parts/order_q4.wgsl");
-static ORDER8: File = wgsl!("parts/order_q8.wgsl");
+static CODES2: File = wgsl!("parts/codes_q2.wgsl");
+static CODES3: File = wgsl!("parts/codes_q3.wgsl");
+static CODES5: File = wgsl!("parts/codes_q5.wgsl");
+static CODES6: File = wgsl!("parts/codes_q6.wgsl");
+static BYTES4: File = wgsl!("parts/bytes4.wgsl");
+static ORDER_EVEN: File = wgsl!("parts/order_even.wgsl");
+static ORDER_HALF: File = wgsl!("parts/order_half.wgsl");
 static PLANES: File = wgsl!("parts/planes.wgsl");
 static PRODUCT: File = wgsl!("parts/product.wgsl");
 static AFFINE: File = wgsl!("parts/affine.wgsl");
@@ -176,29 +181,35 @@ impl Format {
         })
     }
 
-    /// How kernels of integer products read the weight: 32 codes at a time as signed bytes; `None` where
-    /// that takes more than masks.
+    /// How kernels of integer products read the weight: 32 codes at a time as signed bytes; `None` for what has none.
     pub(super) fn bytes(self, parts: &[Spec]) -> Option<Reader> {
-        let (file, group) = match self {
-            Self::Affine { bits: 4, group } => (&CODES4, group),
-            Self::Affine { bits: 8, group } => (&CODES8, group),
+        let Self::Affine { bits, group } = self else { return None };
+        let (files, words): (&[&File], _) = match bits {
+            2 => (&[&CODES2, &BYTES4], "array<vec2<u32>>"),
+            3 => (&[&CODES3, &BYTES4], "array<u32>"),
+            4 => (&[&CODES4], "array<vec4<u32>>"),
+            5 => (&[&CODES5, &BYTES4], "array<u32>"),
+            6 => (&[&CODES6, &BYTES4], "array<vec2<u32>>"),
+            8 => (&[&CODES8], "array<vec4<u32>>"),
             _ => return None,
         };
         Some(Reader {
-            files: vec![file, &PRODUCT, &SCALES, &FLOATS, &PACK],
+            files: [files, &[&PRODUCT, &SCALES, &FLOATS, &PACK]].concat(),
             constants: vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))],
-            bindings: vec![
-                ("weight", "array<vec4<u32>>"),
-                ("scales", "array<u32>"),
-                ("biases", "array<u32>"),
-            ],
+            bindings: vec![("weight", words), ("scales", "array<u32>"), ("biases", "array<u32>")],
         })
     }
 
-    /// How such kernels make bytes of `x`.
-    pub(super) fn planes(self) -> [&'static File; 2] {
-        let bytes = matches!(self, Self::Affine { bits: 8, .. });
-        [&PLANES, if bytes { &ORDER8 } else { &ORDER4 }]
+    /// How such kernels make bytes of `x`: parts and their constants.
+    pub(super) fn planes(self) -> ([&'static File; 2], &'static [(&'static str, f64)]) {
+        let (order, constants): (_, &[_]) = match self {
+            Self::Affine { bits: 2, .. } => (&ORDER_EVEN, &[("SHIFTED", 4.0)]),
+            Self::Affine { bits: 3, .. } => (&ORDER_EVEN, &[("SHIFTED", 8.0)]),
+            Self::Affine { bits: 4, .. } => (&ORDER_EVEN, &[("SHIFTED", 16.0), ("ZERO_LAST", 8.0)]),
+            Self::Affine { bits: 8, .. } => (&ORDER_HALF, &[("ZERO_FIRST", 128.0), ("ZERO_LAST", 128.0)]),
+            _ => (&ORDER_HALF, &[]),
+        };
+        ([&PLANES, order], constants)
     }
 
     /// The weight, which is inputs `first_input ..`, in chunks of rows that bindings can show; bounds are

@@ -260,10 +260,10 @@ mod tests {
             [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)],
             [(1152, 896), (896, 896), (9728, 896), (896, 4864)],
         ];
-        let formats =
-            [Format::Dense, Format::Affine { bits: 4, group: 64 }, Format::Affine { bits: 8, group: 64 }];
+        let packed = [2, 3, 4, 5, 6, 8].map(|bits| Format::Affine { bits, group: 64 });
+        let formats = [&[Format::Dense], &packed[..]].concat();
         for (caps, format) in
-            [&nvidia, &apple].into_iter().flat_map(|caps| formats.map(|format| (caps, format)))
+            [&nvidia, &apple].into_iter().flat_map(|caps| formats.iter().map(move |&format| (caps, format)))
         {
             for (i, (n, k)) in shapes.into_iter().flat_map(|shapes| shapes.into_iter().enumerate()) {
                 let op = Linear {

@@ -4,8 +4,14 @@
 // over a group,
 //     sum x w = a s (256 sum h q + sum l q) + b s sum v
 // exactly but for the rounding of x to s, which is at most 2^-15 of the greatest of the 32: closer than f16.
-// Parts: centred, first4, last4 (order_*).
+// Parts: first4, last4 (order_*).
 enable subgroups;
+
+// How many times too large sums are.
+override SHIFTED: f32 = 1.0;
+// What codes that meet the first four and the last are less by, as signed bytes.
+override ZERO_FIRST: i32 = 0;
+override ZERO_LAST: i32 = 0;
 
 // 8 values: words of their high bytes, first and last, then of low bytes. Of the 32 they belong to: the scale, and
 // times the scale what centring codes takes off sums, and the sum of the numbers.
@@ -25,12 +31,15 @@ fn numbers(x: mat2x4<f32>) -> Numbers {
     let inverse = select(32512.0 / greatest, 0.0, greatest < 1.0e-30);
     let a = vec4<i32>(round(x[0] * inverse));
     let b = vec4<i32>(round(x[1] * inverse));
-    let four = a + b;
-    var sums = vec2<i32>(centred(a, b), four.x + four.y + four.z + four.w);
+    let ahead = first4(a, b);
+    let behind = last4(a, b);
+    let four = ZERO_FIRST * ahead + ZERO_LAST * behind;
+    let eight = ahead + behind;
+    var sums = vec2<i32>(four.x + four.y + four.z + four.w, eight.x + eight.y + eight.z + eight.w);
     sums += subgroupShuffleXor(sums, 1u);
     sums += subgroupShuffleXor(sums, 2u);
-    let first = split(first4(a, b));
-    let last = split(last4(a, b));
+    let first = split(ahead);
+    let last = split(behind);
     let scale = greatest / 32512.0;
     return Numbers(
         vec4<u32>(first.x, last.x, first.y, last.y),
