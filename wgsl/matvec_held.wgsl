@@ -10,10 +10,10 @@
 // note_squares, norm_factor (norm_factor), gather, emit.
 // Bindings are declared by the op.
 // Best between a model's other kernels, on an NVIDIA H100 (3.1 TB/s): bf16 3.06 TB/s (128256 x 4096), 2.9 (28672 x
-// 4096 gated), 2.8 (4096 x 14336), 2.5 (6144 x 4096 normed). Gated on an H200 (4.56 TB/s): 4 bits 3.3, 8 bits 3.9; as many
-// rows fetched before as are multiplied 3.2 and 3.65, for all registers are in use, and so half as much is on its way.
-// Dense weights lose 1.5% if replaced one by one. What is left are ends: some 4 us a matrix from the first fetch to the last
-// store, of which x takes nothing and the meeting at the end 0.5.
+// 4096 gated), 2.8 (4096 x 14336), 2.5 (6144 x 4096 normed). Gated on an H200 (4.56 TB/s): 8 bits 3.9, 6 bits 3.5, 4 bits
+// 3.3, 3 bits 2.5, 2 bits 2.1; as many rows fetched before as are multiplied 3.65 and 3.2 of 8 and 4 bits, for all registers
+// are in use, and so half as much is on its way. Dense weights lose 1.5% if replaced one by one. What is left are ends: some
+// 4 us a matrix from the first fetch to the last store, of which x takes nothing and the meeting at the end 0.5.
 enable subgroups;
 // Teams are whole subgroups, so loops over a team's rows are uniform in each.
 diagnostic(off, subgroup_uniformity);
