@@ -1,6 +1,5 @@
-// 32 codes of 2 bits, one load of 8 bytes, as bytes where they stand in pairs: of each unit of 8 the even ones, and the odd ones
-// times 4.
-// Needs bytes4 (bytes4).
+// 32 codes of 2 bits, one load of 8 bytes, as bytes of two: of each unit of 8 the even ones, and the odd ones times 4.
+// Needs bytes4; by_pairs (product).
 
 const FIELD: u32 = 4u;
 
@@ -14,21 +13,9 @@ fn packed(row: u32, c: u32) -> Packed {
     return Packed(weight[at], scales[of_group], biases[of_group], group);
 }
 
-// Sums of 32 codes with whole numbers: what is too small is multiplied as whole numbers are.
 fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {
-    let x0 = bytes4(w.words.x);
-    let x1 = bytes4(w.words.x >> 16u);
-    let x2 = bytes4(w.words.y);
-    let x3 = bytes4(w.words.y >> 16u);
-    let even = 0x03030303u;
-    let odd = 0x0c0c0c0cu;
-    let even_high = dot4I8Packed(x0 & even, p0.x) + dot4I8Packed(x1 & even, p1.x)
-        + dot4I8Packed(x2 & even, p2.x) + dot4I8Packed(x3 & even, p3.x);
-    let even_low = dot4I8Packed(x0 & even, p0.z) + dot4I8Packed(x1 & even, p1.z)
-        + dot4I8Packed(x2 & even, p2.z) + dot4I8Packed(x3 & even, p3.z);
-    let odd_high = dot4I8Packed(x0 & odd, p0.y) + dot4I8Packed(x1 & odd, p1.y)
-        + dot4I8Packed(x2 & odd, p2.y) + dot4I8Packed(x3 & odd, p3.y);
-    let odd_low = dot4I8Packed(x0 & odd, p0.w) + dot4I8Packed(x1 & odd, p1.w)
-        + dot4I8Packed(x2 & odd, p2.w) + dot4I8Packed(x3 & odd, p3.w);
-    return (even_high * 256 + even_low) * 4 + odd_high * 256 + odd_low;
+    let x = vec4<u32>(bytes4(w.words.x), bytes4(w.words.x >> 16u), bytes4(w.words.y), bytes4(w.words.y >> 16u));
+    let even = x & vec4<u32>(0x03030303u);
+    let odd = x & vec4<u32>(0x0c0c0c0cu);
+    return by_pairs(even, odd, 4, p0, p1, p2, p3);
 }

@@ -1,5 +1,5 @@
 // 32 codes of 5 bits, five loads of 4 bytes, as bytes: of each unit of 8 the first four and the last.
-// Needs bytes4 (bytes4).
+// Needs bytes4; by_bytes (product).
 
 const FIELD: u32 = 5u;
 
@@ -10,22 +10,24 @@ fn packed(row: u32, c: u32) -> Packed {
     let at = row * (params.units / 4u * 5u) + 5u * c;
     let group = group_of(row, 4u * c);
     let of_group = place(SCALES, group);
-    return Packed(weight[at], weight[at + 1u], weight[at + 2u], weight[at + 3u], weight[at + 4u], scales[of_group], biases[of_group], group);
+    return Packed(
+        weight[at], weight[at + 1u], weight[at + 2u], weight[at + 3u], weight[at + 4u],
+        scales[of_group], biases[of_group], group,
+    );
 }
 
-// Sums of 32 codes with whole numbers.
 fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {
-    let x0 = bytes4(w.a);
-    let x1 = bytes4((w.a >> 20u) | (w.b << 12u));
-    let x2 = bytes4(w.b >> 8u);
-    let x3 = bytes4((w.b >> 28u) | (w.c << 4u));
-    let x4 = bytes4((w.c >> 16u) | (w.d << 16u));
-    let x5 = bytes4(w.d >> 4u);
-    let x6 = bytes4((w.d >> 24u) | (w.e << 8u));
-    let x7 = bytes4(w.e >> 12u);
-    let high = dot4I8Packed(x0, p0.x) + dot4I8Packed(x1, p0.y) + dot4I8Packed(x2, p1.x) + dot4I8Packed(x3, p1.y)
-        + dot4I8Packed(x4, p2.x) + dot4I8Packed(x5, p2.y) + dot4I8Packed(x6, p3.x) + dot4I8Packed(x7, p3.y);
-    let low = dot4I8Packed(x0, p0.z) + dot4I8Packed(x1, p0.w) + dot4I8Packed(x2, p1.z) + dot4I8Packed(x3, p1.w)
-        + dot4I8Packed(x4, p2.z) + dot4I8Packed(x5, p2.w) + dot4I8Packed(x6, p3.z) + dot4I8Packed(x7, p3.w);
-    return high * 256 + low;
+    let a = vec4<u32>(
+        bytes4(w.a),
+        bytes4(w.b >> 8u),
+        bytes4((w.c >> 16u) | (w.d << 16u)),
+        bytes4((w.d >> 24u) | (w.e << 8u)),
+    );
+    let b = vec4<u32>(
+        bytes4((w.a >> 20u) | (w.b << 12u)),
+        bytes4((w.b >> 28u) | (w.c << 4u)),
+        bytes4(w.d >> 4u),
+        bytes4(w.e >> 12u),
+    );
+    return by_bytes(a, b, p0, p1, p2, p3);
 }
