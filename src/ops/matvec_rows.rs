@@ -4,7 +4,7 @@ use super::kernel::{declare, spread, sums};
 use super::linear::{FEW, Linear};
 use super::matvec::{DOT8, add_gain};
 use super::matvec_one::{ROUNDING, bytes, flag};
-use super::weight::{Chunk, Reader, UNIT};
+use super::weight::{Chunk, Format, Reader, UNIT};
 use crate::op::{Arg, Kernel, Site, Stage};
 use crate::wgsl::{File, wgsl};
 
@@ -15,6 +15,9 @@ pub(super) static GATHER: File = wgsl!("parts/gather.wgsl");
 
 /// Values of `x` that a workgroup has at a time.
 const BLOCK: usize = 1024;
+
+/// Rows of the weight that keep a large GPU busy for long.
+const MANY: usize = 8192;
 
 /// How a workgroup divides its work.
 #[derive(Clone, Copy)]
@@ -27,15 +30,19 @@ struct Shape {
     team: usize,
     /// Whether planes come into workgroup memory.
     shared: bool,
+    /// Teams that take the same rows, each with blocks of its own.
+    share: usize,
 }
 
 /// The kernel for this site, where the adapter has integer products.
 pub(super) fn kernel(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Option<Kernel> {
     // As an NVIDIA H200 likes it.
-    let shape = match (site.inputs[0].axis(2), chunks[0].rows) {
-        (..=4, _) => Shape { rows: 4, lanes: 128, team: 32, shared: false },
-        (_, ..=8192) => Shape { rows: 2, lanes: 256, team: 32, shared: true },
-        _ => Shape { rows: 2, lanes: 256, team: 16, shared: true },
+    let (m, n) = (site.inputs[0].axis(2), chunks[0].rows);
+    let lasts = m > 2 && n > MANY && !matches!(op.format, Format::Affine { bits: 8, .. });
+    let shape = match (m, n) {
+        (..=4, _) => Shape { rows: 4, lanes: 128, team: 32, shared: false, share: if lasts { 1 } else { 2 } },
+        (_, ..=MANY) => Shape { rows: 2, lanes: 256, team: 32, shared: true, share: 1 },
+        _ => Shape { rows: 2, lanes: 256, team: 16, shared: true, share: 1 },
     };
     arranged(op, site, chunks, shape)
 }
@@ -43,16 +50,18 @@ pub(super) fn kernel(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Option<K
 /// The same in other arrangements, for a tuner.
 pub(super) fn variants(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {
     let shapes = [
-        (4, 128, 16, true),
-        (4, 128, 8, true),
-        (4, 128, 32, true),
-        (2, 128, 16, true),
-        (2, 256, 32, true),
-        (2, 256, 16, true),
-        (2, 256, 8, true),
-        (4, 128, 32, false),
+        (4, 128, 16, true, 1),
+        (4, 128, 8, true, 1),
+        (4, 128, 32, true, 1),
+        (2, 128, 16, true, 1),
+        (2, 256, 32, true, 1),
+        (2, 256, 16, true, 1),
+        (2, 256, 8, true, 1),
+        (4, 128, 32, false, 1),
+        (4, 128, 32, false, 2),
+        (4, 128, 32, false, 4),
     ];
-    let shape = |(rows, lanes, team, shared)| Shape { rows, lanes, team, shared };
+    let shape = |(rows, lanes, team, shared, share)| Shape { rows, lanes, team, shared, share };
     shapes.into_iter().filter_map(|each| arranged(op, site, chunks, shape(each))).collect()
 }
 
@@ -64,7 +73,7 @@ fn arranged(op: &Linear, site: &Site<'_>, chunks: &[Chunk], shape: Shape) -> Opt
     let (lanes, limit) = (shape.lanes, site.caps.workgroup_size as usize);
     let memory = m * (2 * BLOCK + BLOCK / 2) + m * lanes / team * 16;
     let fits = lanes <= limit && memory <= site.caps.workgroup_memory as usize;
-    if !(2..=FEW).contains(&m) || team < 4 || !fits {
+    if !(2..=FEW).contains(&m) || team < 4 || !fits || lanes / team < shape.share {
         return None;
     }
     let blocks = k.div_ceil(BLOCK);
@@ -107,7 +116,7 @@ fn product(op: &Linear, site: &Site<'_>, reader: &Reader, chunk: &Chunk, shape: 
     let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
     let gated = op.gate.is_some();
     let (per, teams) = (if gated { 2 } else { 1 }, shape.lanes / team);
-    let (grid, stride) = spread((chunk.rows / per).div_ceil(teams * shape.rows / per));
+    let (grid, stride) = spread((chunk.rows / per).div_ceil(teams / shape.share * shape.rows / per));
     let epilogue = op.epilogue(site);
     let mut stage = Stage {
         name: "matvec_rows",
@@ -122,6 +131,7 @@ fn product(op: &Linear, site: &Site<'_>, reader: &Reader, chunk: &Chunk, shape: 
                 ("GATED", flag(gated)),
                 ("SHARED", flag(shape.shared)),
             ],
+            if shape.share > 1 { vec![("SHARE", shape.share as f64)] } else { Vec::new() },
         ]
         .concat(),
         reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
