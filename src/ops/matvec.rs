@@ -20,7 +20,8 @@ pub(super) fn kernels(op: &Linear, site: &Site<'_>) -> Vec<Kernel> {
     let Some(reader) = op.format.reader(op.weight(site.inputs)) else { return Vec::new() };
     let Some(chunks) = chunks(op, site) else { return Vec::new() };
     let one = matvec_one::kernels(op, site, &chunks);
-    let shape = Shape::new(op.format, site.caps, chunks[0].rows, site.inputs[0].axis(1));
+    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
+    let shape = Shape::new(op.format, site.caps, [m, chunks[0].rows, k]);
     let floats = with_sums(site.caps, |sums| shape.kernel(op, site, &reader, &chunks, sums));
     one.into_iter().chain(floats).collect()
 }
@@ -124,12 +125,15 @@ struct Shape {
 
 impl Shape {
     /// A discrete GPU has more invocations than a weight with few rows keeps busy: there rows are cut finer.
-    /// Measured on an NVIDIA H200; small workgroups lose less at their ends where rows are many.
-    fn new(format: Format, caps: &Caps, rows: usize, k: usize) -> Self {
+    /// Measured on an NVIDIA H200; small workgroups lose less at their ends where rows are many. Several rows of x, on an
+    /// H100: reading them takes time, so each value serves four rows of the weight.
+    fn new(format: Format, caps: &Caps, [m, rows, k]: [usize; 3]) -> Self {
         let units = k.div_ceil(UNIT);
         let (rows, lanes) = match format {
             _ if caps.unified || units < 256 => (4, 64),
             Format::Dense if rows >= 16384 => (4, 64),
+            Format::Dense if m == 2 => (4, 128),
+            Format::Dense if m > 1 => (4, if units >= 1024 { 256 } else { 64 }),
             Format::Dense if units >= 1024 => (2, 256),
             Format::Dense => (2, 128),
             Format::Affine { .. } => (4, if rows >= 16384 { 64 } else { 128 }),
