@@ -3,12 +3,13 @@
 //
 // Work split: `bytes` has made the planes of x. TEAM invocations take R rows of W (gated: half of them and their
 // partners) and stride over k in chunks of 32, so every weight is read and unpacked once for all rows of x. Of many rows
-// of x a workgroup brings planes into its memory, a block of 32 chunks of each at a time; few stay near anyway. Its sums
-// meet there at the end, and each invocation stores some. Where rows of W are few, SHARE teams take the same, each with blocks
-// of its own. Fetching the next block into registers meanwhile made a step of
-// 8 answers of an 8B model 6% slower: fewer workgroups fit at a time, it seems.
+// of x a workgroup brings planes into its memory, a block of 32 chunks of each at a time; few stay near anyway, and SHARE
+// teams take the same rows of W, each with blocks of its own. Sums meet at the end, and each invocation stores some.
+// Fetching the next block into registers meanwhile made a step of 8 answers of an 8B model 6% slower: fewer workgroups
+// fit at a time, it seems.
 // On an NVIDIA H200, 4 bits, `bytes` included: 28672 x 4096 gated by 8 rows 72 us, by 4 48 us; 4096 x 14336 45 and 34 us.
-// Two teams for the same rows made steps of 2 answers of an 8B model 5 to 10% faster on an NVIDIA H100, of 4 and 8 bits 12%.
+// Two teams for the same rows made a step of 2 answers of an 8B model 5 to 10% faster on an NVIDIA H100, one of 4 answers with
+// 8 bits 12%.
 // Parts: product (planes), packed (codes_*), gather, emit. Bindings are declared by the op.
 enable subgroups;
 // Teams divide subgroups and all loops are uniform.
