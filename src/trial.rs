@@ -41,7 +41,7 @@ impl Trial {
         let mut random = Random(seed);
         let inputs: Vec<Vec<u8>> = case.inputs.iter().map(|f| fill(f, &mut random)).collect();
         let arrays = arrays(&case, &inputs)?;
-        let y = MLXArray::apply_shared(case.op.clone(), &arrays.iter().collect::<Vec<_>>());
+        let y = applied(&case, &arrays);
         let expected = value(&y)?;
         let updates = case.op.updates(&arrays);
         let updates = updates.iter().map(|(i, x)| Ok((*i, value(x)?))).collect::<Result<_>>()?;
@@ -103,7 +103,7 @@ impl Trial {
         let off = self.compare(&self.output, &self.expected, actual, kernel.rounding);
         if off.is_err() && kernel.rounding > 0.0 && self.case.inputs[0].spec().dtype == Dtype::F32 {
             let swing = self.swing(kernel.rounding)?;
-            return self.within(4.0 * swing, &self.output, &self.expected, actual);
+            return self.within(4.0 * swing, &self.output, &widen(&self.expected, self.output.dtype), actual);
         }
         off
     }
@@ -125,8 +125,7 @@ impl Trial {
                 moved.map(|(x, reach)| x + reach * (random.bits() as f32 / 2f32.powi(31) - 1.0)).collect();
             let mut inputs = self.inputs.clone();
             inputs[0] = bytemuck::cast_slice(&moved).to_vec();
-            let arrays = arrays(&self.case, &inputs)?;
-            let y = MLXArray::apply_shared(self.case.op.clone(), &arrays.iter().collect::<Vec<_>>());
+            let y = applied(&self.case, &arrays(&self.case, &inputs)?);
             let y = widen(&value(&y)?, self.output.dtype);
             most = expected.iter().zip(&y).fold(most, |most, (e, y)| most.max((e - y).abs()));
         }
@@ -162,12 +161,13 @@ impl Trial {
     }
 
     fn compare(&self, spec: &Spec, expected: &[u8], actual: &[u8], rounding: f32) -> Result<()> {
-        let largest = widen(expected, spec.dtype).iter().fold(0f64, |a, b| a.max(b.abs()));
-        self.within(tolerance(spec.dtype, self.case.reduction, rounding, largest), spec, expected, actual)
+        let expected = widen(expected, spec.dtype);
+        let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
+        self.within(tolerance(spec.dtype, self.case.reduction, rounding, largest), spec, &expected, actual)
     }
 
-    fn within(&self, limit: f64, spec: &Spec, expected: &[u8], actual: &[u8]) -> Result<()> {
-        let (expected, actual) = (widen(expected, spec.dtype), widen(actual, spec.dtype));
+    fn within(&self, limit: f64, spec: &Spec, expected: &[f64], actual: &[u8]) -> Result<()> {
+        let actual = widen(actual, spec.dtype);
         match expected.iter().zip(&actual).position(|(e, a)| (e - a).abs() > limit || a.is_nan()) {
             None => Ok(()),
             Some(i) => Err(Error::device(format!(
@@ -184,6 +184,10 @@ fn arrays(case: &Case, inputs: &[Vec<u8>]) -> Result<Vec<MLXArray>> {
         MLXArray::from_bytes(bytes, &spec.dims, spec.dtype, Device::CPU)
     };
     case.inputs.iter().zip(inputs).map(array).collect()
+}
+
+fn applied(case: &Case, inputs: &[MLXArray]) -> MLXArray {
+    MLXArray::apply_shared(case.op.clone(), &inputs.iter().collect::<Vec<_>>())
 }
 
 /// What the definition gives.

@@ -263,7 +263,7 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     // More rows than the arrangement for few takes.
-    for bits in [4, 8] {
+    for bits in [2, 3, 4, 5, 6, 8] {
         cases.push(plain(Format::Affine { bits, group: 64 }, Dtype::BF16, [1, 4101, 64], false));
     }
     // What stands around it in a model.
@@ -312,9 +312,6 @@ pub(super) fn cases() -> Vec<Case> {
             ));
             cases.push(case(Linear { residual: true, ..linear.clone() }, Dtype::F32, [m, 35, k]));
         }
-    }
-    for bits in [2, 3, 5, 6] {
-        cases.push(plain(Format::Affine { bits, group: 64 }, Dtype::BF16, [1, 4101, 64], false));
     }
     cases
 }

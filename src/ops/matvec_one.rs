@@ -119,7 +119,8 @@ impl Held {
     /// Sums that a workgroup makes room for, at most.
     const SUMS: usize = 4096;
 
-    /// Integer products of packed weights, where the adapter has them; products of floats, of dense weights, on discrete GPUs. The arrangement is what was best on an NVIDIA H100.
+    /// Integer products of packed weights, where the adapter has them; products of floats, of dense weights, on discrete
+    /// GPUs. The arrangement is what was best on an NVIDIA H100.
     fn new(op: &Linear, site: &Site<'_>) -> Option<Self> {
         let (weight, x): (&[Spec], &Spec) = (op.weight(site.inputs), &site.inputs[0]);
         let (least, most) = site.caps.subgroups.map(|(least, most)| (least as usize, most as usize))?;

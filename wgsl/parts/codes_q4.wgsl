@@ -1,14 +1,11 @@
 // 32 codes of 4 bits, one load of 16 bytes, as signed bytes where they stand: of each unit of 8 the even ones, and
 // the odd ones less 8 and times 16.
-// Needs by_pairs (product).
+// Needs OfGroup, of_group, by_pairs (product).
 
-// Scale and bias are still in their words: nothing waits for them before they are used.
-struct Packed { words: vec4<u32>, scale: u32, offset: u32, group: u32 }
+struct Packed { words: vec4<u32>, of_group: OfGroup }
 
 fn packed(row: u32, c: u32) -> Packed {
-    let group = group_of(row, 4u * c);
-    let at = place(SCALES, group);
-    return Packed(weight[row * (params.units / 4u) + c], scales[at], biases[at], group);
+    return Packed(weight[row * (params.units / 4u) + c], of_group(row, c));
 }
 
 fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {

@@ -1,19 +1,13 @@
 // 32 codes of 5 bits, five loads of 4 bytes, as bytes: of each unit of 8 the first four and the last.
-// Needs bytes4; by_bytes (product).
+// Needs bytes4; OfGroup, of_group, by_bytes (product).
 
 const FIELD: u32 = 5u;
 
-// Scale and bias are still in their words: nothing waits for them before they are used.
-struct Packed { a: u32, b: u32, c: u32, d: u32, e: u32, scale: u32, offset: u32, group: u32 }
+struct Packed { a: u32, b: u32, c: u32, d: u32, e: u32, of_group: OfGroup }
 
 fn packed(row: u32, c: u32) -> Packed {
     let at = row * (params.units / 4u * 5u) + 5u * c;
-    let group = group_of(row, 4u * c);
-    let of_group = place(SCALES, group);
-    return Packed(
-        weight[at], weight[at + 1u], weight[at + 2u], weight[at + 3u], weight[at + 4u],
-        scales[of_group], biases[of_group], group,
-    );
+    return Packed(weight[at], weight[at + 1u], weight[at + 2u], weight[at + 3u], weight[at + 4u], of_group(row, c));
 }
 
 fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {

@@ -1,16 +1,13 @@
 // 32 codes of 6 bits, three loads of 8 bytes, as bytes: of each unit of 8 the first four and the last.
-// Needs bytes4; by_bytes (product).
+// Needs bytes4; OfGroup, of_group, by_bytes (product).
 
 const FIELD: u32 = 6u;
 
-// Scale and bias are still in their words: nothing waits for them before they are used.
-struct Packed { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, scale: u32, offset: u32, group: u32 }
+struct Packed { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, of_group: OfGroup }
 
 fn packed(row: u32, c: u32) -> Packed {
     let at = row * (params.units / 4u * 3u) + 3u * c;
-    let group = group_of(row, 4u * c);
-    let of_group = place(SCALES, group);
-    return Packed(weight[at], weight[at + 1u], weight[at + 2u], scales[of_group], biases[of_group], group);
+    return Packed(weight[at], weight[at + 1u], weight[at + 2u], of_group(row, c));
 }
 
 fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {

@@ -1,14 +1,11 @@
 // 32 codes of 8 bits, two loads of 16 bytes, as bytes less 128: of each unit of 8, the first four and the last.
-// Needs by_bytes (product).
+// Needs OfGroup, of_group, by_bytes (product).
 
-// Scale and bias are still in their words: nothing waits for them before they are used.
-struct Packed { left: vec4<u32>, right: vec4<u32>, scale: u32, offset: u32, group: u32 }
+struct Packed { left: vec4<u32>, right: vec4<u32>, of_group: OfGroup }
 
 fn packed(row: u32, c: u32) -> Packed {
     let at = (row * (params.units / 4u) + c) * 2u;
-    let group = group_of(row, 4u * c);
-    let of_group = place(SCALES, group);
-    return Packed(weight[at], weight[at + 1u], scales[of_group], biases[of_group], group);
+    return Packed(weight[at], weight[at + 1u], of_group(row, c));
 }
 
 fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {

@@ -1,5 +1,15 @@
 // 32 codes times as many values of x as planes of bytes (planes).
-// Parts: thirty_two (codes_*), widen (floats).
+// Parts: Packed, thirty_two (codes_*), group_of (scales), widen (floats).
+
+// Scale and bias of a group, still in their words: nothing waits for them before they are used.
+struct OfGroup { scale: u32, offset: u32, group: u32 }
+
+// Those of chunk c.
+fn of_group(row: u32, c: u32) -> OfGroup {
+    let group = group_of(row, 4u * c);
+    let at = place(SCALES, group);
+    return OfGroup(scales[at], biases[at], group);
+}
 
 // Sums of 32 codes, one in a byte, with whole numbers: of each unit of 8 the first four, and the last.
 fn by_bytes(a: vec4<u32>, b: vec4<u32>, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {
@@ -27,7 +37,7 @@ fn by_pairs(
 }
 
 fn product(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>, s: vec4<f32>) -> f32 {
-    let scale = widen(SCALES, w.scale, w.group);
-    let offset = widen(SCALES, w.offset, w.group);
+    let scale = widen(SCALES, w.of_group.scale, w.of_group.group);
+    let offset = widen(SCALES, w.of_group.offset, w.of_group.group);
     return scale * (f32(thirty_two(w, p0, p1, p2, p3)) * s.x + s.y) + offset * s.z;
 }
