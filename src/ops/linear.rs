@@ -6,7 +6,7 @@ use super::matmul::{Epilogue, Matmul};
 use super::matmul_tile::{Matrices, sizes};
 use super::rms_norm::RmsNorm;
 use super::weight::{Format, floats};
-use super::{matvec, matvec_rows};
+use super::{matvec, matvec_rows, matvec_several};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -23,8 +23,9 @@ static EMIT: File = wgsl!("parts/emit.wgsl");
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
 /// The same where matrix units take packed weights, other than those that integer products take (matvec_rows), and dense
-/// ones. On an NVIDIA H100 a step of an 8B model of 4 bits takes 4.6 ms for 2 rows, 6.8 for 3 and 8.8 for 5 row by row, by
-/// them 6.6 to 7.0 for 2 to 8; of bf16 7.8 for 3, 8.6 for 4 and 9.9 for 5 against 9.2 to 9.4.
+/// ones, where registers do not hold `x` (matvec_several). On an NVIDIA H100 a step of an 8B model of 4 bits takes 4.6 ms for
+/// 2 rows, 6.8 for 3 and 8.8 for 5 row by row, by them 6.6 to 7.0 for 2 to 8; of bf16 7.8 for 3, 8.6 for 4 and 9.9 for 5
+/// against 9.2 to 9.4.
 const FEW_PACKED: usize = 3;
 const FEW_DENSE: usize = 4;
 
@@ -158,7 +159,9 @@ impl Op for Linear {
         if self.format.k(weight) == 0 || self.gate.is_some() && weight[0].dims[0] % 2 == 1 {
             return Vec::new();
         }
-        let rows = matvec::chunks(self, site).and_then(|chunks| matvec_rows::kernel(self, site, &chunks));
+        let rows = matvec::chunks(self, site).and_then(|chunks| {
+            matvec_rows::kernel(self, site, &chunks).or_else(|| matvec_several::kernel(self, site, &chunks))
+        });
         let others = if self.is_few(site) {
             matvec::kernels(self, site)
         } else {
@@ -171,8 +174,10 @@ impl Op for Linear {
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
         let mut kernels = if self.is_few(site) { matvec::variants(self, site) } else { Vec::new() };
-        let chunks = matvec::chunks(self, site);
-        kernels.extend(chunks.into_iter().flat_map(|chunks| matvec_rows::variants(self, site, &chunks)));
+        if let Some(chunks) = matvec::chunks(self, site) {
+            kernels.extend(matvec_rows::variants(self, site, &chunks));
+            kernels.extend(matvec_several::variants(self, site, &chunks));
+        }
         kernels
     }
 
@@ -237,11 +242,19 @@ pub(super) fn cases() -> Vec<Case> {
         for (m, k) in [(1, 2056), (2, 2048), (3, 2051), (4, 2064), (7, 2048), (1, 8200)] {
             cases.push(plain(Format::Dense, dtype, [m, 6, k], m == 1));
         }
+        // As many rows of x as registers hold of such a length.
+        for (m, k) in [(2, 14336), (3, 7000), (4, 4104), (5, 4096), (8, 3000)] {
+            cases.push(plain(Format::Dense, dtype, [m, 11, k], m % 2 == 1));
+        }
         if dtype != Dtype::F32 {
             sizes(8).into_iter().for_each(|size| cases.push(plain(Format::Dense, dtype, size, true)));
         }
         cases.push(plain(Format::Dense, dtype, [20, 33, 1027], true));
         cases.push(plain(Format::Dense, dtype, [66, 130, 131], false));
+    }
+    // More rows than a workgroup has sums for.
+    for shape in [[8, 4300, 4096], [2, 140_000, 64]] {
+        cases.push(plain(Format::Dense, Dtype::BF16, shape, false));
     }
     // What f16 cannot hold, on either side.
     for [m, n, k] in [[20, 37, 72], [66, 100, 136], [12, 70, 1032]] {

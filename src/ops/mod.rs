@@ -19,6 +19,7 @@ mod matmul_tile;
 mod matvec;
 mod matvec_one;
 mod matvec_rows;
+mod matvec_several;
 mod next;
 mod packing;
 mod pages;
