@@ -7,7 +7,7 @@
 // team in workgroup memory at the end, where the workgroup's results are stored.
 // A norm is deferred: the gain goes into x, the root mean square into the results.
 // Parts: fetch_x, hold, held, fetch, multiply (planes_here with planes, product, codes_*; held_floats with weight_*),
-// note_squares, norm_factor (norm_factor), gather, emit.
+// note_squares, norm_factor (norm_factor); own_results, row_at (own_rows); gather, emit.
 // Bindings are declared by the op.
 // Best between a model's other kernels, on an NVIDIA H100 (3.1 TB/s): bf16 3.06 TB/s (128256 x 4096), 2.9 (28672 x
 // 4096 gated), 2.8 (4096 x 14336), 2.5 (6144 x 4096 normed). Gated on an H200 (4.56 TB/s): 8 bits 3.9, 6 bits 3.5, 4 bits
@@ -30,12 +30,6 @@ override GATED: bool = false;
 // Of each row of the workgroup's and each subgroup of its team.
 var<workgroup> sums: array<f32, params.sums>;
 
-// The row that is number r of a workgroup's: where results are gated, rows and their partners in turn.
-fn row_at(begin: u32, r: u32, rows: u32) -> u32 {
-    let local = min(r, rows - 1u);
-    return begin + select(local, local / 2u + (local & 1u) * params.n, GATED);
-}
-
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -47,11 +41,9 @@ fn main(
     let at = lane % size;
     let member = lane % TEAM;
     let per = select(1u, 2u, GATED);
-    let count = params.rows / per;
-    let share = count / groups.x;
-    let rest = count - share * groups.x;
-    let begin = group.x * share + min(group.x, rest);
-    let results = share + select(0u, 1u, group.x < rest);
+    let own = own_results(group.x, groups.x);
+    let begin = own.x;
+    let results = own.y;
     let rows = results * per;
     // The same for all of a subgroup, as the compiler is told: what follows is one way for all.
     var r = subgroupBroadcastFirst(lane / TEAM) * ROWS;

@@ -8,8 +8,8 @@
 // bf16 on an NVIDIA H200 (4.56 TB/s), between a model's other kernels: 28672 x 4096 gated by 2 rows of x 63 us (3.7 TB/s), by
 // 4 77 (95 row by row, x read again for four rows of W), by 8 93; 4096 x 14336 by 2 44; 6144 x 4096 normed by 2, 4 and 8 19, 19
 // and 27. Of f16 matrices, 8 rows and what f16 takes away of them held by 16 subgroups, 28672 x 4096 took 109 us.
-// Parts: hold, squares, gain_all, fetch, multiply (held_rows with weight_*), sum_from (gather), emit. Bindings are declared
-// by the op.
+// Parts: hold, squares, gain_all, fetch, multiply (held_rows with fetch_floats, weight_*); own_results, row_at (own_rows);
+// sum_from (gather), emit. Bindings are declared by the op.
 enable subgroups;
 // Teams are whole subgroups, so loops over a team's rows are uniform in each.
 diagnostic(off, subgroup_uniformity);
@@ -72,12 +72,6 @@ fn which_column(at: u32) -> u32 {
     return reverseBits(at / 4u % COLUMNS) >> (32u - countTrailingZeros(COLUMNS));
 }
 
-// The row that is number r of a workgroup's: where results are gated, rows and their partners in turn.
-fn row_at(begin: u32, r: u32, rows: u32) -> u32 {
-    let local = min(r, rows - 1u);
-    return begin + select(local, local / 2u + (local & 1u) * params.n, GATED);
-}
-
 // A result: row `local` of a batch, of which `subgroups` have sums, by row m of x.
 fn total(local: u32, m: u32, subgroups: u32) -> f32 {
     var sum = 0.0;
@@ -103,11 +97,9 @@ fn main(
     let member = lane % TEAM;
     hold(member);
     let per = select(1u, 2u, GATED);
-    let count = params.rows / per;
-    let share = count / groups.x;
-    let rest = count - share * groups.x;
-    let begin = group.x * share + min(group.x, rest);
-    let results = share + select(0u, 1u, group.x < rest);
+    let own = own_results(group.x, groups.x);
+    let begin = own.x;
+    let results = own.y;
     let rows = results * per;
     let stride = WG / TEAM * ROWS;
     // The same for all of a subgroup, as the compiler is told: what follows is one way for all.
@@ -118,19 +110,19 @@ fn main(
     var w3 = fetch(row_at(begin, r + 3u, rows), member);
 
     if NORM {
-        let own = squares();
-        let sum = meet(own, own, own, own, at, size);
+        let all = squares();
+        let sum = meet(all, all, all, all, at, size);
         if at < 4u * COLUMNS && at % 4u == 0u && lane < TEAM {
             all_squares[lane / size * COLUMNS + which_column(at)] = sum;
         }
         gain_all(member);
         workgroupBarrier();
         if lane < COLUMNS {
-            var all = 0.0;
+            var square = 0.0;
             for (var i = 0u; i < subgroups; i++) {
-                all += all_squares[i * COLUMNS + lane];
+                square += all_squares[i * COLUMNS + lane];
             }
-            factors[lane] = inverseSqrt(all / f32(params.k) + params.eps);
+            factors[lane] = inverseSqrt(square / f32(params.k) + params.eps);
         }
     }
 

@@ -11,6 +11,8 @@ static DOT4: File = wgsl!("matvec_dot4.wgsl");
 static HELD: File = wgsl!("matvec_held.wgsl");
 static PLANES_HERE: File = wgsl!("parts/planes_here.wgsl");
 static HELD_FLOATS: File = wgsl!("parts/held_floats.wgsl");
+pub(super) static FETCH_FLOATS: File = wgsl!("parts/fetch_floats.wgsl");
+pub(super) static OWN_ROWS: File = wgsl!("parts/own_rows.wgsl");
 static NORM_FACTOR: File = wgsl!("parts/norm_factor.wgsl");
 
 /// What the rounding of two planes of bytes may do to a result: each value is off by at most 2^-16 of the
@@ -166,8 +168,8 @@ impl Held {
         let per = if op.gate.is_some() { 2 } else { 1 };
         let ([planes, order], of_planes) = op.format.planes();
         let parts: &[&File] = match self.planes {
-            true => &[&HELD, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER],
-            false => &[&HELD, &NORM_FACTOR, &HELD_FLOATS, &DOT8, &GATHER],
+            true => &[&HELD, &OWN_ROWS, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER],
+            false => &[&HELD, &OWN_ROWS, &NORM_FACTOR, &HELD_FLOATS, &FETCH_FLOATS, &DOT8, &GATHER],
         };
         let stage = |chunk: &Chunk| {
             let (results, subgroups) = (chunk.rows / per, self.team / least);

@@ -2,7 +2,7 @@
 
 use super::linear::{FEW, Linear};
 use super::matvec::{DOT8, stage};
-use super::matvec_one::flag;
+use super::matvec_one::{FETCH_FLOATS, OWN_ROWS, flag};
 use super::matvec_rows::GATHER;
 use super::weight::{Chunk, Format, Reader, UNIT};
 use crate::op::{Kernel, Site, Stage};
@@ -85,8 +85,13 @@ impl Shape {
         let batch = (room.min(SUMS) / each / stride).max(1) * stride;
         let stage = |chunk: &Chunk| {
             let sums = ("sums", (batch * each).into());
-            let mut stage =
-                stage(op, site, &self.reader, chunk, (&[&SEVERAL, &HELD_ROWS, &DOT8, &GATHER], Some(sums)));
+            let mut stage = stage(
+                op,
+                site,
+                &self.reader,
+                chunk,
+                (&[&SEVERAL, &OWN_ROWS, &HELD_ROWS, &FETCH_FLOATS, &DOT8, &GATHER], Some(sums)),
+            );
             stage.name = "matvec_several";
             stage.constants.extend([
                 ("M", site.inputs[0].axis(2) as f64),

@@ -1,13 +1,8 @@
 // x as it is, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8 values: SPAN of
 // them, zeros past the end.
-// Parts: Raw8, raw8, unpack8 (weight_*).
-
-// 1, 2 or 4.
-override SPAN: u32 = 2u;
+// Parts: SPAN, Fetched (fetch_floats), unpack8 (weight_*).
 
 struct Held { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
-
-struct Fetched { a: Raw8, b: Raw8, c: Raw8, d: Raw8 }
 
 var<private> kept: Held;
 
@@ -53,20 +48,6 @@ fn hold(lane: u32) -> f32 {
 
 fn held(member: u32, may_end: bool) -> Held {
     return kept;
-}
-
-fn fetch(row: u32, member: u32) -> Fetched {
-    let last = params.units - 1u;
-    var w: Fetched;
-    w.a = raw8(row, min(member, last));
-    if SPAN > 1u {
-        w.b = raw8(row, min(member + TEAM, last));
-    }
-    if SPAN > 2u {
-        w.c = raw8(row, min(member + 2u * TEAM, last));
-        w.d = raw8(row, min(member + 3u * TEAM, last));
-    }
-    return w;
 }
 
 fn multiply(w: Fetched, x: Held) -> f32 {

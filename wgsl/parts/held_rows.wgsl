@@ -1,17 +1,12 @@
 // Up to 8 rows of x in registers, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8
 // values of each: SPAN of them, zeros past the end.
-// Needs M, TEAM, params; x8 (x_aligned), gain8 (gain, no_gain), dot8, Raw8, raw8, unpack8 (weight_*).
-
-// 1, 2 or 4.
-override SPAN: u32 = 1u;
+// Needs M, TEAM, params; SPAN, Fetched (fetch_floats); x8 (x_aligned), gain8 (gain, no_gain), dot8; Raw8, unpack8 (weight_*).
 
 // 8 values of each row of x.
 struct Unit {
     a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>,
     e: mat2x4<f32>, f: mat2x4<f32>, g: mat2x4<f32>, h: mat2x4<f32>,
 }
-
-struct Fetched { a: Raw8, b: Raw8, c: Raw8, d: Raw8 }
 
 var<private> x_a: Unit;
 var<private> x_b: Unit;
@@ -110,18 +105,4 @@ fn multiply(w: Fetched) -> mat2x4<f32> {
         y += by_unit(w.c, x_c) + by_unit(w.d, x_d);
     }
     return y;
-}
-
-fn fetch(row: u32, member: u32) -> Fetched {
-    let last = params.units - 1u;
-    var w: Fetched;
-    w.a = raw8(row, min(member, last));
-    if SPAN > 1u {
-        w.b = raw8(row, min(member + TEAM, last));
-    }
-    if SPAN > 2u {
-        w.c = raw8(row, min(member + 2u * TEAM, last));
-        w.d = raw8(row, min(member + 3u * TEAM, last));
-    }
-    return w;
 }
