@@ -9,7 +9,8 @@ enable f16;
 
 override WG: u32 = 256u;
 override NORM: bool = false;
-// The order of values in 8 of them: as they are, or as codes of 4 or 8 bits are unpacked (half_q4, half_q8).
+// The order of values in 8 of them: as they are (0), or as codes are unpacked, in pairs (4: half_pairs) or bytes (8:
+// half_bytes, half_q8).
 override ORDER: u32 = 0u;
 override PLANES: u32 = 1u;
 override BM: u32 = 64u;

@@ -270,7 +270,7 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(plain(format, dtype, [8, 5, 3 * group], false));
             cases.push(plain(format, dtype, [1, 6, 2048 + group], false));
             cases.push(plain(format, dtype, [19, if bits == 4 { 270 } else { 37 }, group], false));
-            if matches!((bits, group), (4 | 8, _) | (6, 64)) {
+            if matches!((bits, group), (4 | 8, _) | (_, 64)) {
                 sizes(group).into_iter().for_each(|size| cases.push(plain(format, dtype, size, false)));
             }
         }

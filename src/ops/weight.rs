@@ -29,6 +29,8 @@ static ORDER_EVEN: File = wgsl!("parts/order_even.wgsl");
 static ORDER_HALF: File = wgsl!("parts/order_half.wgsl");
 static PLANES: File = wgsl!("parts/planes.wgsl");
 static PRODUCT: File = wgsl!("parts/product.wgsl");
+static PRODUCT_BYTES: File = wgsl!("parts/product_bytes.wgsl");
+static PRODUCT_PAIRS: File = wgsl!("parts/product_pairs.wgsl");
 static AFFINE: File = wgsl!("parts/affine.wgsl");
 static Q2: File = wgsl!("parts/weight_q2.wgsl");
 static Q3: File = wgsl!("parts/weight_q3.wgsl");
@@ -181,8 +183,8 @@ impl Format {
         })
     }
 
-    /// How kernels of integer products read the weight: 32 codes at a time as signed bytes; `None` for what has none.
-    pub(super) fn bytes(self, parts: &[Spec]) -> Option<Reader> {
+    /// How kernels read 32 packed codes at a time: up to 4 bits two in a byte, else one; `None` for what has none.
+    pub(super) fn packed(self, parts: &[Spec]) -> Option<Reader> {
         let Self::Affine { bits, group } = self else { return None };
         let (files, words): (&[&File], _) = match bits {
             2 => (&[&CODES2, &BYTES4], "array<vec2<u32>>"),
@@ -194,10 +196,18 @@ impl Format {
             _ => return None,
         };
         Some(Reader {
-            files: [files, &[&PRODUCT, &SCALES, &FLOATS, &PACK]].concat(),
+            files: [files, &[&SCALES, &FLOATS, &PACK]].concat(),
             constants: vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))],
             bindings: vec![("weight", words), ("scales", "array<u32>"), ("biases", "array<u32>")],
         })
+    }
+
+    /// How kernels of integer products read the weight: 32 codes at a time as signed bytes; `None` for what has none.
+    pub(super) fn bytes(self, parts: &[Spec]) -> Option<Reader> {
+        let mut reader = self.packed(parts)?;
+        let in_pairs = matches!(self, Self::Affine { bits: ..=4, .. });
+        reader.files.extend([&PRODUCT, if in_pairs { &PRODUCT_PAIRS } else { &PRODUCT_BYTES }]);
+        Some(reader)
     }
 
     /// How such kernels make bytes of `x`: parts and their constants.

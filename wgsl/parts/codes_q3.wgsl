@@ -1,7 +1,8 @@
 // 32 codes of 3 bits, three loads of 4 bytes, as bytes of two: of each unit of 8 the even ones, and the odd ones times 8.
-// Needs bytes4; OfGroup, of_group, by_pairs (product).
+// Needs bytes4; OfGroup, of_group (scales).
 
 const FIELD: u32 = 6u;
+const TIMES: i32 = 8;
 
 struct Packed { a: u32, b: u32, c: u32, of_group: OfGroup }
 
@@ -10,14 +11,19 @@ fn packed(row: u32, c: u32) -> Packed {
     return Packed(weight[at], weight[at + 1u], weight[at + 2u], of_group(row, c));
 }
 
-fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {
-    let x = vec4<u32>(
+fn pairs_of(w: Packed) -> vec4<u32> {
+    return vec4<u32>(
         bytes4(w.a),
         bytes4((w.a >> 24u) | (w.b << 8u)),
         bytes4((w.b >> 16u) | (w.c << 16u)),
         bytes4(w.c >> 8u),
     );
-    let even = x & vec4<u32>(0x07070707u);
-    let odd = x & vec4<u32>(0x38383838u);
-    return by_pairs(even, odd, 8, p0, p1, p2, p3);
+}
+
+fn even_of(pairs: vec4<u32>) -> vec4<u32> {
+    return pairs & vec4<u32>(0x07070707u);
+}
+
+fn odd_of(pairs: vec4<u32>) -> vec4<u32> {
+    return pairs & vec4<u32>(0x38383838u);
 }

@@ -1,7 +1,10 @@
 // 32 codes of 5 bits, five loads of 4 bytes, as bytes: of each unit of 8 the first four and the last.
-// Needs bytes4; OfGroup, of_group, by_bytes (product).
+// Needs bytes4; OfGroup, of_group (scales).
 
 const FIELD: u32 = 5u;
+
+// Of each unit of 8 the first four codes, and the last.
+struct Bytes { first: vec4<u32>, last: vec4<u32> }
 
 struct Packed { a: u32, b: u32, c: u32, d: u32, e: u32, of_group: OfGroup }
 
@@ -10,7 +13,7 @@ fn packed(row: u32, c: u32) -> Packed {
     return Packed(weight[at], weight[at + 1u], weight[at + 2u], weight[at + 3u], weight[at + 4u], of_group(row, c));
 }
 
-fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {
+fn bytes_of(w: Packed) -> Bytes {
     let a = vec4<u32>(
         bytes4(w.a),
         bytes4(w.b >> 8u),
@@ -23,5 +26,5 @@ fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u
         bytes4(w.d >> 4u),
         bytes4(w.e >> 12u),
     );
-    return by_bytes(a, b, p0, p1, p2, p3);
+    return Bytes(a, b);
 }

@@ -1,7 +1,10 @@
 // 32 codes of 6 bits, three loads of 8 bytes, as bytes: of each unit of 8 the first four and the last.
-// Needs bytes4; OfGroup, of_group, by_bytes (product).
+// Needs bytes4; OfGroup, of_group (scales).
 
 const FIELD: u32 = 6u;
+
+// Of each unit of 8 the first four codes, and the last.
+struct Bytes { first: vec4<u32>, last: vec4<u32> }
 
 struct Packed { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, of_group: OfGroup }
 
@@ -10,7 +13,7 @@ fn packed(row: u32, c: u32) -> Packed {
     return Packed(weight[at], weight[at + 1u], weight[at + 2u], of_group(row, c));
 }
 
-fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>) -> i32 {
+fn bytes_of(w: Packed) -> Bytes {
     let a = vec4<u32>(
         bytes4(w.a.x),
         bytes4((w.a.y >> 16u) | (w.b.x << 16u)),
@@ -23,5 +26,5 @@ fn thirty_two(w: Packed, p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u
         bytes4((w.b.y >> 24u) | (w.c.x << 8u)),
         bytes4(w.c.y >> 8u),
     );
-    return by_bytes(a, b, p0, p1, p2, p3);
+    return Bytes(a, b);
 }

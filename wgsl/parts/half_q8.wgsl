@@ -1,9 +1,22 @@
 // A weight of 8-bit codes on its way into workgroup memory as f16: four words, 16 codes of one group, are
-// fetched at a time (half_packed). Two codes of a word become halves at once by their bits, as 1024 + code; less 1152,
+// fetched at a time. Two codes of a word become halves at once by their bits, as 1024 + code; less 1152,
 // which is exact, they are scaled. Of 4 values the order is 0, 2, 1, 3; `halves` keeps x in the same.
-// Needs narrow.
+// Parts: narrow (x_halves); place, widen (floats).
 
 const LOAD: u32 = 16u;
+// Weights come times so much: their scale, which is smaller than they are, is then no subnormal half.
+const LIFT: f32 = 64.0;
+
+struct Raw { words: vec4<u32>, scale: u32, offset: u32, group: u32 }
+
+override SCALES: u32 = 0u;
+override GROUP: u32 = 8u;
+
+fn fetch(row: u32, k: u32) -> Raw {
+    let group = row * params.groups + k / (8u * GROUP);
+    let at = place(SCALES, group);
+    return Raw(weight[(row * params.units + k / 8u) / (LOAD / 8u)], scales[at], biases[at], group);
+}
 
 fn keep1(at: u32, word: u32, scale: vec4<f16>, middle: vec4<f16>) {
     let bits = (vec2<u32>(word, word >> 8u) & vec2<u32>(0x00ff00ffu)) | vec2<u32>(0x64006400u);
