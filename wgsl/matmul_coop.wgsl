@@ -1,19 +1,19 @@
 // y[m, n] = sum_k x[m, k] * W[n, k] for many rows of x, by cooperative matrices: f16 factors, f32 sums.
 //
-// Work split: a workgroup makes a tile of BM x BN outputs, each of its subgroups TM x TN fragments of
-// EDGE x EDGE. Tiles of BK values of k pass through workgroup memory. Values of the next tile are on their way
-// from memory while this one is multiplied. Rows there are 16 bytes longer than their values, so that neighbours fall into different banks. Sums leave
-// through workgroup memory: a matrix shows its elements no other way. A third dimension of the grid splits k;
-// then the sums are partial ones (see matmul_combine).
+// Work split: a workgroup makes a tile of BM x BN outputs, each of its subgroups TM x TN fragments of EDGE x EDGE. Tiles of
+// BK values of k pass through workgroup memory. Values of the next tile are on their way from memory while this one is
+// multiplied. Rows there are 16 bytes longer than their values, so that neighbours fall into different banks. Sums leave
+// through workgroup memory: a matrix shows its elements no other way. A third dimension of the grid splits k; then the sums
+// are partial ones (see matmul_combine).
 // x comes from `halves`: rows scaled by powers of two, filled up with zeros to whole tiles. A weight that f16
 // cannot hold raises `peak`; the tile's sums are then made anew from f32 weights.
 // Generated (ops/matmul_tile.rs): constants, matrix types, one line per fragment or load, `deliver`.
 // Parts: put_x, put_w and the tiles (tiles_vector, tiles_scalar); Values, fetch, keep of x (x_halves) and of the
 // weight, which comes times LIFT (half_*).
-// Best, without robust buffer access: on an H100 f16 8192^3 262 TFLOP/s, 254 with `halves`; on an H200, prompt of
-// 2048, 28672 x 4096: bf16 216, 8 bits 202, 4 bits 210; of an 8B model with 2, 3, 5 and 6 bits such a prompt takes 155, 164, 173
-// and 163 ms, with 4 148. On an H100, between a model's other kernels, prompt of 512,
-// 4 bits: 28672 x 4096 gated 211, 4096 x 14336 203, 6144 x 4096 153, 4096 x 4096 150.
+// Best, without robust buffer access: on an H100 f16 8192^3 262 TFLOP/s, 254 with `halves`; on an H200, prompt of 2048, 28672
+// x 4096: bf16 216, 8 bits 202, 4 bits 210; of an 8B model with 2, 3, 5 and 6 bits such a prompt takes 155, 164, 173 and 163
+// ms, with 4 148. On an H100, between a model's other kernels, prompt of 512, 4 bits: 28672 x 4096 gated 211, 4096 x 14336
+// 203, 6144 x 4096 153, 4096 x 4096 150.
 enable f16;
 enable wgpu_cooperative_matrix;
 

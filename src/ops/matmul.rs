@@ -5,7 +5,7 @@
 //! each scaled by a power of two, so nothing overflows; weights become f16 on their way into workgroup
 //! memory. Where tiles are too few to keep a large GPU busy, k is split and a last stage adds the parts.
 
-use super::kernel::{FLOATS, PACK, declare, fits, kind, spread};
+use super::kernel::{declare, fits, spread};
 use super::matmul_tile::{Matrices, Tile, unrolled};
 use super::matvec::add_gain;
 use super::weight::{Chunk, Format, UNIT};
@@ -26,6 +26,7 @@ static HALF_BF16: File = wgsl!("parts/half_bf16.wgsl");
 static HALF_PAIRS: File = wgsl!("parts/half_pairs.wgsl");
 static HALF_BYTES: File = wgsl!("parts/half_bytes.wgsl");
 static HALF_Q8: File = wgsl!("parts/half_q8.wgsl");
+static HALF_SCALE: File = wgsl!("parts/half_scale.wgsl");
 static X_HALVES: File = wgsl!("parts/x_halves.wgsl");
 static HALF_ANY: File = wgsl!("parts/half_any.wgsl");
 
@@ -177,25 +178,17 @@ impl Matmul<'_> {
                 })
             }
             // Scales of f32 would lose what they have beyond halves, all codes of a group the same way.
-            (Format::Affine { bits: 8, group }, _) if parts[1].dtype != Dtype::F32 => Some(Loader {
-                files: vec![&HALF_Q8, &FLOATS, &PACK],
-                constants: vec![("GROUP", (group / UNIT) as f64), ("SCALES", kind(parts[1].dtype))],
-                bindings: vec![
-                    ("weight", "array<vec4<u32>>"),
-                    ("scales", "array<u32>"),
-                    ("biases", "array<u32>"),
-                ],
-                load: 16,
-                spare: false,
-                order: 8,
-            }),
             // Five loads of a word at a time made prompts of 5 bits 4% slower on an NVIDIA H200.
-            (Format::Affine { bits: bits @ (2 | 3 | 4 | 6), .. }, _) if parts[1].dtype != Dtype::F32 => {
+            (Format::Affine { bits: bits @ (2 | 3 | 4 | 6 | 8), .. }, _) if parts[1].dtype != Dtype::F32 => {
                 let reader = self.format.packed(parts)?;
-                let (file, order) = if bits <= 4 { (&HALF_PAIRS, 4) } else { (&HALF_BYTES, 8) };
-                let files = [vec![file], reader.files].concat();
+                let (file, load, order) = match bits {
+                    8 => (&HALF_Q8, 16, 8),
+                    6 => (&HALF_BYTES, 32, 8),
+                    _ => (&HALF_PAIRS, 32, 4),
+                };
+                let files = [vec![file, &HALF_SCALE], reader.files].concat();
                 let (constants, bindings) = (reader.constants, reader.bindings);
-                Some(Loader { files, constants, bindings, load: 32, spare: false, order })
+                Some(Loader { files, constants, bindings, load, spare: false, order })
             }
             // Whoever keeps f32 weights wants f32 products.
             (Format::Dense, Dtype::F32) => None,
