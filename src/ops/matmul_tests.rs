@@ -1,11 +1,13 @@
 //! Stages around the cooperative kernel, which run without matrix units too.
 
 use super::tests::CAPS;
+use super::{Epilogue, Matmul, X_HALVES};
 use crate::dtype::Dtype;
 use crate::gpu::{Bind, Buffer, Gpu, Recording, Step};
 use crate::op::{Kernel, Op, Site, Spec, Stage};
+use crate::ops::kernel::declare;
 use crate::ops::{Format, GateKind, Linear};
-use half::f16;
+use half::{bf16, f16};
 use std::sync::Arc;
 
 const M: usize = 12;
@@ -112,5 +114,114 @@ fn parts_of_gates_meet_before_the_gate() {
         let expected = gate / (1.0 + (-gate).exp()) * up;
         let actual = f64::from(f32::from_le_bytes(bytes.try_into().unwrap()));
         assert!((actual - expected).abs() < 1e-5, "{at}: {actual}, not {expected}");
+    }
+}
+
+/// A kernel that fetches a whole weight as the cooperative kernel does, and hands out what is kept in workgroup memory there
+/// (`kept`) and what takes its place where f16 does not reach (`wide`).
+const LOADS: &str = "
+enable f16;
+var<private> peak: f32;
+fn put_x(at: u32, values: vec4<f16>) {}
+fn put_w(at: u32, values: vec4<f16>) { kept[at / 4u] = vec4<f32>(values) / LIFT; }
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let loads = params.units * 8u / LOAD;
+    if id.x < params.rows * loads {
+        let row = id.x / loads;
+        let k = id.x % loads * LOAD;
+        keep(row * params.units * 8u + k, fetch(row, k));
+        for (var i = k / 8u; i < (k + LOAD) / 8u; i++) {
+            let values = wide8(row, i);
+            wide[(row * params.units + i) * 2u] = values[0] / LIFT;
+            wide[(row * params.units + i) * 2u + 1u] = values[1] / LIFT;
+        }
+    }
+}
+";
+
+#[test]
+fn weights_become_halves_in_the_order_that_x_is_kept_in() {
+    let Some(gpu) = gpu() else { return };
+    let (rows, k) = (5, 256);
+    for (bits, group) in [(2, 64), (3, 32), (4, 64), (5, 64), (6, 128), (8, 32)] {
+        let format = Format::Affine { bits, group };
+        let dims = [k * bits as usize / 32, k / group];
+        let words: Vec<u32> =
+            noise(rows * dims[0], bits).iter().map(|x| x.to_bits().rotate_left(9)).collect();
+        let floats = |seed: u32, size: f32| -> Vec<bf16> {
+            noise(rows * dims[1], seed).iter().map(|x| bf16::from_f32(x * size)).collect()
+        };
+        let (scales, biases) = (floats(11, 0.02), floats(12, 0.5));
+        let spec = |columns: usize, dtype| Spec::new(&[rows, columns], dtype);
+        let inputs = [
+            Spec::new(&[16, k], Dtype::F32),
+            spec(dims[0], Dtype::U32),
+            spec(dims[1], Dtype::BF16),
+            spec(dims[1], Dtype::BF16),
+        ];
+        let site = Site { inputs: &inputs, output: &Spec::new(&[16, rows], Dtype::F32), caps: &CAPS };
+        let epilogue = &Epilogue::default();
+        let matmul = Matmul { site: &site, format, first: 1, epilogue, exact: false, norm: None };
+        let loader = matmul.loader().unwrap();
+        let mut reads = vec![("x", "array<vec4<u32>>")];
+        reads.extend(&loader.bindings);
+        let mut stage = Stage {
+            name: "loads",
+            files: [vec![&X_HALVES], loader.files].concat(),
+            constants: loader.constants,
+            reads: vec![crate::op::Arg::Input(0); reads.len()],
+            params: matmul.params(&matmul.chunks()[0]),
+            baked: true,
+            grid: [(rows * k / loader.load).div_ceil(64) as u32, 1, 1],
+            ..Stage::default()
+        };
+        let all = "array<vec4<f32>>";
+        stage.generated = declare(&stage, &reads, &[("kept", all), ("wide", all)]) + LOADS;
+        let packed = |bytes: &[u8]| {
+            let buffer = gpu.alloc(bytes.len().next_multiple_of(4) as u64).unwrap();
+            gpu.write(
+                &buffer,
+                0,
+                &[bytes, &[0; 3][..bytes.len().next_multiple_of(4) - bytes.len()]].concat(),
+            )
+            .unwrap();
+            buffer
+        };
+        let results = [0, 1].map(|_| gpu.alloc((4 * rows * k) as u64).unwrap());
+        let buffers: Vec<Buffer> = [
+            upload(&gpu, &[0.0; 8]),
+            packed(bytemuck::cast_slice(&words)),
+            packed(bytemuck::cast_slice(&scales)),
+            packed(bytemuck::cast_slice(&biases)),
+        ]
+        .into_iter()
+        .chain(results)
+        .collect();
+        run(&gpu, &stage, &buffers);
+        let read = |at: usize| -> Vec<f32> {
+            let bytes = gpu.read_vec(&buffers[at]).unwrap();
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        };
+        let (kept, wide) = (read(4), read(5));
+        let order: [usize; 8] = match loader.order {
+            4 => [0, 4, 1, 5, 2, 6, 3, 7],
+            8 => [0, 2, 1, 3, 4, 6, 5, 7],
+            _ => [0, 1, 2, 3, 4, 5, 6, 7],
+        };
+        for (at, (kept, wide)) in kept.iter().zip(&wide).enumerate() {
+            let (row, column) = (at / k, at % k / 8 * 8 + order[at % 8]);
+            let bit = column * bits as usize;
+            let word = |i: usize| u64::from(*words[row * dims[0]..][..dims[0]].get(i).unwrap_or(&0));
+            let code = (word(bit / 32) | word(bit / 32 + 1) << 32) >> (bit % 32) & ((1 << bits) - 1);
+            let (scale, bias) = [&scales, &biases].map(|x| x[row * dims[1] + column / group].to_f32()).into();
+            let expected = scale * code as f32 + bias;
+            let limit = (bias.abs() + scale.abs() * (1 << bits) as f32) / 1024.0;
+            assert!((kept - expected).abs() <= limit, "{bits} bits, {row}, {column}: {kept}, not {expected}");
+            assert!(
+                (wide - expected).abs() <= limit / 1024.0,
+                "{bits} bits, {row}, {column}: {wide}, not {expected}"
+            );
+        }
     }
 }
