@@ -14,7 +14,7 @@
 // of code make 512 keys 18 to 22 us.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with packed8,
-// codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); own_frequency, make_angles
+// codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); dot_planes (dot_planes); own_frequency, make_angles
 // (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains);
 // basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8);
 // store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver (meet).

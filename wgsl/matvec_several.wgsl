@@ -9,7 +9,7 @@
 // 4 77 (95 row by row, x read again for four rows of W), by 8 93; 4096 x 14336 by 2 44; 6144 x 4096 normed by 2, 4 and 8 19, 19
 // and 27. Of f16 matrices, 8 rows and what f16 takes away of them held by 16 subgroups, 28672 x 4096 took 109 us.
 // Parts: hold, squares, gain_all, fetch, multiply (held_rows with fetch_floats, weight_*); own_results, row_at (own_rows);
-// sum_from (gather), emit. Bindings are declared by the op.
+// sum_from, half1, half2, half4 (gather); emit. Bindings are declared by the op.
 enable subgroups;
 // Teams are whole subgroups, so loops over a team's rows are uniform in each.
 diagnostic(off, subgroup_uniformity);
@@ -32,22 +32,6 @@ var<workgroup> sums: array<f32, params.sums>;
 // Squares, of each subgroup of the first team and each row of x; then the norm's factors.
 var<workgroup> all_squares: array<f32, 256>;
 var<workgroup> factors: array<f32, 8>;
-
-// Half of the lanes go on with a, the others, `distance` away, with b: each adds what the other has of its own.
-fn half4(a: vec4<f32>, b: vec4<f32>, distance: u32, at: u32) -> vec4<f32> {
-    let second = (at & distance) != 0u;
-    return select(a, b, second) + subgroupShuffleXor(select(b, a, second), distance);
-}
-
-fn half2(a: vec2<f32>, b: vec2<f32>, distance: u32, at: u32) -> vec2<f32> {
-    let second = (at & distance) != 0u;
-    return select(a, b, second) + subgroupShuffleXor(select(b, a, second), distance);
-}
-
-fn half1(ab: vec2<f32>, distance: u32, at: u32) -> f32 {
-    let second = (at & distance) != 0u;
-    return select(ab.x, ab.y, second) + subgroupShuffleXor(select(ab.y, ab.x, second), distance);
-}
 
 // The sums over a subgroup of four rows of W by all rows of x. Lane `at` has those of row at % 4 of W and of row
 // which_column(at) of x.

@@ -8,6 +8,7 @@ use super::kernel::fits;
 use super::kv_pack::{SIGNS, WALSH};
 use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
+use super::weight::DOT_PLANES;
 use super::{Attention, FEW, KvPack, Rope, Rotate};
 use crate::array::MLXArray;
 use crate::cpu::{PAGE, Packing, rotation_norm};
@@ -125,9 +126,11 @@ impl AttendPacked {
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
         ];
-        let way: [&File; 2] =
-            if integers { [&BY_INTEGERS, &QUERIES_INT] } else { [&BY_FLOATS, &PACKED_FLOATS] };
-        let files = &[files, &way, &common].concat();
+        let way: &[&File] = match integers {
+            true => &[&BY_INTEGERS, &QUERIES_INT, &DOT_PLANES],
+            false => &[&BY_FLOATS, &PACKED_FLOATS],
+        };
+        let files = &[files, way, &common].concat();
         constants.extend([
             ("WHOLE", 0.0),
             ("NEW", new as f64),

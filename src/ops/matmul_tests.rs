@@ -2,11 +2,13 @@
 
 use super::tests::CAPS;
 use super::{Epilogue, Matmul, X_HALVES};
+use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::gpu::{Bind, Buffer, Gpu, Recording, Step};
-use crate::op::{Kernel, Op, Site, Spec, Stage};
+use crate::op::{Arg, Kernel, Op, Site, Spec, Stage};
 use crate::ops::kernel::declare;
 use crate::ops::{Format, GateKind, Linear};
+use crate::reference;
 use half::{bf16, f16};
 use std::sync::Arc;
 
@@ -45,10 +47,14 @@ fn gpu() -> Option<Arc<Gpu>> {
     gpu.filter(|gpu| gpu.caps().f16 && gpu.caps().subgroups.is_some() && gpu.caps().workgroup_size >= 1024)
 }
 
-fn upload(gpu: &Arc<Gpu>, values: &[f32]) -> Buffer {
-    let buffer = gpu.alloc(4 * values.len() as u64).unwrap();
+fn upload<T: bytemuck::NoUninit>(gpu: &Arc<Gpu>, values: &[T]) -> Buffer {
+    let buffer = gpu.alloc(size_of_val(values) as u64).unwrap();
     gpu.write(&buffer, 0, bytemuck::cast_slice(values)).unwrap();
     buffer
+}
+
+fn download(gpu: &Arc<Gpu>, buffer: &Buffer) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(&gpu.read_vec(buffer).unwrap())
 }
 
 fn noise(count: usize, seed: u32) -> Vec<f32> {
@@ -71,8 +77,7 @@ fn halves_are_normed_rows() {
     run(&gpu, stage, &buffers);
     let bytes = gpu.read_vec(&buffers[2]).unwrap();
     let halves: Vec<f32> = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
-    let scales = gpu.read_vec(&buffers[3]).unwrap();
-    let scale = |m: usize| f32::from_le_bytes(std::array::from_fn(|i| scales[4 * m + i]));
+    let scales = download(&gpu, &buffers[3]);
     let (bm, bk) = (16, 64);
     let steps = K.div_ceil(bk);
     assert_eq!(halves.len(), bm * bk * steps);
@@ -87,7 +92,7 @@ fn halves_are_normed_rows() {
                 continue;
             }
             let most = row.iter().zip(&gain).map(|(x, g)| (x * g).abs()).fold(0.0, f32::max);
-            let (actual, expected) = (value * f64::from(scale(m)), f64::from(row[k] * gain[k]) * factor);
+            let (actual, expected) = (value * f64::from(scales[m]), f64::from(row[k] * gain[k]) * factor);
             let limit = f64::from(most) * factor / 2048.0;
             assert!((actual - expected).abs() <= limit, "{m}, {k}: {actual}, not {expected}");
         }
@@ -105,14 +110,13 @@ fn parts_of_gates_meet_before_the_gate() {
     let sums = noise(parts * M * 2 * N, 3);
     let buffers = [upload(&gpu, &sums), gpu.alloc((4 * M * N) as u64).unwrap()];
     run(&gpu, stage, &buffers);
-    let y = gpu.read_vec(&buffers[1]).unwrap();
-    for (at, bytes) in y.chunks_exact(4).enumerate() {
+    for (at, y) in download(&gpu, &buffers[1]).into_iter().enumerate() {
         let sum = |n: usize| -> f64 {
             (0..parts).map(|part| f64::from(sums[(part * M + at / N) * 2 * N + n])).sum()
         };
         let (gate, up) = (sum(at % N), sum(at % N + N));
         let expected = gate / (1.0 + (-gate).exp()) * up;
-        let actual = f64::from(f32::from_le_bytes(bytes.try_into().unwrap()));
+        let actual = f64::from(y);
         assert!((actual - expected).abs() < 1e-5, "{at}: {actual}, not {expected}");
     }
 }
@@ -170,7 +174,7 @@ fn weights_become_halves_in_the_order_that_x_is_kept_in() {
             name: "loads",
             files: [vec![&X_HALVES], loader.files].concat(),
             constants: loader.constants,
-            reads: vec![crate::op::Arg::Input(0); reads.len()],
+            reads: vec![Arg::Input(0); reads.len()],
             params: matmul.params(&matmul.chunks()[0]),
             baked: true,
             grid: [(rows * k / loader.load).div_ceil(64) as u32, 1, 1],
@@ -178,32 +182,25 @@ fn weights_become_halves_in_the_order_that_x_is_kept_in() {
         };
         let all = "array<vec4<f32>>";
         stage.generated = declare(&stage, &reads, &[("kept", all), ("wide", all)]) + LOADS;
-        let packed = |bytes: &[u8]| {
-            let buffer = gpu.alloc(bytes.len().next_multiple_of(4) as u64).unwrap();
-            gpu.write(
-                &buffer,
-                0,
-                &[bytes, &[0; 3][..bytes.len().next_multiple_of(4) - bytes.len()]].concat(),
-            )
-            .unwrap();
-            buffer
-        };
         let results = [0, 1].map(|_| gpu.alloc((4 * rows * k) as u64).unwrap());
-        let buffers: Vec<Buffer> = [
-            upload(&gpu, &[0.0; 8]),
-            packed(bytemuck::cast_slice(&words)),
-            packed(bytemuck::cast_slice(&scales)),
-            packed(bytemuck::cast_slice(&biases)),
-        ]
-        .into_iter()
-        .chain(results)
-        .collect();
+        let buffers: Vec<Buffer> =
+            [upload(&gpu, &[0.0f32; 8]), upload(&gpu, &words), upload(&gpu, &scales), upload(&gpu, &biases)]
+                .into_iter()
+                .chain(results)
+                .collect();
         run(&gpu, &stage, &buffers);
-        let read = |at: usize| -> Vec<f32> {
-            let bytes = gpu.read_vec(&buffers[at]).unwrap();
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        let (kept, wide) = (download(&gpu, &buffers[4]), download(&gpu, &buffers[5]));
+        let part = |bytes: &[u8], spec: &Spec| {
+            MLXArray::from_bytes(bytes, &spec.dims, spec.dtype, Device::CPU).unwrap()
         };
-        let (kept, wide) = (read(4), read(5));
+        let weight = format.rows(&[
+            part(bytemuck::cast_slice(&words), &inputs[1]),
+            part(bytemuck::cast_slice(&scales), &inputs[2]),
+            part(bytemuck::cast_slice(&biases), &inputs[3]),
+        ]);
+        let mut bytes = vec![0; weight.nbytes()];
+        reference::eval(&weight).unwrap().to_bytes(Dtype::F32, &mut bytes);
+        let weight: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
         let order: [usize; 8] = match loader.order {
             4 => [0, 4, 1, 5, 2, 6, 3, 7],
             8 => [0, 2, 1, 3, 4, 6, 5, 7],
@@ -211,11 +208,8 @@ fn weights_become_halves_in_the_order_that_x_is_kept_in() {
         };
         for (at, (kept, wide)) in kept.iter().zip(&wide).enumerate() {
             let (row, column) = (at / k, at % k / 8 * 8 + order[at % 8]);
-            let bit = column * bits as usize;
-            let word = |i: usize| u64::from(*words[row * dims[0]..][..dims[0]].get(i).unwrap_or(&0));
-            let code = (word(bit / 32) | word(bit / 32 + 1) << 32) >> (bit % 32) & ((1 << bits) - 1);
             let (scale, bias) = [&scales, &biases].map(|x| x[row * dims[1] + column / group].to_f32()).into();
-            let expected = scale * code as f32 + bias;
+            let expected = weight[row * k + column];
             let limit = (bias.abs() + scale.abs() * (1 << bits) as f32) / 1024.0;
             assert!((kept - expected).abs() <= limit, "{bits} bits, {row}, {column}: {kept}, not {expected}");
             assert!(

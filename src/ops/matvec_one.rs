@@ -19,7 +19,7 @@ static NORM_FACTOR: File = wgsl!("parts/norm_factor.wgsl");
 /// greatest of its 32.
 pub(super) const ROUNDING: f32 = 1.0 / 8192.0;
 /// Workgroups that fill an NVIDIA H100 or H200, two on each of its multiprocessors; small shares do no harm elsewhere.
-const GROUPS: usize = 264;
+pub(super) const GROUPS: usize = 264;
 
 /// The kernels for this site, best first.
 pub(super) fn kernels(op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Vec<Kernel> {

@@ -2,7 +2,7 @@
 
 use super::linear::{FEW, Linear};
 use super::matvec::{DOT8, stage};
-use super::matvec_one::{FETCH_FLOATS, OWN_ROWS, flag};
+use super::matvec_one::{FETCH_FLOATS, GROUPS, OWN_ROWS, flag};
 use super::matvec_rows::GATHER;
 use super::weight::{Chunk, Format, Reader, UNIT};
 use crate::op::{Kernel, Site, Stage};
@@ -23,8 +23,6 @@ const HELD: usize = 8;
 const HELD_BY_TWO: usize = 3;
 /// Invocations of a workgroup, of which a multiprocessor has registers for one.
 const LANES: usize = 512;
-/// Workgroups that fill an NVIDIA H100 or H200, one on each of its multiprocessors.
-const GROUPS: usize = 132;
 
 /// How a workgroup divides its work.
 struct Shape {
@@ -72,7 +70,7 @@ impl Shape {
         let span = [1, 2, 4].into_iter().find(|span| team_of(*span) <= limit && columns * span <= HELD)?;
         let team = team_of(span);
         let lanes = team * (limit / team);
-        let groups = if m * span <= HELD_BY_TWO { 2 * GROUPS } else { GROUPS };
+        let groups = if m * span <= HELD_BY_TWO { GROUPS } else { GROUPS / 2 };
         Some(Self { reader: op.format.reader(weight)?, columns, span, team, lanes, groups })
     }
 

@@ -30,6 +30,7 @@ static ORDER_HALF: File = wgsl!("parts/order_half.wgsl");
 static PLANES: File = wgsl!("parts/planes.wgsl");
 static PRODUCT: File = wgsl!("parts/product.wgsl");
 static PRODUCT_BYTES: File = wgsl!("parts/product_bytes.wgsl");
+pub(super) static DOT_PLANES: File = wgsl!("parts/dot_planes.wgsl");
 static PRODUCT_PAIRS: File = wgsl!("parts/product_pairs.wgsl");
 static AFFINE: File = wgsl!("parts/affine.wgsl");
 static Q2: File = wgsl!("parts/weight_q2.wgsl");
@@ -205,8 +206,11 @@ impl Format {
     /// How kernels of integer products read the weight: 32 codes at a time as signed bytes; `None` for what has none.
     pub(super) fn bytes(self, parts: &[Spec]) -> Option<Reader> {
         let mut reader = self.packed(parts)?;
-        let in_pairs = matches!(self, Self::Affine { bits: ..=4, .. });
-        reader.files.extend([&PRODUCT, if in_pairs { &PRODUCT_PAIRS } else { &PRODUCT_BYTES }]);
+        let product: &[&File] = match self {
+            Self::Affine { bits: ..=4, .. } => &[&PRODUCT, &PRODUCT_PAIRS],
+            _ => &[&PRODUCT, &PRODUCT_BYTES, &DOT_PLANES],
+        };
+        reader.files.extend(product);
         Some(reader)
     }
 

@@ -4,7 +4,7 @@
 // each lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at constant
 // distances, and a lane knows which group of values its weight is for.
 // Needs Range, Found, SLACK (found); with_value, rescaled, UNSEEN, LOWEST (over_keys); PAGE (pages); Words, key32, value8
-// (generated); group_of, key_scales, value_scales, scale_in (packed8); values8 (codes8); planes, Own (queries_int);
+// (generated); group_of, key_scales, value_scales, scale_in (packed8); values8 (codes8); planes, Own (queries_int); dot_planes;
 // subgroups (lanes_subgroup).
 
 override TEAM: u32 = LANES / 4u;
@@ -91,17 +91,15 @@ fn bytes_of(words: Words) -> Bytes {
 // This lane's share of its key's score with one query head, but for the scale.
 fn whole_score(head: u32, l: u32, key: Bytes, zero: i32) -> f32 {
     let first = head * LANES + l;
-    let p0 = planes[first];
-    let p1 = planes[first + TEAM];
-    let p2 = planes[first + 2u * TEAM];
-    let p3 = planes[first + 3u * TEAM];
-    let x = key.first;
-    let y = key.last;
-    let high = dot4I8Packed(x.x, p0.x) + dot4I8Packed(y.x, p0.y) + dot4I8Packed(x.y, p1.x) + dot4I8Packed(y.y, p1.y)
-        + dot4I8Packed(x.z, p2.x) + dot4I8Packed(y.z, p2.y) + dot4I8Packed(x.w, p3.x) + dot4I8Packed(y.w, p3.y);
-    let low = dot4I8Packed(x.x, p0.z) + dot4I8Packed(y.x, p0.w) + dot4I8Packed(x.y, p1.z) + dot4I8Packed(y.y, p1.w)
-        + dot4I8Packed(x.z, p2.z) + dot4I8Packed(y.z, p2.w) + dot4I8Packed(x.w, p3.z) + dot4I8Packed(y.w, p3.w);
-    return f32(256 * high + low + zero);
+    let sum = dot_planes(
+        key.first,
+        key.last,
+        planes[first],
+        planes[first + TEAM],
+        planes[first + 2u * TEAM],
+        planes[first + 3u * TEAM],
+    );
+    return f32(sum + zero);
 }
 
 fn scores(zeros: vec4<i32>, key: Share, h: u32, l: u32) -> vec4<f32> {

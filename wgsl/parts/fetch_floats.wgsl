@@ -1,5 +1,6 @@
-// What an invocation of a team has of a row of dense weights: units member, member + TEAM, .. of 8 values, SPAN of them.
-// Parts: Raw8, raw8 (weight_*).
+// What an invocation of a team has of a row of dense weights or of x: units member, member + TEAM, .. of 8 values, SPAN of
+// them.
+// Parts: Raw8, raw8 (weight_*), x8 (x_aligned).
 
 // 1, 2 or 4.
 override SPAN: u32 = 2u;
@@ -18,4 +19,12 @@ fn fetch(row: u32, member: u32) -> Fetched {
         w.d = raw8(row, min(member + 3u * TEAM, last));
     }
     return w;
+}
+
+// Unit i of row m of x; zeros past the end.
+fn value8(m: u32, i: u32) -> mat2x4<f32> {
+    if i >= params.units {
+        return mat2x4<f32>();
+    }
+    return x8(m, i);
 }

@@ -16,18 +16,30 @@ fn sum_lanes(own: f32, size: u32) -> f32 {
     return sum_from(own, 1u, size);
 }
 
+// Half of the lanes go on with the first, the others, `distance` away, with the second: each adds what the other has of it.
+fn half4(a: vec4<f32>, b: vec4<f32>, distance: u32, at: u32) -> vec4<f32> {
+    let second = (at & distance) != 0u;
+    return select(a, b, second) + subgroupShuffleXor(select(b, a, second), distance);
+}
+
+fn half2(a: vec2<f32>, b: vec2<f32>, distance: u32, at: u32) -> vec2<f32> {
+    let second = (at & distance) != 0u;
+    return select(a, b, second) + subgroupShuffleXor(select(b, a, second), distance);
+}
+
+fn half1(ab: vec2<f32>, distance: u32, at: u32) -> f32 {
+    let second = (at & distance) != 0u;
+    return select(ab.x, ab.y, second) + subgroupShuffleXor(select(ab.y, ab.x, second), distance);
+}
+
 // Even lanes have the first sum, odd ones the second.
 fn gather2(own: vec2<f32>, at: u32, size: u32) -> f32 {
-    let odd = (at & 1u) == 1u;
-    return sum_from(select(own.x, own.y, odd) + subgroupShuffleXor(select(own.y, own.x, odd), 1u), 2u, size);
+    return sum_from(half1(own, 1u, at), 2u, size);
 }
 
 // The sum of each of four values; lane `at` has that number which_row(at).
 fn gather(own: vec4<f32>, at: u32, size: u32) -> f32 {
-    let odd = (at & 1u) == 1u;
-    let two = select(own.xy, own.zw, odd) + subgroupShuffleXor(select(own.zw, own.xy, odd), 1u);
-    let upper = (at & 2u) == 2u;
-    return sum_from(select(two.x, two.y, upper) + subgroupShuffleXor(select(two.y, two.x, upper), 2u), 4u, size);
+    return sum_from(half1(half2(own.xy, own.zw, 1u, at), 2u, at), 4u, size);
 }
 
 fn which_row(at: u32) -> u32 {

@@ -12,30 +12,21 @@ fn fetch(row: u32, k: u32) -> Raw {
     return packed(row, k / LOAD);
 }
 
-fn keep4(at: u32, word: u32, by: Halves) {
-    let bits = (vec2<u32>(word, word >> 8u) & vec2<u32>(0x00ff00ffu)) | vec2<u32>(0x64006400u);
-    put_w(at, fma(narrow(bits) - vec4<f16>(f16(1024u + REACH / 2u)), by.scale, by.middle));
-}
-
 fn keep(at: u32, raw: Raw) {
     let by = halves_of(raw.of_group, REACH);
     let bytes = bytes_of(raw);
-    keep4(at, bytes.first.x, by);
-    keep4(at + 4u, bytes.last.x, by);
-    keep4(at + 8u, bytes.first.y, by);
-    keep4(at + 12u, bytes.last.y, by);
-    keep4(at + 16u, bytes.first.z, by);
-    keep4(at + 20u, bytes.last.z, by);
-    keep4(at + 24u, bytes.first.w, by);
-    keep4(at + 28u, bytes.last.w, by);
+    keep4(at, bytes.first.x, REACH, by);
+    keep4(at + 4u, bytes.last.x, REACH, by);
+    keep4(at + 8u, bytes.first.y, REACH, by);
+    keep4(at + 12u, bytes.last.y, REACH, by);
+    keep4(at + 16u, bytes.first.z, REACH, by);
+    keep4(at + 20u, bytes.last.z, REACH, by);
+    keep4(at + 24u, bytes.first.w, REACH, by);
+    keep4(at + 28u, bytes.last.w, REACH, by);
 }
 
 fn wide8(row: u32, i: u32) -> mat2x4<f32> {
     let raw = packed(row, i / 4u);
     let bytes = bytes_of(raw);
-    let shifts = vec4<u32>(0u, 16u, 8u, 24u);
-    let mask = vec4<u32>(255u);
-    let low = (vec4<u32>(bytes.first[i % 4u]) >> shifts) & mask;
-    let high = (vec4<u32>(bytes.last[i % 4u]) >> shifts) & mask;
-    return wide_codes(raw.of_group, low, high);
+    return wide_codes(raw.of_group, codes4(bytes.first[i % 4u]), codes4(bytes.last[i % 4u]));
 }

@@ -1,5 +1,5 @@
-// Scale and bias of packed weights on their way into workgroup memory as f16. Needs OfGroup, SCALES (scales), widen (floats),
-// peak.
+// What packed weights have in common on their way into workgroup memory as f16: scale and bias, and codes that stand one in a
+// byte. Needs OfGroup, SCALES (scales), widen (floats), narrow (x_halves), put_w, peak.
 
 // Weights come times so much: their scale, which is smaller than they are, is then no subnormal half.
 const LIFT: f32 = 64.0;
@@ -21,4 +21,15 @@ fn halves_of(group: OfGroup, reach: u32) -> Halves {
 fn wide_codes(group: OfGroup, low: vec4<u32>, high: vec4<u32>) -> mat2x4<f32> {
     let x = lifted(group);
     return mat2x4<f32>(x.x * vec4<f32>(low) + x.y, x.x * vec4<f32>(high) + x.y);
+}
+
+// A word of codes below `reach`, in the order 0, 2, 1, 3.
+fn keep4(at: u32, word: u32, reach: u32, by: Halves) {
+    let bits = (vec2<u32>(word, word >> 8u) & vec2<u32>(0x00ff00ffu)) | vec2<u32>(0x64006400u);
+    put_w(at, fma(narrow(bits) - vec4<f16>(f16(1024u + reach / 2u)), by.scale, by.middle));
+}
+
+// The same as numbers.
+fn codes4(word: u32) -> vec4<u32> {
+    return (vec4<u32>(word) >> vec4<u32>(0u, 16u, 8u, 24u)) & vec4<u32>(255u);
 }

@@ -1,17 +1,10 @@
 // x as it is, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8 values: SPAN of
 // them, zeros past the end.
-// Parts: SPAN, Fetched (fetch_floats), unpack8 (weight_*).
+// Parts: SPAN, Fetched, value8 (fetch_floats), unpack8 (weight_*).
 
 struct Held { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
 
 var<private> kept: Held;
-
-fn hold8(i: u32) -> mat2x4<f32> {
-    if i >= params.units {
-        return mat2x4<f32>();
-    }
-    return x8(0u, i);
-}
 
 fn gained(x: mat2x4<f32>, i: u32) -> mat2x4<f32> {
     let gain = gain8(min(i, params.units - 1u));
@@ -21,13 +14,13 @@ fn gained(x: mat2x4<f32>, i: u32) -> mat2x4<f32> {
 // What is asked for later comes later: before weights.
 fn fetch_x(lane: u32) {
     let member = lane % TEAM;
-    kept.a = hold8(member);
+    kept.a = value8(0u, member);
     if SPAN > 1u {
-        kept.b = hold8(member + TEAM);
+        kept.b = value8(0u, member + TEAM);
     }
     if SPAN > 2u {
-        kept.c = hold8(member + 2u * TEAM);
-        kept.d = hold8(member + 3u * TEAM);
+        kept.c = value8(0u, member + 2u * TEAM);
+        kept.d = value8(0u, member + 3u * TEAM);
     }
 }
 

@@ -1,6 +1,6 @@
 // Up to 8 rows of x in registers, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8
 // values of each: SPAN of them, zeros past the end.
-// Needs M, TEAM, params; SPAN, Fetched (fetch_floats); x8 (x_aligned), gain8 (gain, no_gain), dot8; Raw8, unpack8 (weight_*).
+// Needs M, TEAM, params; SPAN, Fetched, value8 (fetch_floats); gain8 (gain, no_gain), dot8; Raw8, unpack8 (weight_*).
 
 // 8 values of each row of x.
 struct Unit {
@@ -12,14 +12,6 @@ var<private> x_a: Unit;
 var<private> x_b: Unit;
 var<private> x_c: Unit;
 var<private> x_d: Unit;
-
-// Zeros past the end.
-fn value8(m: u32, i: u32) -> mat2x4<f32> {
-    if i >= params.units {
-        return mat2x4<f32>();
-    }
-    return x8(m, i);
-}
 
 fn unit_at(i: u32) -> Unit {
     var x = Unit();
