@@ -159,8 +159,8 @@ impl Op for Linear {
         if self.format.k(weight) == 0 || self.gate.is_some() && weight[0].dims[0] % 2 == 1 {
             return Vec::new();
         }
-        let rows = matvec::chunks(self, site).and_then(|chunks| {
-            matvec_rows::kernel(self, site, &chunks).or_else(|| matvec_several::kernel(self, site, &chunks))
+        let rows = matvec::chunks(self, site).map(|chunks| {
+            [matvec_several::kernel(self, site, &chunks), matvec_rows::kernel(self, site, &chunks)]
         });
         let others = if self.is_few(site) {
             matvec::kernels(self, site)
@@ -169,7 +169,7 @@ impl Op for Linear {
             let (first, epilogue, norm) = (weight, &self.epilogue(site), self.norm.zip(gain));
             Matmul { site, format: self.format, first, epilogue, exact: false, norm }.kernels()
         };
-        rows.into_iter().chain(others).collect()
+        rows.into_iter().flatten().flatten().chain(others).collect()
     }
 
     fn variants(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -243,8 +243,17 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(plain(Format::Dense, dtype, [m, 6, k], m == 1));
         }
         // As many rows of x as registers hold of such a length.
-        for (m, k) in [(2, 14336), (3, 7000), (4, 4104), (5, 4096), (8, 3000)] {
+        for (m, k) in [(2, 9728), (3, 7000), (4, 4104), (5, 4096), (8, 3000)] {
             cases.push(plain(Format::Dense, dtype, [m, 11, k], m % 2 == 1));
+        }
+        // More than they hold: parts of k, the last a shorter one.
+        for (m, k) in [(2, 14336), (4, 9000), (5, 14336), (8, 4104)] {
+            cases.push(plain(Format::Dense, dtype, [m, 11, k], m % 2 == 1));
+            cases.push(case(
+                Linear { residual: true, ..Linear::new(Format::Dense, false) },
+                dtype,
+                [m, 6, k],
+            ));
         }
         if dtype != Dtype::F32 {
             sizes(8).into_iter().for_each(|size| cases.push(plain(Format::Dense, dtype, size, true)));

@@ -129,6 +129,32 @@ impl Matmul<'_> {
         stage
     }
 
+    /// The stage that adds up `parts` sums of each result, part after part.
+    pub(super) fn combine(&self, parts: usize, sums: Arg) -> Stage {
+        let (m, n) = (self.x()[0], self.site.output.axis(1));
+        let (grid, stride) = spread((m * n).div_ceil(256));
+        let (columns, finish) = match self.epilogue.gated {
+            true => (2 * n, "emit_gated(m, n, sum_at(m, n), sum_at(m, n + params.n))"),
+            false => (n, "emit(m, n, sum_at(m, n))"),
+        };
+        let combine = Stage {
+            name: "matmul_combine",
+            files: vec![&COMBINE],
+            generated: format!("fn finish(m: u32, n: u32) {{ {finish}; }}\n"),
+            reads: vec![sums],
+            params: vec![
+                ("m", m.into()),
+                ("n", n.into()),
+                ("columns", columns.into()),
+                ("parts", parts.into()),
+                ("stride", stride),
+            ],
+            grid,
+            ..Stage::default()
+        };
+        self.finish(combine, vec![("partial_sums", "array<f32>")])
+    }
+
     fn plain(&self) -> Option<Kernel> {
         if self.norm.is_some() {
             return None;
@@ -270,27 +296,7 @@ impl Matmul<'_> {
             }
         }
         if combined {
-            let (grid, stride) = spread((m * n).div_ceil(256));
-            let finish = match self.epilogue.gated {
-                true => "emit_gated(m, n, sum_at(m, n), sum_at(m, n + params.n))",
-                false => "emit(m, n, sum_at(m, n))",
-            };
-            let combine = Stage {
-                name: "matmul_combine",
-                files: vec![&COMBINE],
-                generated: format!("fn finish(m: u32, n: u32) {{ {finish}; }}\n"),
-                reads: vec![Arg::Scratch(2)],
-                params: vec![
-                    ("m", m.into()),
-                    ("n", n.into()),
-                    ("columns", columns.into()),
-                    ("parts", split.into()),
-                    ("stride", stride),
-                ],
-                grid,
-                ..Stage::default()
-            };
-            kernel.stages.push(self.finish(combine, vec![("partial_sums", "array<f32>")]));
+            kernel.stages.push(self.combine(split, Arg::Scratch(2)));
         }
         Some(kernel)
     }

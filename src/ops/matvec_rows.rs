@@ -5,7 +5,7 @@ use super::linear::{FEW, Linear};
 use super::matvec::{DOT8, add_gain};
 use super::matvec_one::{ROUNDING, bytes, flag};
 use super::weight::{Chunk, Format, Reader, UNIT};
-use crate::op::{Arg, Kernel, Site, Stage};
+use crate::op::{Arg, Kernel, Site, Stage, Word};
 use crate::wgsl::{File, wgsl};
 
 static BYTES: File = wgsl!("bytes.wgsl");
@@ -69,24 +69,28 @@ fn arranged(op: &Linear, site: &Site<'_>, chunks: &[Chunk], shape: Shape) -> Opt
     let (least, _) = site.caps.subgroups?;
     let reader = bytes(op, site)?;
     let team = (least as usize).min(shape.team);
-    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
+    let m = site.inputs[0].axis(2);
     let (lanes, limit) = (shape.lanes, site.caps.workgroup_size as usize);
     let memory = m * (2 * BLOCK + BLOCK / 2) + m * lanes / team * 16;
     let fits = lanes <= limit && memory <= site.caps.workgroup_memory as usize;
     if !(2..=FEW).contains(&m) || team < 4 || !fits || lanes / team < shape.share {
         return None;
     }
-    let blocks = k.div_ceil(BLOCK);
-    let (x, scaling) = (m * blocks * BLOCK * 2, m * blocks * BLOCK / 2);
-    let mut stages = vec![planes(op, site, blocks)];
-    stages.extend(chunks.iter().map(|chunk| product(op, site, &reader, chunk, shape, team)));
+    Some(after_planes(op, site, chunks.iter().map(|chunk| product(op, site, &reader, chunk, shape, team))))
+}
+
+/// The stages of `products`, after the one that makes [`planes`].
+pub(super) fn after_planes(op: &Linear, site: &Site<'_>, products: impl Iterator<Item = Stage>) -> Kernel {
+    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
+    let values = m * k.next_multiple_of(BLOCK);
     // A gate multiplies two such results, and is off by what either is.
     let rounding = if op.gate.is_some() { 2.0 } else { 1.0 } * ROUNDING;
-    Some(Kernel { scratch: vec![x as u64, scaling as u64], stages, rounding })
+    let stages = std::iter::once(planes(op, site)).chain(products).collect();
+    Kernel { scratch: vec![2 * values as u64, values as u64 / 2], stages, rounding }
 }
 
 /// The stage that rewrites `x` as planes of bytes.
-fn planes(op: &Linear, site: &Site<'_>, blocks: usize) -> Stage {
+fn planes(op: &Linear, site: &Site<'_>) -> Stage {
     let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
     let ([planes, order], of_planes) = op.format.planes();
     let mut stage = Stage {
@@ -101,7 +105,7 @@ fn planes(op: &Linear, site: &Site<'_>, blocks: usize) -> Stage {
             ("units", k.div_ceil(UNIT).into()),
             ("eps", op.norm.unwrap_or(0.0).into()),
         ],
-        grid: [m as u32, blocks as u32, 1],
+        grid: [m as u32, k.div_ceil(BLOCK) as u32, 1],
         ..Stage::default()
     };
     let mut reads = vec![("x", "array<vec4<f32>>")];
@@ -113,27 +117,36 @@ fn planes(op: &Linear, site: &Site<'_>, blocks: usize) -> Stage {
 
 /// The stage that multiplies them with rows of the weight.
 fn product(op: &Linear, site: &Site<'_>, reader: &Reader, chunk: &Chunk, shape: Shape, team: usize) -> Stage {
-    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
     let gated = op.gate.is_some();
     let (per, teams) = (if gated { 2 } else { 1 }, shape.lanes / team);
     let (grid, stride) = spread((chunk.rows / per).div_ceil(teams / shape.share * shape.rows / per));
+    let params = vec![("teams", teams.into()), ("stride", stride)];
+    let mut stage = with_planes(op, site, reader, chunk, (&[&ROWS, &GATHER], params));
+    stage.name = "matvec_rows";
+    stage.constants.extend([
+        ("WG", shape.lanes as f64),
+        ("TEAM", team as f64),
+        ("R", shape.rows as f64),
+        ("GATED", flag(gated)),
+        ("SHARED", flag(shape.shared)),
+    ]);
+    stage.constants.extend((shape.share > 1).then_some(("SHARE", shape.share as f64)));
+    Stage { grid, ..stage }
+}
+
+/// What stages share that multiply [`planes`]: parts, bindings, parameters. `own` are a stage's files and parameters.
+pub(super) fn with_planes(
+    op: &Linear,
+    site: &Site<'_>,
+    reader: &Reader,
+    chunk: &Chunk,
+    own: (&[&'static File], Vec<(&'static str, Word)>),
+) -> Stage {
+    let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
     let epilogue = op.epilogue(site);
     let mut stage = Stage {
-        name: "matvec_rows",
-        files: [vec![&ROWS, &GATHER], reader.files.clone(), epilogue.files].concat(),
-        constants: [
-            reader.constants.clone(),
-            epilogue.constants,
-            vec![
-                ("WG", shape.lanes as f64),
-                ("TEAM", team as f64),
-                ("R", shape.rows as f64),
-                ("GATED", flag(gated)),
-                ("SHARED", flag(shape.shared)),
-            ],
-            if shape.share > 1 { vec![("SHARE", shape.share as f64)] } else { Vec::new() },
-        ]
-        .concat(),
+        files: [own.0, &reader.files, &epilogue.files].concat(),
+        constants: [&reader.constants[..], &epilogue.constants].concat(),
         reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),
         writes: vec![Arg::Output],
         params: vec![
@@ -144,13 +157,11 @@ fn product(op: &Linear, site: &Site<'_>, reader: &Reader, chunk: &Chunk, shape: 
             ("units", k.div_ceil(UNIT).into()),
             ("groups", op.format.groups(op.weight(site.inputs)).into()),
             ("blocks", k.div_ceil(BLOCK).into()),
-            ("teams", teams.into()),
-            ("stride", stride),
         ],
         baked: true,
-        grid,
         ..Stage::default()
     };
+    stage.params.extend(own.1);
     let mut reads = vec![("all_planes", "array<vec4<u32>>"), ("all_scaling", "array<vec4<f32>>")];
     reads.extend(&reader.bindings);
     for (name, words, arg) in epilogue.reads {

@@ -1,6 +1,12 @@
 // Up to 8 rows of x in registers, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8
 // values of each: SPAN of them, zeros past the end.
-// Needs M, TEAM, params; SPAN, Fetched, value8 (fetch_floats); gain8 (gain, no_gain), dot8; Raw8, unpack8 (weight_*).
+// Needs M, TEAM, COLUMNS, params; meet, which_column of the kernel; SPAN, Fetched, value8 (fetch_floats); gain8 (gain, no_gain), dot8; Raw8, unpack8 (weight_*).
+
+override NORM: bool = false;
+
+// Squares, of each subgroup of the first team and each row of x; then the norm's factors.
+var<workgroup> all_squares: array<f32, 256>;
+var<workgroup> factors: array<f32, 8>;
 
 // 8 values of each row of x.
 struct Unit {
@@ -85,6 +91,35 @@ fn gain_all(member: u32) {
         x_c = gained(x_c, member + 2u * TEAM);
         x_d = gained(x_d, member + 3u * TEAM);
     }
+}
+
+// A norm: gains go into x, factors are found; all call.
+fn prepare(lane: u32, member: u32, at: u32, size: u32) {
+    if !NORM {
+        return;
+    }
+    let all = squares();
+    let sum = meet(all, all, all, all, at, size);
+    if at < 4u * COLUMNS && at % 4u == 0u && lane < TEAM {
+        all_squares[lane / size * COLUMNS + which_column(at)] = sum;
+    }
+    gain_all(member);
+    workgroupBarrier();
+    if lane < COLUMNS {
+        var square = 0.0;
+        for (var i = 0u; i < TEAM / size; i++) {
+            square += all_squares[i * COLUMNS + lane];
+        }
+        factors[lane] = inverseSqrt(square / f32(params.k) + params.eps);
+    }
+}
+
+// What a result of row m of x is multiplied by, after a barrier.
+fn factor_of(m: u32) -> f32 {
+    if NORM {
+        return factors[m];
+    }
+    return 1.0;
 }
 
 // Each row of x by what is fetched of a row of W.
