@@ -1,4 +1,4 @@
-// Rows of x as planes of bytes (planes) in memory, for matvec_rows; x may be normed first.
+// Rows of x as planes of bytes (planes) in memory, for matvec_rows and matvec_several; x may be normed first.
 //
 // Work split: a workgroup makes a block of a row, which is 32 chunks of 32 values, filled up with zeros at the row's end;
 // each of its invocations makes 8 values. For a norm every workgroup looks at the whole row. Block after block has row

@@ -29,9 +29,8 @@ static ORDER_EVEN: File = wgsl!("parts/order_even.wgsl");
 static ORDER_HALF: File = wgsl!("parts/order_half.wgsl");
 static PLANES: File = wgsl!("parts/planes.wgsl");
 static PRODUCT: File = wgsl!("parts/product.wgsl");
-static PRODUCT_BYTES: File = wgsl!("parts/product_bytes.wgsl");
 pub(super) static DOT_PLANES: File = wgsl!("parts/dot_planes.wgsl");
-static PRODUCT_PAIRS: File = wgsl!("parts/product_pairs.wgsl");
+static APART: File = wgsl!("parts/apart.wgsl");
 static AFFINE: File = wgsl!("parts/affine.wgsl");
 static Q2: File = wgsl!("parts/weight_q2.wgsl");
 static Q3: File = wgsl!("parts/weight_q3.wgsl");
@@ -206,20 +205,17 @@ impl Format {
     /// How kernels of integer products read the weight: 32 codes at a time as signed bytes; `None` for what has none.
     pub(super) fn bytes(self, parts: &[Spec]) -> Option<Reader> {
         let mut reader = self.packed(parts)?;
-        let product: &[&File] = match self {
-            Self::Affine { bits: ..=4, .. } => &[&PRODUCT, &PRODUCT_PAIRS],
-            _ => &[&PRODUCT, &PRODUCT_BYTES, &DOT_PLANES],
-        };
-        reader.files.extend(product);
+        reader.files.extend([&PRODUCT, &DOT_PLANES]);
+        if matches!(self, Self::Affine { bits: ..=4, .. }) {
+            reader.files.push(&APART);
+        }
         Some(reader)
     }
 
     /// How such kernels make bytes of `x`: parts and their constants.
     pub(super) fn planes(self) -> ([&'static File; 2], &'static [(&'static str, f64)]) {
         let (order, constants): (_, &[_]) = match self {
-            Self::Affine { bits: 2, .. } => (&ORDER_EVEN, &[("SHIFTED", 4.0)]),
-            Self::Affine { bits: 3, .. } => (&ORDER_EVEN, &[("SHIFTED", 8.0)]),
-            Self::Affine { bits: 4, .. } => (&ORDER_EVEN, &[("SHIFTED", 16.0), ("ZERO_LAST", 8.0)]),
+            Self::Affine { bits: ..=4, .. } => (&ORDER_EVEN, &[]),
             Self::Affine { bits: 8, .. } => (&ORDER_HALF, &[("ZERO_FIRST", 128.0), ("ZERO_LAST", 128.0)]),
             _ => (&ORDER_HALF, &[]),
         };

@@ -1,8 +1,7 @@
-// 32 codes of 2 bits, one load of 8 bytes, as bytes of two: of each unit of 8 the even ones, and the odd ones times 4.
+// 32 codes of 2 bits, one load of 8 bytes, two in a byte: of each unit of 8 the even ones, and the odd ones times 4.
 // Needs bytes4; OfGroup, of_group (scales).
 
 const FIELD: u32 = 4u;
-const TIMES: i32 = 4;
 
 struct Packed { words: vec2<u32>, of_group: OfGroup }
 
@@ -13,12 +12,4 @@ fn packed(row: u32, c: u32) -> Packed {
 
 fn pairs_of(w: Packed) -> vec4<u32> {
     return vec4<u32>(bytes4(w.words.x), bytes4(w.words.x >> 16u), bytes4(w.words.y), bytes4(w.words.y >> 16u));
-}
-
-fn even_of(pairs: vec4<u32>) -> vec4<u32> {
-    return pairs & vec4<u32>(0x03030303u);
-}
-
-fn odd_of(pairs: vec4<u32>) -> vec4<u32> {
-    return pairs & vec4<u32>(0x0c0c0c0cu);
 }

@@ -1,8 +1,7 @@
-// 32 codes of 3 bits, three loads of 4 bytes, as bytes of two: of each unit of 8 the even ones, and the odd ones times 8.
+// 32 codes of 3 bits, three loads of 4 bytes, two in a byte: of each unit of 8 the even ones, and the odd ones times 8.
 // Needs bytes4; OfGroup, of_group (scales).
 
 const FIELD: u32 = 6u;
-const TIMES: i32 = 8;
 
 struct Packed { a: u32, b: u32, c: u32, of_group: OfGroup }
 
@@ -18,12 +17,4 @@ fn pairs_of(w: Packed) -> vec4<u32> {
         bytes4((w.b >> 16u) | (w.c << 16u)),
         bytes4(w.c >> 8u),
     );
-}
-
-fn even_of(pairs: vec4<u32>) -> vec4<u32> {
-    return pairs & vec4<u32>(0x07070707u);
-}
-
-fn odd_of(pairs: vec4<u32>) -> vec4<u32> {
-    return pairs & vec4<u32>(0x38383838u);
 }

@@ -1,6 +1,7 @@
 // Up to 8 rows of x in registers, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8
 // values of each: SPAN of them, zeros past the end.
-// Needs M, TEAM, COLUMNS, params; meet, which_column of the kernel; SPAN, Fetched, value8 (fetch_floats); gain8 (gain, no_gain), dot8; Raw8, unpack8 (weight_*).
+// Needs M, TEAM, COLUMNS, params; meet, which_column of the kernel; SPAN, Fetched, value8 (fetch_floats); gain8 (gain,
+// no_gain), dot8; Raw8, unpack8 (weight_*).
 
 override NORM: bool = false;
 
