@@ -335,5 +335,11 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(case(Linear { residual: true, ..linear.clone() }, Dtype::F32, [m, 35, k]));
         }
     }
+    // As many rows of the weight as large workgroups take in several turns.
+    for (bits, m) in [(2, 2), (3, 3), (4, 2), (4, 3), (4, 4), (5, 4), (6, 3), (8, 2), (8, 4)] {
+        let gate = (m == 4).then_some(GateKind::Silu);
+        let linear = Linear { gate, ..Linear::new(Format::Affine { bits, group: 64 }, m == 3) };
+        cases.push(case(linear, Dtype::F16, [m, 2702, 4096]));
+    }
     cases
 }

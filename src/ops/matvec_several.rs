@@ -98,12 +98,14 @@ impl Shape {
         let team_of = |parts: usize, span: usize| units.div_ceil(parts * span).next_multiple_of(most);
         // Sums of parts are added up by another stage, which knows neither norm nor gate.
         let most_parts = if op.norm.is_some() || op.gate.is_some() { 1 } else { MOST_PARTS };
+        // 4 units take registers of a quarter of the invocations; parts take fewer.
         let room = |span: usize| if span == 4 && most_parts > 1 { limit / 4 * 3 } else { limit };
         let (parts, span) = (1..=most_parts)
             .flat_map(|parts| [1, 2, 4].map(|span| (parts, span)))
             .find(|&(parts, span)| team_of(parts, span) <= room(span) && columns * span <= HELD)?;
         let team = team_of(parts, span);
-        let groups = if m * span <= HELD_BY_TWO { GROUPS } else { GROUPS / 2 } / parts;
+        let at_once = if m * span <= HELD_BY_TWO { GROUPS } else { GROUPS / 2 };
+        let groups = at_once / parts;
         let reader = op.format.reader(op.weight(site.inputs))?;
         Some(Self { reader, columns, parts, span: Some(span), team, lanes: team * (limit / team), groups })
     }
