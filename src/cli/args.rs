@@ -278,7 +278,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 8080, env = "UNIMLX_PORT")]
     pub(crate) port: u16,
     /// A key that requests must bring (may be given several times)
-    #[arg(long, value_name = "KEY", env = "UNIMLX_API_KEY", hide_env_values = true, value_delimiter = ',')]
+    #[arg(long, value_name = "KEY", env = "UNIMLX_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Vec<String>,
     /// A file with a key in each line
     #[arg(long, value_name = "FILE")]

@@ -50,15 +50,18 @@ impl GenerateOptions {
     /// What the model's makers suggest, where they say anything.
     pub fn suggested(config: &GenerationConfig) -> Self {
         let plain = Self::default();
+        let repetition_penalty = config.repetition_penalty.unwrap_or(plain.repetition_penalty);
         if config.do_sample == Some(false) {
-            return plain;
+            return Self { repetition_penalty, ..plain };
         }
+        // Who says that it samples means 1 unless it says how.
+        let temperature = if config.do_sample == Some(true) { 1.0 } else { plain.temperature };
         Self {
-            temperature: config.temperature.unwrap_or(plain.temperature),
+            temperature: config.temperature.unwrap_or(temperature),
             top_k: config.top_k.unwrap_or(plain.top_k),
             top_p: config.top_p.filter(|&p| p > 0.0).unwrap_or(plain.top_p),
             min_p: config.min_p.unwrap_or(plain.min_p),
-            repetition_penalty: config.repetition_penalty.unwrap_or(plain.repetition_penalty),
+            repetition_penalty,
             ..plain
         }
     }
@@ -79,6 +82,9 @@ impl GenerateOptions {
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
             return bad("repetition_penalty", self.repetition_penalty, "a positive number");
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Error::input("a stop text is empty"));
         }
         Ok(())
     }
@@ -106,6 +112,7 @@ mod tests {
         assert!(check(|o| o.top_p = 0.0).contains("top_p"));
         assert!(check(|o| o.min_p = 1.5).contains("min_p"));
         assert!(check(|o| o.repetition_penalty = 0.0).contains("repetition_penalty"));
+        assert!(check(|o| o.stop = vec![String::new()]).contains("stop"));
     }
 
     #[test]
@@ -114,7 +121,11 @@ mod tests {
             GenerationConfig { temperature: Some(0.6), top_k: Some(20), ..GenerationConfig::default() };
         let options = GenerateOptions::suggested(&config);
         assert_eq!((options.temperature, options.top_k, options.top_p), (0.6, 20, 1.0));
+        config.repetition_penalty = Some(1.1);
         config.do_sample = Some(false);
-        assert_eq!(GenerateOptions::suggested(&config), GenerateOptions::default());
+        let penalized = GenerateOptions { repetition_penalty: 1.1, ..GenerateOptions::default() };
+        assert_eq!(GenerateOptions::suggested(&config), penalized);
+        let sampling = GenerationConfig { do_sample: Some(true), ..GenerationConfig::default() };
+        assert_eq!(GenerateOptions::suggested(&sampling).temperature, 1.0);
     }
 }

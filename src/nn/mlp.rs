@@ -43,6 +43,6 @@ fn activation(name: &str) -> Result<GateKind> {
         "silu" | "swish" => Ok(GateKind::Silu),
         "gelu" => Ok(GateKind::Gelu),
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Ok(GateKind::GeluTanh),
-        _ => Err(Error::unsupported(format!("config.json: `hidden_act`: activation `{name}`"))),
+        _ => Err(Error::unsupported(format!("config.json: `hidden_act` `{name}`"))),
     }
 }

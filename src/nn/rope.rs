@@ -36,7 +36,8 @@ impl Rope {
         let finite = inv_freq.iter().all(|x| x.is_finite()) && scale.is_finite();
         if !finite {
             return Err(Error::format(format!(
-                "config.json: {rope:?} gives frequencies that are not finite"
+                "config.json: `rope_theta` {} and `rope_scaling` give frequencies that are not finite",
+                rope.theta
             )));
         }
         let inv_freq: Vec<f32> = inv_freq.iter().map(|&x| x as f32).collect();
@@ -66,6 +67,8 @@ impl Rope {
             RopeScaling::Dynamic { original_max_position_embeddings, .. } => {
                 return Some(original_max_position_embeddings);
             }
+            // Meta claims less than the factor would give.
+            RopeScaling::Llama3 { .. } if claimed.is_some() => None,
             RopeScaling::Llama3 { factor, original_max_position_embeddings, .. }
             | RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
                 Some((factor * original_max_position_embeddings as f64) as usize)
@@ -140,7 +143,9 @@ fn table(rope: &io::Rope, dim: usize) -> Result<(Vec<f64>, f64)> {
             };
             (stretched(&stretch), scale)
         }
-        other => return Err(Error::unsupported(format!("config.json: rope scaling {other:?}"))),
+        RopeScaling::LongRope { .. } => {
+            return Err(Error::unsupported("config.json: `rope_scaling` of type `longrope`"));
+        }
     })
 }
 
@@ -208,6 +213,16 @@ mod tests {
 
     #[test]
     fn context_is_the_longer_claim() {
+        // Llama 3.2.
+        let llama = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let llama = rope(500_000.0, llama);
+        assert_eq!(Rope::context_length(&llama, Some(131_072)), Some(131_072));
+        assert_eq!(Rope::context_length(&llama, None), Some(262_144));
         let linear = rope(10_000.0, RopeScaling::Linear { factor: 2.0 });
         assert_eq!(Rope::context_length(&linear, Some(4096)), Some(4096));
         assert_eq!(Rope::context_length(&linear, None), None);

@@ -186,7 +186,7 @@ impl App {
             make(&app, value)
         };
         let made = tokio::task::spawn_blocking(work).await;
-        made.unwrap_or_else(|_| Err(ApiError::bad("The request could not be understood.")))
+        made.unwrap_or_else(|e| Err(if e.is_panic() { ApiError::internal() } else { ApiError::closing() }))
     }
 
     /// Tokens of a prompt that fits: the text of a prompt that cannot fit is not tokenized to its end.

@@ -91,7 +91,13 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     params.logprobs = fields.count("logprobs", 0, MOST_LOGPROBS)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
     let shown = Shown { echo, n: params.n, logprobs: params.logprobs };
-    params.n = fields.count("best_of", params.n as u64, MOST_ANSWERS)?.unwrap_or(params.n);
+    params.n = fields.count("best_of", 1, MOST_ANSWERS)?.unwrap_or(params.n);
+    if params.n < shown.n {
+        return Err(ApiError::value(
+            "best_of",
+            format!("`best_of` is {}, less than `n`, {}", params.n, shown.n),
+        ));
+    }
     if params.n > shown.n {
         if params.stream {
             return Err(ApiError::value("best_of", "the best of several answers cannot be streamed"));

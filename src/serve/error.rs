@@ -55,6 +55,12 @@ impl ApiError {
         }
     }
 
+    /// A mistake of ours.
+    pub(super) fn internal() -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, Some("internal_error"), "Something is wrong inside the server.")
+    }
+
     pub(super) fn closing() -> Self {
         let error =
             Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("shutting_down"), "The server is stopping.");

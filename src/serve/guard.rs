@@ -155,12 +155,8 @@ fn allowed_origin(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {
 async fn caught(work: impl Future<Output = Response>) -> Response {
     let mut work = pin!(work);
     poll_fn(|cx| {
-        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))).unwrap_or_else(|_| {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            let error =
-                ApiError::new(status, Some("internal_error"), "Something is wrong inside the server.");
-            Poll::Ready(error.into_response())
-        })
+        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))
+            .unwrap_or_else(|_| Poll::Ready(ApiError::internal().into_response()))
     })
     .await
 }
