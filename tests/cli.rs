@@ -221,6 +221,10 @@ fn bad_models_are_refused_in_one_line() {
     config["model_type"] = "abacus".into();
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     refuses(&folder, &["config.json", "model_type", "abacus", "llama"]);
+    for command in ["fit", "info"] {
+        let text = succeeds(&[command, "-m", folder.path().to_str().unwrap()]);
+        assert!(text.contains("annot be loaded") && text.contains("abacus"), "{text}");
+    }
 
     refuses(&copy_without("model.safetensors"), &["model.safetensors"]);
     let folder = copy_without("model.safetensors");

@@ -145,7 +145,7 @@ async fn completions_take_text_and_tokens() {
         "{got}"
     );
     for (more, code) in [
-        (json!({ "n": 2, "best_of": 1 }), "invalid_type"),
+        (json!({ "n": 2, "best_of": 1 }), "invalid_value"),
         (json!({ "best_of": 129 }), "invalid_type"),
         (json!({ "best_of": 2, "stream": true }), "invalid_value"),
     ] {

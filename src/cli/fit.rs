@@ -4,7 +4,7 @@ use super::args::FitArgs;
 use super::model::checkpoint;
 use super::terminal::{bytes, say};
 use serde_json::json;
-use unimlx::{Error, Fit, KvKind, Result};
+use unimlx::{Error, Fit, KvKind, Model, Result};
 
 /// Prints weights, cache per kind and scratch for a context, and whether they fit.
 pub(crate) fn fit(args: &FitArgs) -> Result<()> {
@@ -12,12 +12,13 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         return Err(Error::input(format!("--memory {gb}: expected a positive number of GB")));
     }
     let memory = args.memory.map(|gb| (gb * 1e9) as u64).or_else(unimlx::memory::host_memory);
-    let kinds = if let Some(name) = &args.config {
+    let (kinds, obstacle) = if let Some(name) = &args.config {
         let config = unimlx::synthetic_config(name, None)?;
-        KvKind::ALL.map(|kind| (kind, Fit::of_config(&config, args.context, kind)))
+        (KvKind::ALL.map(|kind| (kind, Fit::of_config(&config, args.context, kind))), None)
     } else {
         let checkpoint = checkpoint(args.model.as_deref())?;
-        KvKind::ALL.map(|kind| (kind, Fit::of(&checkpoint, args.context, kind)))
+        let kinds = KvKind::ALL.map(|kind| (kind, Fit::of(&checkpoint, args.context, kind)));
+        (kinds, Model::check_config(checkpoint.config()).err().map(|e| e.to_string()))
     };
     let (context, most) = (kinds[0].1.context, kinds[0].1.most);
     if args.json {
@@ -36,6 +37,7 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
             "weight_bytes": kinds[0].1.weights,
             "scratch_bytes": kinds[0].1.scratch,
             "memory_bytes": memory,
+            "cannot_be_loaded": obstacle,
             "kinds": rows.collect::<Vec<_>>(),
         });
         return say(&format!("{object:#}\n"));
@@ -62,6 +64,9 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
             bytes(fit.cache),
             bytes(fit.total())
         );
+    }
+    if let Some(obstacle) = obstacle {
+        text += &format!("\nIt cannot be loaded: {obstacle}\n");
     }
     say(&text)
 }

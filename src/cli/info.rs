@@ -6,7 +6,7 @@ use super::terminal::{bytes, say};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
-use unimlx::{Error, Fit, Gpu, KvKind, Result};
+use unimlx::{Error, Fit, Gpu, KvKind, Model, Result};
 
 /// Prints a table or, with `--json`, one object.
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
@@ -82,6 +82,7 @@ fn model(folder: &Path) -> Result<Value> {
         "weight_bytes": checkpoint.total_bytes(), "formats": formats,
         "context": Fit::of(&checkpoint, None, KvKind::F16).most,
         "chat_template": checkpoint.chat_template()?.is_some(), "kinds": kinds,
+        "cannot_be_loaded": Model::check_config(config).err().map(|e| e.to_string()),
     }))
 }
 
@@ -133,6 +134,9 @@ fn table(all: &Value) -> String {
             ["layers", "hidden", "heads", "kv_heads", "head_dim"].map(|field| &model[field]);
         let shape = format!("{layers} layers of {hidden}, {heads} heads over {kv_heads} of {d}");
         row("model", format!("{}, {shape}, vocabulary {}", word(&model["type"]), model["vocabulary"]));
+        if let Some(obstacle) = model["cannot_be_loaded"].as_str() {
+            row("cannot be loaded", obstacle.to_string());
+        }
         let size = bytes(model["weight_bytes"].as_u64().unwrap_or(0));
         row("weights", format!("{size}: {}", list(&model["formats"])));
         row("context", format!("{} tokens", model["context"]));

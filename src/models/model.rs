@@ -128,6 +128,15 @@ impl Model {
         Self::build(source, config, GenerationConfig::default(), "synthetic".into(), options)
     }
 
+    /// Whether a model of this configuration can be loaded, before any weight is read.
+    ///
+    /// # Errors
+    /// An architecture or a scaling of the rotation that is not known.
+    pub fn check_config(config: &ModelConfig) -> Result<()> {
+        loader(&config.model_type)?;
+        Rope::frequencies(&config.rope, config.head_dim).map(drop)
+    }
+
     fn build(
         source: Source<'_>,
         config: &ModelConfig,

@@ -32,14 +32,7 @@ impl Rope {
                 config.head_dim
             )));
         }
-        let (inv_freq, scale) = table(rope, rotated)?;
-        let finite = inv_freq.iter().all(|x| x.is_finite()) && scale.is_finite();
-        if !finite {
-            return Err(Error::format(format!(
-                "config.json: `rope_theta` {} and `rope_scaling` give frequencies that are not finite",
-                rope.theta
-            )));
-        }
+        let (inv_freq, scale) = finite_table(rope, rotated)?;
         let inv_freq: Vec<f32> = inv_freq.iter().map(|&x| x as f32).collect();
         let bytes = bytemuck::cast_slice(&inv_freq);
         let inv_freq = MLXArray::from_bytes(bytes, &[rotated / 2], Dtype::F32, device)?;
@@ -52,7 +45,7 @@ impl Rope {
     /// As [`Rope::new`].
     pub(crate) fn frequencies(rope: &io::Rope, head_dim: usize) -> Result<Vec<f32>> {
         let rotated = (head_dim as f64 * rope.partial_rotary_factor) as usize;
-        Ok(table(rope, rotated)?.0.iter().map(|&f| f as f32).collect())
+        Ok(finite_table(rope, rotated)?.0.iter().map(|&f| f as f32).collect())
     }
 
     /// `[t, heads, head_dim] -> [t, heads, head_dim]`; `places` `[t, 2]` u32.
@@ -77,6 +70,17 @@ impl Rope {
         };
         claimed.max(stretched)
     }
+}
+
+fn finite_table(rope: &io::Rope, dim: usize) -> Result<(Vec<f64>, f64)> {
+    let (inv_freq, scale) = table(rope, dim)?;
+    if inv_freq.iter().all(|x| x.is_finite()) && scale.is_finite() {
+        return Ok((inv_freq, scale));
+    }
+    Err(Error::format(format!(
+        "config.json: `rope_theta` {} and `rope_scaling` give frequencies that are not finite",
+        rope.theta
+    )))
 }
 
 /// Frequencies of `dim / 2` pairs, and the factor on cos and sin.

@@ -326,6 +326,12 @@ fn guarded<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Resu
 fn brief(text: &str) -> String {
     let line = text.lines().next().unwrap_or("");
     let line = line.rsplit_once("failed to compile JSON schema: ").map_or(line, |(_, rest)| rest);
+    // A regular expression's is said after it, and at a place of the grammar that we have made around it.
+    let cause = text.lines().find_map(|line| line.trim_start().strip_prefix("error: "));
+    let line = match (line.split_once("): "), cause) {
+        (Some((place, rest)), Some(cause)) if place.starts_with("at ") => format!("{rest} {cause}"),
+        _ => line.to_owned(),
+    };
     line.chars().take(300).collect()
 }
 
