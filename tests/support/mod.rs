@@ -31,12 +31,15 @@ pub(crate) fn may_have_none(case: &Case, caps: &Caps) -> bool {
         "attend_packed" => true,
         // Norms, and heads in three arrays, are more buffers than the least adapters bind.
         "attend" => case.inputs.len() >= caps.storage_buffers as usize,
-        // A norm of many rows is a kernel of its own where matrix units do not take the weight.
+        // A norm of many rows is a kernel of its own where matrix units do not take the weight; a gate is one where bindings
+        // do not show all of the weight.
         "linear" => {
-            let normed = format!("{:?}", case.op).contains("norm: Some");
+            let op = format!("{:?}", case.op);
+            let (normed, gated) = (op.contains("norm: Some"), op.contains("gate: Some"));
+            let hidden = case.inputs.iter().any(|input| input.spec().bytes() as u64 > caps.max_binding);
             let wide = case.inputs.get(2).is_some_and(|weight| weight.spec().dtype == Dtype::F32);
             let units = caps.f16 && caps.subgroups.is_some() && (caps.coop8 || caps.coop16);
-            normed && case.inputs[0].spec().dims[0] > 8 && (wide || !units)
+            normed && case.inputs[0].spec().dims[0] > 8 && (wide || !units) || gated && hidden
         }
         _ => false,
     }
