@@ -225,6 +225,10 @@ fn bad_models_are_refused_in_one_line() {
         let text = succeeds(&[command, "-m", folder.path().to_str().unwrap()]);
         assert!(text.contains("annot be loaded") && text.contains("abacus"), "{text}");
     }
+    (config["model_type"], config["hidden_act"]) = ("llama".into(), "sine".into());
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    refuses(&folder, &["config.json", "hidden_act", "sine"]);
+    assert!(succeeds(&["fit", "-m", folder.path().to_str().unwrap()]).contains("`hidden_act` `sine`"));
 
     refuses(&copy_without("model.safetensors"), &["model.safetensors"]);
     let folder = copy_without("model.safetensors");

@@ -7,7 +7,9 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::Caps;
 use crate::io::{Checkpoint, GenerationConfig, ModelConfig};
 use crate::kv_quantization::{KvCache, KvKind, Sample, Turning};
-use crate::nn::{Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights};
+use crate::nn::{
+    Decoder, Progress, Report, Rope, SelfAttention, Source, Step, Synthetic, Weights, activation,
+};
 use crate::ops;
 use crate::plan::{Program, TunedShape, recording_for, tune};
 use std::cell::RefCell;
@@ -131,9 +133,10 @@ impl Model {
     /// Whether a model of this configuration can be loaded, before any weight is read.
     ///
     /// # Errors
-    /// An architecture or a scaling of the rotation that is not known.
+    /// An architecture, an activation or a scaling of the rotation that is not known.
     pub fn check_config(config: &ModelConfig) -> Result<()> {
         loader(&config.model_type)?;
+        activation(&config.hidden_act)?;
         Rope::frequencies(&config.rope, config.head_dim).map(drop)
     }
 

@@ -38,7 +38,7 @@ impl Mlp {
     }
 }
 
-fn activation(name: &str) -> Result<GateKind> {
+pub(crate) fn activation(name: &str) -> Result<GateKind> {
     match name {
         "silu" | "swish" => Ok(GateKind::Silu),
         "gelu" => Ok(GateKind::Gelu),

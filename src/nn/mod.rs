@@ -17,6 +17,7 @@ mod weights;
 pub(crate) use attention::{Heads, Step};
 pub(crate) use decoder::{Decoder, SelfAttention};
 pub(crate) use linear::{Linear, Linears};
+pub(crate) use mlp::activation;
 pub(crate) use norm::RmsNorm;
 pub(crate) use rope::Rope;
 pub(crate) use synthetic::Synthetic;

@@ -25,13 +25,7 @@ impl Rope {
     /// # Errors
     /// A kind that is not supported, or numbers that give no frequencies.
     pub(crate) fn new(rope: &io::Rope, config: &ModelConfig, device: Device) -> Result<Self> {
-        let rotated = (config.head_dim as f64 * rope.partial_rotary_factor) as usize;
-        if rotated == 0 || !rotated.is_multiple_of(2) {
-            return Err(Error::format(format!(
-                "config.json: {rotated} of head_dim {} would be rotated, which is not a number of pairs",
-                config.head_dim
-            )));
-        }
+        let rotated = rotated(rope, config.head_dim)?;
         let (inv_freq, scale) = finite_table(rope, rotated)?;
         let inv_freq: Vec<f32> = inv_freq.iter().map(|&x| x as f32).collect();
         let bytes = bytemuck::cast_slice(&inv_freq);
@@ -44,8 +38,7 @@ impl Rope {
     /// # Errors
     /// As [`Rope::new`].
     pub(crate) fn frequencies(rope: &io::Rope, head_dim: usize) -> Result<Vec<f32>> {
-        let rotated = (head_dim as f64 * rope.partial_rotary_factor) as usize;
-        Ok(finite_table(rope, rotated)?.0.iter().map(|&f| f as f32).collect())
+        Ok(finite_table(rope, rotated(rope, head_dim)?)?.0.iter().map(|&f| f as f32).collect())
     }
 
     /// `[t, heads, head_dim] -> [t, heads, head_dim]`; `places` `[t, 2]` u32.
@@ -70,6 +63,17 @@ impl Rope {
         };
         claimed.max(stretched)
     }
+}
+
+/// Values of a head that turn.
+fn rotated(rope: &io::Rope, head_dim: usize) -> Result<usize> {
+    let rotated = (head_dim as f64 * rope.partial_rotary_factor) as usize;
+    if rotated == 0 || !rotated.is_multiple_of(2) {
+        return Err(Error::format(format!(
+            "config.json: {rotated} of head_dim {head_dim} would be rotated, which is not a number of pairs"
+        )));
+    }
+    Ok(rotated)
 }
 
 fn finite_table(rope: &io::Rope, dim: usize) -> Result<(Vec<f64>, f64)> {
