@@ -6,7 +6,7 @@
 // the first before the planes are made, those of other rows while sums meet. The body is short: between two layers its
 // code leaves every cache.
 // A norm is deferred: the gain goes into the planes, the root mean square into the sums.
-// Parts: fetch_x, hold, held, fetch, multiply (planes_here with planes, product, codes_*), note_squares, norm_factor
+// Parts: fetch_x, hold, held, fetch, multiply (planes_here with planes, by_chunks, product, codes_*), note_squares, norm_factor
 // (norm_factor, which needs sum_lanes), gather2 (gather), emit.
 // Bindings are declared by the op.
 // Best between a model's other kernels, 4 bits: on an NVIDIA H200 (4.56 TB/s) 4.1 TB/s (128256 x 4096), 2.8 (4096 x

@@ -6,7 +6,7 @@
 // many more before it multiplies, or each as soon as one is multiplied. Sums of a subgroup meet by shuffles, those of a
 // team in workgroup memory at the end, where the workgroup's results are stored.
 // A norm is deferred: the gain goes into x, the root mean square into the results.
-// Parts: fetch_x, hold, held, fetch, multiply (planes_here with planes, product, codes_*; held_floats with weight_*),
+// Parts: fetch_x, hold, held, fetch, multiply (planes_here with planes, by_chunks, product, codes_*; held_floats with weight_*),
 // note_squares, norm_factor (norm_factor); own_results, row_at (own_rows); gather, emit.
 // Bindings are declared by the op.
 // Best between a model's other kernels, on an NVIDIA H100 (3.1 TB/s): bf16 3.06 TB/s (128256 x 4096), 2.9 (28672 x

@@ -13,7 +13,8 @@
 // 4 bits on an H100: 28672 x 4096 gated by 3 rows 32, by 4 35 (matvec_rows 36), two thirds of what instructions allow: 700
 // for four rows of W, a third of them integer products, which NVIDIA's compiler never adds to a sum. By 8 rows 60 (62), with
 // 256 invocations, 4096 x 4096 by 8 slower. Planes made here instead of by `bytes`: by 2 rows as fast, by 4 a fifth slower.
-// Parts: hold, prepare, fetch, multiply, factor_of (held_rows with fetch_floats, weight_*; held_planes with product, codes_*);
+// Parts: hold, prepare, multiply_all, factor_of (held_rows, held_planes); fetch (fetch_floats with weight_*, by_chunks with
+// product, codes_*);
 // own_results, row_at (own_rows); sum_from, half1, half2, half4 (gather); emit. Bindings are declared by the op.
 enable subgroups;
 // Teams are whole subgroups, so loops over a team's rows are uniform in each.
@@ -108,13 +109,13 @@ fn main(
             var y2: mat2x4<f32>;
             var y3: mat2x4<f32>;
             if REFILL {
-                y0 = multiply(w0);
+                y0 = multiply_all(w0);
                 w0 = fetch(row_at(begin, next, rows), own_part);
-                y1 = multiply(w1);
+                y1 = multiply_all(w1);
                 w1 = fetch(row_at(begin, next + 1u, rows), own_part);
-                y2 = multiply(w2);
+                y2 = multiply_all(w2);
                 w2 = fetch(row_at(begin, next + 2u, rows), own_part);
-                y3 = multiply(w3);
+                y3 = multiply_all(w3);
                 w3 = fetch(row_at(begin, next + 3u, rows), own_part);
             } else {
                 let a = w0;
@@ -127,10 +128,10 @@ fn main(
                     w2 = fetch(row_at(begin, next + 2u, rows), own_part);
                     w3 = fetch(row_at(begin, next + 3u, rows), own_part);
                 }
-                y0 = multiply(a);
-                y1 = multiply(b);
-                y2 = multiply(c);
-                y3 = multiply(d);
+                y0 = multiply_all(a);
+                y1 = multiply_all(b);
+                y2 = multiply_all(c);
+                y3 = multiply_all(d);
             }
             let sum = meet(y0, y1, y2, y3, at, size);
             if at < 4u * COLUMNS {

@@ -22,8 +22,8 @@ static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
-/// The same where matrix units take packed weights, other than those that integer products take (matvec_rows), and dense
-/// ones, where registers do not hold `x` (matvec_several). On an NVIDIA H100 a step of an 8B model of 4 bits takes 4.6 ms for
+/// The same where matrix units take packed weights, other than those that integer products take, and dense ones, where
+/// registers do not hold `x` (matvec_several). On an NVIDIA H100 a step of an 8B model of 4 bits takes 4.6 ms for
 /// 2 rows, 6.8 for 3 and 8.8 for 5 row by row, by them 6.6 to 7.0 for 2 to 8; of bf16 7.8 for 3, 8.6 for 4 and 9.9 for 5
 /// against 9.2 to 9.4.
 const FEW_PACKED: usize = 3;

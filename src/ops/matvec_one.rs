@@ -10,6 +10,7 @@ use crate::wgsl::{File, wgsl};
 static DOT4: File = wgsl!("matvec_dot4.wgsl");
 static HELD: File = wgsl!("matvec_held.wgsl");
 static PLANES_HERE: File = wgsl!("parts/planes_here.wgsl");
+pub(super) static BY_CHUNKS: File = wgsl!("parts/by_chunks.wgsl");
 static HELD_FLOATS: File = wgsl!("parts/held_floats.wgsl");
 pub(super) static FETCH_FLOATS: File = wgsl!("parts/fetch_floats.wgsl");
 pub(super) static OWN_ROWS: File = wgsl!("parts/own_rows.wgsl");
@@ -168,7 +169,9 @@ impl Held {
         let per = if op.gate.is_some() { 2 } else { 1 };
         let ([planes, order], of_planes) = op.format.planes();
         let parts: &[&File] = match self.planes {
-            true => &[&HELD, &OWN_ROWS, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER],
+            true => {
+                &[&HELD, &OWN_ROWS, &NORM_FACTOR, &PLANES_HERE, &BY_CHUNKS, planes, order, &DOT8, &GATHER]
+            }
             false => &[&HELD, &OWN_ROWS, &NORM_FACTOR, &HELD_FLOATS, &FETCH_FLOATS, &DOT8, &GATHER],
         };
         let stage = |chunk: &Chunk| {
@@ -254,7 +257,7 @@ impl Dot4 {
 
     fn kernel(&self, op: &Linear, site: &Site<'_>, chunks: &[Chunk]) -> Kernel {
         let ([planes, order], of_planes) = op.format.planes();
-        let parts: &[&File] = &[&DOT4, &NORM_FACTOR, &PLANES_HERE, planes, order, &DOT8, &GATHER];
+        let parts: &[&File] = &[&DOT4, &NORM_FACTOR, &PLANES_HERE, &BY_CHUNKS, planes, order, &DOT8, &GATHER];
         let stage = |chunk: &Chunk| {
             let mut stage = stage(op, site, &self.reader, chunk, (parts, None));
             stage.name = "matvec_dot4";

@@ -3,7 +3,7 @@
 use super::linear::{FEW, Linear};
 use super::matmul::Matmul;
 use super::matvec::{DOT8, stage};
-use super::matvec_one::{FETCH_FLOATS, GROUPS, OWN_ROWS, bytes, flag};
+use super::matvec_one::{BY_CHUNKS, FETCH_FLOATS, GROUPS, OWN_ROWS, bytes, flag};
 use super::matvec_rows::{GATHER, after_planes, with_planes};
 use super::weight::{Chunk, Format, Reader, UNIT};
 use crate::op::{Arg, Kernel, Site, Stage};
@@ -65,36 +65,42 @@ impl Shape {
     fn new(op: &Linear, site: &Site<'_>, most_lanes: Option<usize>) -> Option<Self> {
         let (least, most) = site.caps.subgroups.map(|(least, most)| (least as usize, most as usize))?;
         let [m, k] = [site.inputs[0].axis(2), site.inputs[0].axis(1)];
-        let columns = m.next_power_of_two();
         // A subgroup's sums are one for each of its lanes, at most.
-        if site.caps.unified || !k.is_multiple_of(UNIT) || !(2..=FEW).contains(&m) || least < ROWS * columns {
+        let sums_fit = ROWS * m.next_power_of_two() <= least;
+        if site.caps.unified || !k.is_multiple_of(UNIT) || !(2..=FEW).contains(&m) || !sums_fit {
             return None;
         }
         let limit = |lanes: usize| most_lanes.unwrap_or(lanes).min(site.caps.workgroup_size as usize);
-        if let Format::Affine { bits, .. } = op.format {
-            let most_held = match (m, bits) {
-                (2, 5 | 6) => return None,
-                (2 | 3, _) => LANES,
-                (4, _) => LANES / 4 * 3,
-                _ => return None,
-            };
-            let (chunks, limit) = (k / PLANES, limit(most_held));
-            let team = chunks.next_multiple_of(most);
-            let suits = team <= limit && 4 * chunks >= 3 * team;
-            let lanes = team * (limit / team).max(1);
-            let of_planes = Self {
-                reader: bytes(op, site)?,
-                columns,
-                parts: 1,
-                span: None,
-                team,
-                lanes,
-                groups: GROUPS / 2,
-            };
-            return suits.then_some(of_planes);
+        match op.format {
+            Format::Dense => Self::floats(op, site, limit(LANES), most),
+            Format::Affine { bits, .. } => {
+                let lanes = match (m, bits) {
+                    (2, 5 | 6) => return None,
+                    (2 | 3, _) => LANES,
+                    (4, _) => LANES / 4 * 3,
+                    _ => return None,
+                };
+                Self::planes(op, site, limit(lanes), most)
+            }
         }
-        let units = k / UNIT;
-        let limit = limit(LANES);
+    }
+
+    /// Packed weights, with subgroups of at most `most`.
+    fn planes(op: &Linear, site: &Site<'_>, limit: usize, most: usize) -> Option<Self> {
+        let columns = site.inputs[0].axis(2).next_power_of_two();
+        let chunks = site.inputs[0].axis(1) / PLANES;
+        let team = chunks.next_multiple_of(most);
+        if team > limit || 4 * chunks < 3 * team {
+            return None;
+        }
+        let (reader, lanes) = (bytes(op, site)?, team * (limit / team));
+        Some(Self { reader, columns, parts: 1, span: None, team, lanes, groups: GROUPS / 2 })
+    }
+
+    /// Dense weights, likewise.
+    fn floats(op: &Linear, site: &Site<'_>, limit: usize, most: usize) -> Option<Self> {
+        let [m, units] = [site.inputs[0].axis(2), site.inputs[0].axis(1) / UNIT];
+        let columns = m.next_power_of_two();
         let team_of = |parts: usize, span: usize| units.div_ceil(parts * span).next_multiple_of(most);
         // Sums of parts are added up by another stage, which knows neither norm nor gate.
         let most_parts = if op.norm.is_some() || op.gate.is_some() { 1 } else { MOST_PARTS };
@@ -119,10 +125,8 @@ impl Shape {
         let batch = (room.min(SUMS) / each / stride).max(1) * stride;
         // Few bits leave registers for as many rows more.
         let refill = matches!(op.format, Format::Dense | Format::Affine { bits: 5.., .. });
-        let summed = match self.parts {
-            1 => op.clone(),
-            _ => Linear { bias: false, residual: false, ..op.clone() },
-        };
+        let ends = self.parts == 1;
+        let summed = Linear { bias: ends && op.bias, residual: ends && op.residual, ..op.clone() };
         let product = |chunk: &Chunk| {
             let sums = ("sums", (batch * each).into());
             let mut stage = match self.span {
@@ -137,7 +141,7 @@ impl Shape {
                     stage
                 }
                 None => {
-                    let files = &[&SEVERAL, &OWN_ROWS, &HELD_PLANES, &GATHER];
+                    let files = &[&SEVERAL, &OWN_ROWS, &HELD_PLANES, &BY_CHUNKS, &GATHER];
                     with_planes(op, site, &self.reader, chunk, (files, vec![sums]))
                 }
             };

@@ -28,3 +28,7 @@ fn value8(m: u32, i: u32) -> mat2x4<f32> {
     }
     return x8(m, i);
 }
+
+fn gained8(x: mat2x4<f32>, gain: mat2x4<f32>) -> mat2x4<f32> {
+    return mat2x4<f32>(x[0] * gain[0], x[1] * gain[1]);
+}

@@ -1,14 +1,13 @@
 // x as it is, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8 values: SPAN of
 // them, zeros past the end.
-// Parts: SPAN, Fetched, value8 (fetch_floats), unpack8 (weight_*).
+// Parts: SPAN, Fetched, value8, gained8 (fetch_floats), unpack8 (weight_*).
 
 struct Held { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
 
 var<private> kept: Held;
 
 fn gained(x: mat2x4<f32>, i: u32) -> mat2x4<f32> {
-    let gain = gain8(min(i, params.units - 1u));
-    return mat2x4<f32>(x[0] * gain[0], x[1] * gain[1]);
+    return gained8(x, gain8(min(i, params.units - 1u)));
 }
 
 // What is asked for later comes later: before weights.

@@ -1,6 +1,6 @@
 // Up to 8 rows of x in registers, for dense weights. Invocation `member` of a team has units member, member + TEAM, .. of 8
 // values of each: SPAN of them, zeros past the end.
-// Needs M, TEAM, COLUMNS, params; meet, which_column of the kernel; SPAN, Fetched, value8 (fetch_floats); gain8 (gain,
+// Needs M, TEAM, COLUMNS, params; meet, which_column of the kernel; SPAN, Fetched, value8, gained8 (fetch_floats); gain8 (gain,
 // no_gain), dot8; Raw8, unpack8 (weight_*).
 
 override NORM: bool = false;
@@ -31,10 +31,6 @@ fn unit_at(i: u32) -> Unit {
     if M > 6u { x.g = value8(6u, i); }
     if M > 7u { x.h = value8(7u, i); }
     return x;
-}
-
-fn gained8(x: mat2x4<f32>, gain: mat2x4<f32>) -> mat2x4<f32> {
-    return mat2x4<f32>(x[0] * gain[0], x[1] * gain[1]);
 }
 
 fn gained(x: Unit, i: u32) -> Unit {
@@ -124,7 +120,7 @@ fn factor_of(m: u32) -> f32 {
 }
 
 // Each row of x by what is fetched of a row of W.
-fn multiply(w: Fetched) -> mat2x4<f32> {
+fn multiply_all(w: Fetched) -> mat2x4<f32> {
     var y = by_unit(w.a, x_a);
     if SPAN > 1u {
         y += by_unit(w.b, x_b);

@@ -1,10 +1,9 @@
 // One row of x as planes of bytes (planes) in workgroup memory. A workgroup of WG invocations makes them together, laid
 // out so that neighbours read neighbouring words. Invocations multiply a chunk of 32 values at a time.
-// Parts: x8 and dot8 (x_aligned), gain8 (gain, no_gain), packed (codes_*), product.
+// Parts: x8 and dot8 (x_aligned), gain8 (gain, no_gain), numbers (planes), Held, CHUNKS (by_chunks).
 
-// Values of x in units of 8 and in chunks of 32.
+// Values of x in units of 8.
 const UNITS: u32 = params.units;
-const CHUNKS: u32 = params.units / 4u;
 
 // Unit 4 c + j at j * CHUNKS + c.
 var<workgroup> planes: array<vec4<u32>, UNITS>;
@@ -55,8 +54,6 @@ fn hold(lane: u32) -> f32 {
     return own;
 }
 
-struct Held { p0: vec4<u32>, p1: vec4<u32>, p2: vec4<u32>, p3: vec4<u32>, scaling: vec4<f32> }
-
 // Chunk c; nothing past the last, if there may be.
 fn held(c: u32, may_end: bool) -> Held {
     let i = min(c, CHUNKS - 1u);
@@ -65,12 +62,4 @@ fn held(c: u32, may_end: bool) -> Held {
         scaling_here = select(vec4<f32>(0.0), scaling_here, c < CHUNKS);
     }
     return Held(planes[i], planes[CHUNKS + i], planes[2u * CHUNKS + i], planes[3u * CHUNKS + i], scaling_here);
-}
-
-fn fetch(row: u32, c: u32) -> Packed {
-    return packed(row, min(c, CHUNKS - 1u));
-}
-
-fn multiply(w: Packed, x: Held) -> f32 {
-    return product(w, x.p0, x.p1, x.p2, x.p3, x.scaling);
 }
