@@ -3,15 +3,16 @@
 //
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
-// 32 heads of 128 over 8, without attend_packed_combine (3 us): on an NVIDIA H100 32768 keys of 8 bits 33.3 us, of 4 bits
-// 32.0, attend over f16 50.3; 16384 keys 20.4, 19.7 and 28.2; 2048 keys 10.7, 10.4 and 9.2. On an H200 33.4, 31.4 and 37.9;
-// 20.6, 19.2 and 22.9; 10.3, 11.4 and 8.9. What takes time is instructions, some 480 for 8 keys of a subgroup of 32, two
-// thirds of which multiply values, whatever their bits; and code that runs for the first time, as in attend. Bits that are
-// masked and set in one instruction, 32 less in all (codes8), made it 2% faster. A fourth workgroup on a multiprocessor
-// gains nothing.
-// Matrix units, each subgroup with 16 keys of its own, took 65 to 74 us, and over f16 65: the sums of 16 rows, 12 of which are
-// of no use, and what is on its way take 180 to 240 registers, NVIDIA's compiler copies both in every turn, and 42 to 52 KB
-// of code make 512 keys 18 to 22 us.
+// 32 heads of 128 over 8, without attend_packed_combine (3 us): on an NVIDIA H200 32768 keys of 8 bits 31.9 us, of 4 bits
+// 30.7, attend over f16 37.7; 16384 keys 20.0, 18.8 and 22.8; 2048 keys 10.3, 10.4 and 8.9. What takes time is instructions,
+// some 460 for 8 keys of a subgroup of 32, two thirds of which multiply values, whatever their bits; and code that runs for
+// the first time, as in attend. Bits that are masked and set in one instruction (codes8) made it 2% faster, two codes at a
+// time as halves (centred_halves) 4 to 5%. On an H100 4 bits take 10.3 us for each 16384 keys more, and 8.5 to 8.8 with
+// scores alone, values alone or neither: then memory is waited for. Two tiles on their way at once took longer up to 32768 keys
+// (32.4 us), addresses with less arithmetic (15 instructions) as long.
+// Matrix units took 53 to 74 us, with 16 or 32 keys to a subgroup, keys and values in one loop or first all scores of some 500
+// keys: 34 to 44 KB of workgroup memory leave one workgroup on a multiprocessor, 180 to 240 registers, of which NVIDIA's
+// compiler copies sums in every turn, and 42 to 52 KB of code make 512 keys 18 to 22 us.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with packed8,
 // codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); dot_planes (dot_planes); own_frequency, make_angles

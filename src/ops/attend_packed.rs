@@ -27,6 +27,8 @@ static QUERIES_INT: File = wgsl!("parts/queries_int.wgsl");
 static PACKED_FLOATS: File = wgsl!("parts/packed_floats.wgsl");
 static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
 static CODES8: File = wgsl!("parts/codes8.wgsl");
+static CENTRED_FLOATS: File = wgsl!("parts/centred_floats.wgsl");
+static CENTRED_HALVES: File = wgsl!("parts/centred_halves.wgsl");
 static BASES8: File = wgsl!("parts/bases8.wgsl");
 static NO_BASES8: File = wgsl!("parts/no_bases8.wgsl");
 
@@ -124,6 +126,7 @@ impl AttendPacked {
             &FRESH8,
             &STORE_FRESH,
             &CODES8,
+            if site.caps.f16 { &CENTRED_HALVES } else { &CENTRED_FLOATS },
             if self.basis { &BASES8 } else { &NO_BASES8 },
         ];
         let way: &[&File] = match integers {

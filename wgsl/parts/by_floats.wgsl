@@ -1,7 +1,7 @@
 // What over_keys does with a tile, in f32: 8 values of each of a part's four keys in an invocation, sums of products
 // over the part's lanes.
 // Needs Range, Found, SLACK (found); with_value, rescaled, UNSEEN, LOWEST (over_keys); PAGE (pages); Eight, place_of,
-// key_at, value_at, scores, weighted, numbers8, either8 (floats8 with cache8_*, packed_floats); across4, spread4,
+// key_at, value_at, scores, weighted, numbers8 (floats8 with cache8_*, packed_floats); across4, spread4,
 // base_lane, any_lane (lanes_*).
 
 // Four keys or values of a part, as they are stored.
@@ -26,19 +26,6 @@ struct Tile { k: Four, v: Four }
 fn tile_at(page: u32, j: u32, last: u32, h: u32, c: u32) -> Tile {
     let at = places_of(page, j, last, h, c);
     return Tile(four_keys(at, h, c), four_values(at, h, c));
-}
-
-fn either(x: Tile, y: Tile, second: bool) -> Tile {
-    return Tile(either_four(x.k, y.k, second), either_four(x.v, y.v, second));
-}
-
-fn either_four(x: Four, y: Four, second: bool) -> Four {
-    return Four(
-        either8(x.a, y.a, second),
-        either8(x.b, y.b, second),
-        either8(x.c, y.c, second),
-        either8(x.d, y.d, second),
-    );
 }
 
 alias Score = vec4<f32>;

@@ -62,20 +62,6 @@ fn tile_at(page: u32, j: u32, last: u32, h: u32, c: u32) -> Tile {
     return Tile(share_of(first + c / TEAM, h, c % TEAM), four_values(first, c / TEAM, h, c));
 }
 
-fn either(x: Tile, y: Tile, second: bool) -> Tile {
-    let words = Words(select(x.k.words.a, y.k.words.a, second), select(x.k.words.b, y.k.words.b, second));
-    return Tile(
-        Share(words, select(x.k.scales, y.k.scales, second)),
-        Four(
-            select(x.v.a, y.v.a, second),
-            select(x.v.b, y.v.b, second),
-            select(x.v.c, y.v.c, second),
-            select(x.v.d, y.v.d, second),
-            select(x.v.scales, y.v.scales, second),
-        ),
-    );
-}
-
 // A lane's 32 codes of a key, four in a word: the first and the last four of each 8. Those of 8 bits are less their zero.
 struct Bytes { first: vec4<u32>, last: vec4<u32> }
 

@@ -29,10 +29,6 @@ fn halves(low: f32, high: f32) -> u32 {
     return to_half(low) | (to_half(high) << 16u);
 }
 
-fn either8(x: Eight, y: Eight, second: bool) -> Eight {
-    return select(x, y, second);
-}
-
 fn round8(x: mat2x4<f32>) -> Eight {
     return vec4<u32>(
         halves(x[0].x, x[0].y),

@@ -24,10 +24,6 @@ fn eight(x: Eight) -> mat2x4<f32> {
     return x;
 }
 
-fn either8(x: Eight, y: Eight, second: bool) -> Eight {
-    return Eight(select(x[0], y[0], second), select(x[1], y[1], second));
-}
-
 fn round8(x: mat2x4<f32>) -> Eight {
     return x;
 }

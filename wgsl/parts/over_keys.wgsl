@@ -1,7 +1,7 @@
 // Attention of up to HEADS query heads over stored keys, a workgroup's share of them. WG / LANES parts take keys, four at
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
-// Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, either, Sums,
+// Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, Sums,
 // Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats, by_integers); Rows,
 // row_count (rows); make_rows of the kernel.
 
@@ -69,7 +69,9 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
             }
         }
         // Sums are never so large.
-        tile = either(next, tile, x.a[1].w > 3.0e38);
+        if !(x.a[1].w > 3.0e38) {
+            tile = next;
+        }
         at += STEP;
         if at >= max(r.stored, r.low + 1u) + STEP {
             break;

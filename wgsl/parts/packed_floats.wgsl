@@ -21,10 +21,6 @@ fn value_at(row: u32, h: u32, c: u32) -> Eight {
     return Eight(value8(at + h * VALUE_HEAD, c), value_scales(at, group_of(h, c)));
 }
 
-fn either8(x: Eight, y: Eight, second: bool) -> Eight {
-    return Eight(select(x.words, y.words, second), select(x.scales, y.scales, second));
-}
-
 fn scale_of(x: Eight, h: u32, c: u32) -> f32 {
     return scale_in(x.scales, group_of(h, c));
 }
