@@ -70,9 +70,9 @@ fn main() -> Result<()> {
     let kinds: Vec<KvKind> = kinds.into_iter().filter(wanted).collect();
     let mut scores: Vec<Score> = kinds.iter().map(|_| Score::default()).collect();
     for text in &texts {
-        let exact = logits(&model, &text.tokens, Some(KvKind::F32))?;
+        let exact = logits(&model, &text.tokens, &[KvKind::F32])?;
         for (kind, score) in kinds.iter().zip(&mut scores) {
-            score.add(text, &exact, &logits(&model, &text.tokens, Some(*kind))?);
+            score.add(text, &exact, &logits(&model, &text.tokens, &[*kind])?);
         }
     }
     let tokens: usize = texts.iter().map(|text| text.tokens.len() - 1).sum();
@@ -212,7 +212,7 @@ fn passkey(
     let question = tokenizer.encode(&text, false)?;
     let same = question.iter().zip(&asked).take_while(|(a, b)| a == b).count();
     let tokens = [&[0], &asked[..]].concat();
-    let all = logits(model, &tokens, Some(kind))?;
+    let all = logits(model, &tokens, &[kind])?;
     let vocab = all.len() / tokens.len();
     let (mut found, mut likelihood) = (true, 0.0);
     for i in same..tokens.len() - 1 {

@@ -176,7 +176,8 @@ impl MLXArray {
         Self::prim(Prim::TopK(k), vec![self.widened()])
     }
 
-    /// Index (u32) of the greatest element of the last axis, the first of equals; the axis goes away.
+    /// Index (u32) of the greatest element of the last axis, the first of equals; the axis goes away. `u32::MAX` where no element
+    /// is a number.
     #[track_caller]
     pub fn argmax(&self) -> Self {
         assert!(!self.dims().is_empty(), "argmax of a scalar");

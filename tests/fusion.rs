@@ -71,7 +71,7 @@ fn fusion_over_a_packed_cache_does_not_change_logits() {
         for n in [1, 2, 8] {
             let (fused, plain) = both(|| {
                 let one_by_one = logits_after(&model, &ids[..30 - n], &ids[30 - n..], kind, kind).unwrap();
-                [one_by_one, logits(&model, &ids[..n], Some(kind)).unwrap()].concat()
+                [one_by_one, logits(&model, &ids[..n], &[kind]).unwrap()].concat()
             });
             let square = |x: f32| f64::from(x).powi(2);
             let error: f64 = fused.iter().zip(&plain).map(|(a, b)| square(a - b)).sum();
@@ -115,7 +115,7 @@ fn fusion_does_not_change_logits() {
         let ids: Vec<u32> = (0..8).map(|i| 7 * i + 3).collect();
         // As many tokens of one sequence as come together.
         for n in [1, 2, 5, 8] {
-            let (fused, plain) = both(|| logits(&model, &ids[..n], None).unwrap());
+            let (fused, plain) = both(|| logits(&model, &ids[..n], &[]).unwrap());
             let square = |x: f32| f64::from(x).powi(2);
             let error: f64 = fused.iter().zip(&plain).map(|(a, b)| square(a - b)).sum();
             let size: f64 = plain.iter().map(|b| square(*b)).sum();

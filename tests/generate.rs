@@ -43,8 +43,8 @@ fn limits_are_kept_and_named() {
     let error = generator.prompt(&[5, 576], greedy(1)).unwrap_err();
     assert!(error.is_input() && error.to_string().contains("576"), "{error}");
     assert!(generator.prompt(&[], greedy(1)).unwrap_err().is_input());
-    assert!(logits(&model, &[], None).unwrap_err().is_input());
-    assert!(logits(&model, &[576], None).unwrap_err().is_input());
+    assert!(logits(&model, &[], &[]).unwrap_err().is_input());
+    assert!(logits(&model, &[576], &[]).unwrap_err().is_input());
     let nonsense = GenerateOptions { top_p: -1.0, ..greedy(1) };
     assert!(generator.prompt(&[1], nonsense).unwrap_err().to_string().contains("top_p"));
 }

@@ -47,9 +47,9 @@ fn distance(got: &[f32], expected: &[f32]) -> f64 {
 fn the_fewer_bits_the_further_from_f32_but_never_far() {
     for device in devices() {
         let model = shipped(device);
-        let exact = logits(&model, &ids(60), Some(KvKind::F32)).unwrap();
+        let exact = logits(&model, &ids(60), &[KvKind::F32]).unwrap();
         let bounds = [0.01, 0.1, 0.15, 0.25, 0.25];
-        let distances = KINDS.map(|kind| distance(&logits(&model, &ids(60), Some(kind)).unwrap(), &exact));
+        let distances = KINDS.map(|kind| distance(&logits(&model, &ids(60), &[kind]).unwrap(), &exact));
         for ((kind, distance), bound) in KINDS.into_iter().zip(distances).zip(bounds) {
             assert!(distance < bound, "{kind} on {device:?}: {distance}");
         }
@@ -63,7 +63,7 @@ fn token_by_token_is_the_same_as_all_at_once() {
         let model = shipped(device);
         let vocab = model.config().vocab_size;
         for kind in KINDS {
-            let all = logits(&model, &ids(24), Some(kind)).unwrap();
+            let all = logits(&model, &ids(24), &[kind]).unwrap();
             let tokens = ids(24);
             let steps = logits_after(&model, &tokens[..20], &tokens[20..], kind, kind).unwrap();
             let d = distance(&steps, &all[20 * vocab..]);
@@ -240,7 +240,7 @@ fn prompts_are_kept_in_files_only() {
 #[test]
 fn groups_that_divide_no_head_are_refused() {
     let model = shipped(Device::CPU);
-    let e = logits(&model, &ids(3), Some(KvKind::Mlx { bits: 8, group: 128 })).unwrap_err();
+    let e = logits(&model, &ids(3), &[KvKind::Mlx { bits: 8, group: 128 }]).unwrap_err();
     assert!(e.is_input(), "{e}");
 }
 

@@ -300,7 +300,7 @@ fn tensors_that_nobody_asks_for_may_be_of_any_type() {
     let tiny = Tiny::new().tensor("model.position_ids", Dtype::I64, &[3]).tensor("x", Dtype::BOOL, &[2]);
     let options = LoadOptions { device: Some(Device::CPU), ..LoadOptions::default() };
     let model = Model::load(tiny.folder(), options).unwrap();
-    assert_eq!(unimlx::logits(&model, &[1, 2], None).unwrap().len(), 16);
+    assert_eq!(unimlx::logits(&model, &[1, 2], &[]).unwrap().len(), 16);
 }
 
 #[test]

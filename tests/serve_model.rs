@@ -117,7 +117,7 @@ async fn probabilities_and_penalties_come_from_the_host() {
     let (ids, all, _) = answer(request(&|r| r.logprobs = Some(3))).await;
     assert_eq!((&ids, all.len()), (&plain, 12));
     let whole = [&tokens[..], &ids].concat();
-    let logits = unimlx::logits(&model, &whole, None).unwrap();
+    let logits = unimlx::logits(&model, &whole, &[]).unwrap();
     let vocab = model.config().vocab_size;
     for (i, got) in all.iter().enumerate() {
         let row = &logits[(tokens.len() - 1 + i) * vocab..][..vocab];
@@ -287,16 +287,16 @@ async fn all(engine: &ModelEngine, prompts: &[Vec<u32>]) -> Vec<(Vec<u32>, usize
 
 #[tokio::test]
 async fn a_prefix_is_read_once_for_all_and_answers_do_not_depend_on_it() {
-    for (device, kind) in [
-        (Device::CPU, None),
-        (Device::CPU, Some(KvKind::Int8)),
-        (Device::CPU, Some(KvKind::Int4)),
-        (Device::GPU, None),
+    for (device, kinds) in [
+        (Device::CPU, vec![]),
+        (Device::CPU, vec![KvKind::Int8, KvKind::F32]),
+        (Device::CPU, vec![KvKind::Int4]),
+        (Device::GPU, vec![]),
     ] {
         let (model, card) = shipped_on(device);
         let engine = |on: bool| {
             let mut options = EngineOptions::default();
-            (options.kind, options.prefix_cache) = (kind, on);
+            (options.kinds, options.prefix_cache) = (kinds.clone(), on);
             ModelEngine::new(&model, card.clone(), options).unwrap()
         };
         let (prefix, prompts) = behind_one_prefix(&card);
@@ -309,9 +309,9 @@ async fn a_prefix_is_read_once_for_all_and_answers_do_not_depend_on_it() {
         let shared = all(&with, prompts).await;
         let read: usize = prompts.iter().zip(&shared).map(|(p, (_, cached))| p.len() - cached).sum();
         let rest: usize = prompts.iter().map(|p| p.len() - prefix).sum();
-        assert_eq!(read, prefix + rest, "{device:?} {kind:?}: tokens that went through the model");
+        assert_eq!(read, prefix + rest, "{device:?} {kinds:?}: tokens that went through the model");
         for (i, (a, b)) in fresh.iter().zip(&shared).enumerate() {
-            assert_eq!(a.0, b.0, "{device:?} {kind:?}, request {i}");
+            assert_eq!(a.0, b.0, "{device:?} {kinds:?}, request {i}");
         }
         // Another conversation behind the same prefix costs none of those that are there.
         let more = [prompts[0][..prefix].to_vec(), card.tokenizer.encode("And then", true).unwrap()].concat();

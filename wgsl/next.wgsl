@@ -39,13 +39,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let seed = vec2<u32>(counts[4u * at + 2u], counts[4u * at + 3u]);
         let u = uniform_number(seed, steps[row]);
         let f = Filter(params.n, scale, best.value, knobs[5u * at + 2u], 0u);
-        index = draw(lane, best, f, top_k, knobs[5u * at + 1u], u);
+        index = select(draw(lane, best, f, top_k, knobs[5u * at + 1u], u), NONE, index == NONE);
     }
     if lane == 0u {
         token[row] = index;
-        ids[row] = index;
+        ids[row] = min(index, params.n - 1u);
         places[2u * row] += 1u;
         steps[row] += 1u;
-        seen[first_seen + index / 32u] |= 1u << (index % 32u);
+        if index != NONE {
+            seen[first_seen + index / 32u] |= 1u << (index % 32u);
+        }
     }
 }

@@ -16,8 +16,8 @@ pub(super) struct Sequences {
 }
 
 impl Sequences {
-    pub(super) fn new(model: &Model, kv: Option<KvKind>, count: usize) -> Result<Self> {
-        Ok(Self { model: model.clone(), batch: Batch::new(model, count, kv)?, count, runs: 0 })
+    pub(super) fn new(model: &Model, kv: &[KvKind], count: usize) -> Result<Self> {
+        Ok(Self { model: model.clone(), batch: Batch::with_kinds(model, count, kv)?, count, runs: 0 })
     }
 
     /// Hands the generation of `generated` tokens for each sequence, after `depth` others, to `around`; the seconds
@@ -61,7 +61,7 @@ impl Sequences {
 /// `generated` tokens for each of `batch` sequences, after `depth` others in each.
 pub(super) fn row(
     model: &Model,
-    kv: Option<KvKind>,
+    kv: &[KvKind],
     (depth, generated, batch): (usize, usize, usize),
     repetitions: usize,
 ) -> Result<BenchRow> {

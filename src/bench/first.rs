@@ -43,7 +43,7 @@ pub struct FirstToken {
 ///
 /// # Errors
 /// No tokens, or more than the model's context; the device failed.
-pub fn first_token(model: &Model, prompt: usize, kv: Option<KvKind>) -> Result<FirstToken> {
+pub fn first_token(model: &Model, prompt: usize, kv: &[KvKind]) -> Result<FirstToken> {
     BenchOptions { prompts: vec![prompt], generations: vec![0], ..BenchOptions::default() }.check(model)?;
     let gpu = if model.device() == Device::GPU { Some(Gpu::shared()?) } else { None };
     if let Some(gpu) = &gpu {
@@ -55,7 +55,7 @@ pub fn first_token(model: &Model, prompt: usize, kv: Option<KvKind>) -> Result<F
     };
     let before = (planning_time(), pipelines());
     let begin = Instant::now();
-    let mut generator = Generator::new(model, kv);
+    let mut generator = Generator::with_kinds(model, kv);
     one(&mut generator, &tokens(model, 1, 0, prompt))?;
     let time = begin.elapsed();
     let (planning, pipelines) = (planning_time(), pipelines());

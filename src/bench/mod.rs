@@ -40,8 +40,8 @@ pub struct BenchOptions {
     pub batches: Vec<usize>,
     /// Timed runs.
     pub repetitions: usize,
-    /// How keys and values are kept; by default what suits the device.
-    pub kv: Option<KvKind>,
+    /// How keys and values are kept, as for [`Generator::with_kinds`].
+    pub kv: Vec<KvKind>,
 }
 
 impl Default for BenchOptions {
@@ -52,7 +52,7 @@ impl Default for BenchOptions {
             depths: vec![0],
             batches: vec![1],
             repetitions: 3,
-            kv: None,
+            kv: Vec::new(),
         }
     }
 }
@@ -174,7 +174,7 @@ pub fn bench(
     report: &mut dyn FnMut(BenchRow) -> Result<()>,
 ) -> Result<()> {
     options.check(model)?;
-    let mut bench = Bench::new(model, options.kv)?;
+    let mut bench = Bench::new(model, &options.kv)?;
     for &depth in &options.depths {
         for &prompt in options.prompts.iter().filter(|n| **n > 0) {
             report(bench.row(depth, prompt, 0, options.repetitions)?)?;
@@ -183,7 +183,7 @@ pub fn bench(
             for &batch in &options.batches {
                 report(match batch {
                     1 => bench.row(depth, 0, generated, options.repetitions)?,
-                    _ => batch::row(model, options.kv, (depth, generated, batch), options.repetitions)?,
+                    _ => batch::row(model, &options.kv, (depth, generated, batch), options.repetitions)?,
                 })?;
             }
         }
@@ -201,10 +201,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(model: &Model, kv: Option<KvKind>) -> Result<Self> {
+    fn new(model: &Model, kv: &[KvKind]) -> Result<Self> {
         let gpu = if model.device() == Device::GPU { Some(Gpu::shared()?) } else { None };
         let gpu = gpu.filter(|gpu| gpu.caps().timestamps);
-        Ok(Self { model: model.clone(), generator: Generator::new(model, kv), gpu, runs: 0 })
+        Ok(Self { model: model.clone(), generator: Generator::with_kinds(model, kv), gpu, runs: 0 })
     }
 
     fn row(&mut self, depth: usize, prompt: usize, generated: usize, repetitions: usize) -> Result<BenchRow> {
@@ -324,7 +324,7 @@ mod tests {
         for quant in ["f32", "bf16", "f16", "4bit", "3bit-g32"] {
             let of = |device| {
                 let model = synthetic(quant, device);
-                crate::generate::logits(&model, &[1, 2, 250, 3], Some(KvKind::F32)).unwrap()
+                crate::generate::logits(&model, &[1, 2, 250, 3], &[KvKind::F32]).unwrap()
             };
             let cpu = of(Device::CPU);
             let size = (cpu.iter().map(|x| x * x).sum::<f32>() / cpu.len() as f32).sqrt();

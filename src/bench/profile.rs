@@ -82,7 +82,7 @@ impl Profile {
 /// `is_device`: the model is not on a GPU that has timestamps; else as [`bench`](super::bench).
 pub fn profile(model: &Model, options: &BenchOptions) -> Result<Vec<Profile>> {
     options.check(model)?;
-    let mut bench = Bench::new(model, options.kv)?;
+    let mut bench = Bench::new(model, &options.kv)?;
     let Some(gpu) = bench.gpu.clone() else {
         return Err(Error::device("a profile needs a GPU that has timestamps"));
     };
@@ -98,7 +98,7 @@ pub fn profile(model: &Model, options: &BenchOptions) -> Result<Vec<Profile>> {
         for &batch in options.batches.iter().filter(|_| generated > 0) {
             all.push(match batch {
                 1 => bench.profile(depth, 0, generated, empty)?,
-                _ => of_batch(&gpu, model, options.kv, (depth, generated, batch), empty)?,
+                _ => of_batch(&gpu, model, &options.kv, (depth, generated, batch), empty)?,
             });
         }
     }
@@ -125,7 +125,7 @@ impl Bench {
 fn of_batch(
     gpu: &Arc<Gpu>,
     model: &Model,
-    kv: Option<KvKind>,
+    kv: &[KvKind],
     (depth, generated, batch): (usize, usize, usize),
     empty: f64,
 ) -> Result<Profile> {

@@ -99,10 +99,16 @@ pub(crate) struct SamplingArgs {
     /// Stop before this text (may be given several times)
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct KvArgs {
     /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
     /// GPU, f32 on the CPU]; of several, each is a layer's, and the last that of all others
-    #[arg(long, value_name = "KIND,..", value_delimiter = ',', env = "UNIMLX_KV")]
-    pub(crate) kv: Vec<KvKind>,
+    #[arg(long = "kv", value_name = "KIND,..", value_delimiter = ',', env = "UNIMLX_KV")]
+    pub(crate) kinds: Vec<KvKind>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -229,10 +235,8 @@ pub(crate) struct BenchArgs {
     /// Then time each kernel of a prompt and of a token (needs a GPU with timestamps)
     #[arg(long)]
     pub(crate) profile: bool,
-    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
-    /// GPU, f32 on the CPU]
-    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
-    pub(crate) kv: Option<KvKind>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
     /// How to print: one JSON object per line, comma-separated values, markdown
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
@@ -257,10 +261,8 @@ pub(crate) struct LogitsArgs {
     /// File to write: tensor `logits`, f32 [n_tokens, vocab]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
-    /// GPU, f32 on the CPU]
-    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
-    pub(crate) kv: Option<KvKind>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
     /// Print one JSON object when done
     #[arg(long)]
     pub(crate) json: bool,
@@ -301,10 +303,8 @@ pub(crate) struct ServeArgs {
     /// Tokens of prompt and answer together [default: the model's own limit]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
     pub(crate) context: Option<usize>,
-    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
-    /// GPU, f32 on the CPU]
-    #[arg(long, value_name = "KIND", env = "UNIMLX_KV")]
-    pub(crate) kv: Option<KvKind>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
     /// Read every prompt from its beginning, whatever the cache has of it
     #[arg(long)]
     pub(crate) no_prefix_cache: bool,

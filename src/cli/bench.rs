@@ -30,7 +30,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         depths: args.depth.clone(),
         batches: args.batch.clone(),
         repetitions: args.repetitions,
-        kv: args.kv,
+        kv: args.kv.kinds.clone(),
     };
     let gpu = if model.device() == Device::GPU { Some(Gpu::shared()?) } else { None };
     if args.profile && !gpu.as_ref().is_some_and(|gpu| gpu.caps().timestamps) {
@@ -82,7 +82,7 @@ fn roof(output: Output) -> Result<()> {
 
 /// The first token of this process, and where its time went.
 fn first(args: &BenchArgs, name: &str, model: &Model, prompt: usize) -> Result<()> {
-    let first = unimlx::first_token(model, prompt, args.kv)?;
+    let first = unimlx::first_token(model, prompt, &args.kv.kinds)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let parts = [first.time, first.planning, first.trials, first.pipelines, first.again];
     let place = place(model)?;

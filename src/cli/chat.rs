@@ -23,7 +23,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let template =
         template.ok_or_else(|| Error::unsupported("the model has no chat template; try generate"))?;
     let model = load(&args.model, &checkpoint)?;
-    let mut generator = Generator::with_kinds(&model, &args.sampling.kv);
+    let mut generator = Generator::with_kinds(&model, &args.sampling.kv.kinds);
 
     let stopped = Arc::new(AtomicBool::new(false));
     let flag = stopped.clone();

@@ -20,7 +20,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
     options.ignore_eos = args.ignore_eos;
 
     let status = Status::new();
-    let mut generator = Generator::with_kinds(&model, &args.sampling.kv);
+    let mut generator = Generator::with_kinds(&model, &args.sampling.kv.kinds);
     let known = match &args.prompt_cache {
         Some(file) if file.exists() => generator.load_prompt(file)?,
         _ => 0,

@@ -20,7 +20,7 @@ pub(crate) fn logits(args: &LogitsArgs) -> Result<()> {
     }
     let checkpoint = checkpoint(args.model.model.as_deref())?;
     let model = load(&args.model, &checkpoint)?;
-    let values = unimlx::logits(&model, &args.tokens, args.kv)?;
+    let values = unimlx::logits(&model, &args.tokens, &args.kv.kinds)?;
     let shape = vec![args.tokens.len(), model.config().vocab_size];
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let failed = |e: &dyn std::fmt::Display| Error::io(format!("{path}: {e}"));

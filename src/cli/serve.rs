@@ -30,7 +30,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
     };
     let mut engine = EngineOptions::default();
     (engine.slots, engine.queue) = (args.parallel, args.queue);
-    (engine.kind, engine.prefix_cache) = (args.kv, !args.no_prefix_cache);
+    (engine.kinds, engine.prefix_cache) = (args.kv.kinds.clone(), !args.no_prefix_cache);
     let engine = Arc::new(ModelEngine::new(&model, card, engine)?);
     let mut options = Options::default();
     options.api_keys = keys;

@@ -159,7 +159,7 @@ impl Kernel for Softmax<'_> {
     }
 }
 
-/// The place of the largest value, the first of ties. NaNs do not count; 0 if there is nothing else.
+/// The place of the largest value, the first of ties. NaNs do not count; `u32::MAX` if there is nothing else.
 pub(crate) fn argmax(row: &[f32]) -> u32 {
     // Lane by lane first, as the compiler vectorises that; then the lane's first place.
     let mut lanes = [f32::NEG_INFINITY; 4 * LANES];
@@ -169,7 +169,7 @@ pub(crate) fn argmax(row: &[f32]) -> u32 {
         }
     }
     let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    row.iter().position(|&x| x == max).unwrap_or(0) as u32
+    row.iter().position(|&x| x == max).map_or(u32::MAX, |at| at as u32)
 }
 
 /// The activation of a gated linear unit.

@@ -163,7 +163,7 @@ fn what_windows_have_left_can_be_moved() {
         assert_eq!(other.by_ref().map(Result::unwrap).collect::<Vec<_>>(), expected, "on the {device}");
         let (read, then) = prompt.split_at(690);
         let moved = logits_after(&model, read, then, KvKind::F32, kind).unwrap();
-        let whole = logits(&model, &prompt, Some(kind)).unwrap();
+        let whole = logits(&model, &prompt, &[kind]).unwrap();
         let whole = &whole[whole.len() - moved.len()..];
         assert!(error(&moved, whole) < 4.0 * bound, "on the {device}: {}", error(&moved, whole));
     }

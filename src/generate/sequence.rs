@@ -192,8 +192,13 @@ impl Sequence {
     /// Adds the next token to the answer, unless that ends with it.
     ///
     /// # Errors
-    /// The hook's.
+    /// The hook's; no logit was a number, and so there is no token.
     pub(super) fn take(&mut self, token: u32) -> Result<Option<FinishReason>> {
+        if token == u32::MAX {
+            return Err(Error::format(
+                "the model's logits are not numbers: its weights are damaged, or its sums leave what floats hold",
+            ));
+        }
         if self.end_ids.contains(&token) {
             return Ok(Some(FinishReason::Stop));
         }

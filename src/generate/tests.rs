@@ -44,7 +44,7 @@ fn a_sequence_may_be_cut_anywhere() {
             let model = model(name, device);
             let ids = ids(90); // longer than mistral's window
             let vocab = model.config().vocab_size;
-            let whole = logits(&model, &ids, Some(kind)).unwrap();
+            let whole = logits(&model, &ids, &[kind]).unwrap();
             let mut got = vec![0f32; vocab];
             let mut check = |runner: &Runner, at: usize, what: &str| {
                 runner.read(&mut got).unwrap();
@@ -73,7 +73,7 @@ fn chunks_and_a_growing_cache_change_nothing() {
         let model = model("llama-tied", device);
         let ids = ids(chunk_on(device) + 40);
         let vocab = model.config().vocab_size;
-        let whole = logits(&model, &ids, Some(kind)).unwrap();
+        let whole = logits(&model, &ids, &[kind]).unwrap();
         let mut runner = Runner::new(&model, 1, kind);
         let mut got = vec![0f32; vocab];
         for part in [&ids[..200], &ids[200..270], &ids[270..]] {
@@ -342,6 +342,45 @@ fn a_hook_has_its_say_and_neighbours_do_not_notice() {
             assert!(!answers[2].contains(&forbidden) && answers[2].len() == 12);
             assert_eq!(*chosen.lock().unwrap(), answers[2]);
             assert_eq!(forbidden == 575, answers[2] == plain);
+        }
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_end_an_answer_with_an_error() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama/model");
+    let damaged = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(golden).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), damaged.path().join(file.file_name())).unwrap();
+    }
+    let path = damaged.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let (at, len) = {
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let norm = tensors.tensor("model.norm.weight").unwrap();
+        (norm.data().as_ptr() as usize - bytes.as_ptr() as usize, norm.data().len())
+    };
+    // Of any width these bits are a NaN.
+    bytes[at..at + len].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    for (device, ..) in routes() {
+        let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
+        let model = Model::load(damaged.path(), options).unwrap();
+        for temperature in [0.0, 0.7] {
+            let options = GenerateOptions { temperature, top_p: 0.9, top_k: 20, ..GenerateOptions::default() };
+            let mut generator = Generator::new(&model, None);
+            generator.prompt(&ids(5), options.clone()).unwrap();
+            let error = generator.next().unwrap().unwrap_err().to_string();
+            assert!(error.contains("logits are not numbers"), "{device}: {error}");
+            assert!(generator.next().is_none());
+
+            let mut batch = Batch::new(&model, 2, None).unwrap();
+            batch.prompt(0, &ids(5), options).unwrap();
+            while batch.is_active() {
+                batch.step().unwrap();
+            }
+            let error = batch.failure(0).unwrap().to_string();
+            assert!(error.contains("logits are not numbers"), "{device}: {error}");
         }
     }
 }

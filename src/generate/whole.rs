@@ -5,14 +5,14 @@ use crate::error::Result;
 use crate::kv_quantization::KvKind;
 use crate::models::Model;
 
-/// Logits of every position of a sequence, `[n, vocab]` row by row, in f32. `kind` is how keys and values
-/// are kept meanwhile; by default what suits the device.
+/// Logits of every position of a sequence, `[n, vocab]` row by row, in f32. `kinds` are how keys
+/// and values are kept meanwhile, as for [`Generator::with_kinds`](super::Generator::with_kinds).
 ///
 /// # Errors
 /// No tokens, more than the model's context, an id beyond the vocabulary; the device failed.
-pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
+pub fn logits(model: &Model, tokens: &[u32], kinds: &[KvKind]) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(tokens.len() * model.config().vocab_size);
-    each_logits(model, tokens, kind, &mut |_, row| out.extend_from_slice(row))?;
+    each_logits(model, tokens, kinds, &mut |_, row| out.extend_from_slice(row))?;
     Ok(out)
 }
 
@@ -23,12 +23,12 @@ pub fn logits(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec
 pub fn each_logits(
     model: &Model,
     tokens: &[u32],
-    kind: Option<KvKind>,
+    kinds: &[KvKind],
     each: &mut dyn FnMut(usize, &[f32]),
 ) -> Result<()> {
     model.check(tokens)?;
     let vocab = model.config().vocab_size;
-    let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
+    let mut runner = Runner::with_kinds(model, 1, kinds);
     runner.reserve(0, tokens.len())?;
     let chunk = ((64 << 20) / (4 * vocab)).clamp(1, runner.chunk); // at most 64 MiB of logits at once
     let mut rows = vec![0f32; chunk.min(tokens.len()) * vocab];
@@ -41,15 +41,15 @@ pub fn each_logits(
     Ok(())
 }
 
-/// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kind` as for
+/// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kinds` as for
 /// [`logits`].
 ///
 /// # Errors
 /// As [`logits`].
-pub fn hidden_states(model: &Model, tokens: &[u32], kind: Option<KvKind>) -> Result<Vec<f32>> {
+pub fn hidden_states(model: &Model, tokens: &[u32], kinds: &[KvKind]) -> Result<Vec<f32>> {
     model.check(tokens)?;
     let width = model.config().hidden_size;
-    let mut runner = Runner::new(model, 1, kind.unwrap_or(KvKind::default_for(model.device())));
+    let mut runner = Runner::with_kinds(model, 1, kinds);
     runner.reserve(0, tokens.len())?;
     let mut out = vec![0f32; tokens.len() * width];
     let chunk = runner.chunk;

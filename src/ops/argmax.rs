@@ -1,4 +1,4 @@
-//! Index of the greatest element of each row, the first of equals.
+//! Index of the greatest element of each row, the first of equals; `u32::MAX` for a row without a number.
 
 use super::kernel::{declare, spread};
 use crate::array::MLXArray;

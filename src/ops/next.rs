@@ -25,7 +25,9 @@ static NEXT: File = wgsl!("next.wgsl");
 ///   if positive, else multiplied.
 /// - The random number is that of (seed, `steps`).
 ///
-/// Updates `ids` to the tokens, adds one to `steps` and to each first number of `places`, and sets the tokens'
+/// Where no logit is a number the token is `u32::MAX`.
+///
+/// Updates `ids` to the tokens, or the last of the vocabulary where there is none, adds one to `steps` and to each first number of `places`, and sets the tokens'
 /// bits in `seen`; slots differ from row to row.
 #[derive(Clone, Debug)]
 pub struct Next;
@@ -113,7 +115,8 @@ impl Op for Next {
             let bit = word(1).broadcast_to(&[1]).shl(&(&token & &word(31)));
             after = (&after | &bit).where_(&(&own_slot & &own_word), &after);
         }
-        vec![(3, tokens), (4, places + &first), (5, steps + &word(1)), (6, after)]
+        let ids = tokens.minimum(&word(inputs[0].dims()[1] as u32 - 1));
+        vec![(3, ids), (4, places + &first), (5, steps + &word(1)), (6, after)]
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {

@@ -4,7 +4,8 @@
 //! `p = softmax(logits / temperature)`; top-k keeps what is no less than the k-th greatest; top-p keeps,
 //! of the renormalised rest, values whose strictly greater ones sum to less than `top_p`; min-p keeps
 //! what is no less than `min_p` of the greatest. Values equal to a threshold are kept. The token is the
-//! first index at which the running sum of what is left, in index order, exceeds `u` of its total.
+//! first index at which the running sum of what is left, in index order, exceeds `u` of its total; `u32::MAX` if no logit is a
+//! number.
 
 use super::argmax::{self, LIKELIEST, lanes, logits4};
 use super::kernel::declare;
@@ -53,7 +54,8 @@ impl Op for Sample {
         }
         let scalar = MLXArray::scalar;
         let scaled = logits * (1.0 / self.temperature).min(MOST);
-        drawn(&scaled, &MLXArray::scalar_u32(self.top_k as u32), &scalar(self.top_p), &scalar(self.min_p), u)
+        let top_k = MLXArray::scalar_u32(self.top_k as u32);
+        drawn(&scaled, &top_k, &scalar(self.top_p), &scalar(self.min_p), u)
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -124,7 +126,8 @@ pub(super) fn drawn(
     let count = passed.astype(Dtype::F32).sum(1).astype(Dtype::U32);
     // The rounding of sums must not lead past the last that is kept.
     let last = index.where_(&zero.less(&p), &MLXArray::scalar_u32(0)).max(1);
-    count.minimum(&last).reshape(&[1])
+    let none = MLXArray::scalar_u32(u32::MAX);
+    none.where_(&x.argmax().equal(&none), &count.minimum(&last).reshape(&[1]))
 }
 
 /// Greater floats have greater keys; zeros are equal.
@@ -152,12 +155,12 @@ fn threshold(logits: &[f32], wanted: f64, weight: impl Fn(f32) -> f64) -> u32 {
     found
 }
 
-/// [`Sample`] in plain Rust, its sums in f64. `u` is in [0, 1); 0 for no logits.
+/// [`Sample`] in plain Rust, its sums in f64. `u` is in [0, 1); `u32::MAX` if no logit is a number.
 pub fn sample_host(logits: &[f32], op: &Sample, u: f32) -> u32 {
-    if op.temperature <= 0.0 || logits.is_empty() {
+    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if op.temperature <= 0.0 || greatest == f32::NEG_INFINITY {
         return cpu::argmax(logits);
     }
-    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let scale = (1.0 / op.temperature).min(MOST);
     let weight = |x: f32| f64::from((x - greatest) * scale).exp();
 

@@ -31,15 +31,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How a [`ModelEngine`] runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EngineOptions {
     /// Answers at once, 1 to 8.
     pub slots: usize,
     /// Requests that may wait.
     pub queue: usize,
-    /// How keys and values are kept; by default what suits the device.
-    pub kind: Option<KvKind>,
+    /// How keys and values are kept, as for [`Batch::with_kinds`].
+    pub kinds: Vec<KvKind>,
     /// Begin a prompt with what the cache has of it. Answers are the same without, later.
     pub prefix_cache: bool,
     /// Tokens that the cache may have for all answers together, in pages of 128; by default what they
@@ -49,7 +49,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { slots: 8, queue: 128, kind: None, prefix_cache: true, cache_tokens: None }
+        Self { slots: 8, queue: 128, kinds: Vec::new(), prefix_cache: true, cache_tokens: None }
     }
 }
 
@@ -62,7 +62,7 @@ pub struct ModelEngine {
     queue: usize,
     cache_pages: usize,
     model: Model,
-    kind: Option<KvKind>,
+    kinds: Vec<KvKind>,
     /// Whose turn it is of those who want no answer.
     aside: Arc<tokio::sync::Mutex<()>>,
 }
@@ -108,7 +108,7 @@ impl ModelEngine {
     /// # Errors
     /// A number of slots that a batch cannot have; no thread.
     pub fn new(model: &Model, card: Card, options: EngineOptions) -> Result<Self> {
-        let mut batch = Batch::new(model, options.slots, options.kind)?;
+        let mut batch = Batch::with_kinds(model, options.slots, &options.kinds)?;
         batch.keep_prefixes(options.prefix_cache);
         let most = options.slots * card.context_length.next_multiple_of(PAGE);
         let cache_pages = options.cache_tokens.unwrap_or(most) / PAGE;
@@ -123,7 +123,7 @@ impl ModelEngine {
             .name("unimlx-engine".to_owned())
             .spawn(move || worker.work())
             .map_err(|e| Error::io(format!("no thread for the engine: {e}")))?;
-        let EngineOptions { slots, queue, kind, .. } = options;
+        let EngineOptions { slots, queue, kinds, .. } = options;
         Ok(Self {
             card,
             shared,
@@ -131,7 +131,7 @@ impl ModelEngine {
             queue,
             cache_pages,
             model: model.clone(),
-            kind,
+            kinds,
             aside: Arc::default(),
         })
     }
@@ -181,15 +181,15 @@ impl Engine for ModelEngine {
     }
 
     fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
-        Some(self.aside(inputs, move |model, ids, kind| {
-            Ok(pool(&hidden_states(model, ids, kind)?, ids.len(), pooling))
+        Some(self.aside(inputs, move |model, ids, kinds| {
+            Ok(pool(&hidden_states(model, ids, kinds)?, ids.len(), pooling))
         }))
     }
 
     fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
-        Some(self.aside(inputs, move |model, ids, kind| {
+        Some(self.aside(inputs, move |model, ids, kinds| {
             let mut scores = Vec::with_capacity(ids.len());
-            each_logits(model, ids, kind, &mut |at, row| {
+            each_logits(model, ids, kinds, &mut |at, row| {
                 scores.extend(ids.get(at + 1).map(|&next| probabilities(row, next, top)));
             })?;
             Ok(scores)
@@ -202,10 +202,10 @@ impl ModelEngine {
     fn aside<T: Send + 'static>(
         &self,
         inputs: Vec<Vec<u32>>,
-        one: impl Fn(&Model, &[u32], Option<KvKind>) -> Result<T> + Send + 'static,
+        one: impl Fn(&Model, &[u32], &[KvKind]) -> Result<T> + Send + 'static,
     ) -> Pin<Box<dyn Future<Output = Result<Vec<T>, Refusal>> + Send>> {
-        let (model, kind, turn) = (self.model.clone(), self.kind, self.aside.clone());
-        let work = move || inputs.iter().map(|ids| one(&model, ids, kind)).collect::<Result<_>>();
+        let (model, kinds, turn) = (self.model.clone(), self.kinds.clone(), self.aside.clone());
+        let work = move || inputs.iter().map(|ids| one(&model, ids, &kinds)).collect::<Result<_>>();
         Box::pin(async move {
             let turn = turn.lock_owned().await;
             let work = move || {

@@ -1,9 +1,11 @@
-// The greatest of the n values four(0), four(1), .. by a workgroup of WG invocations, the first of equals.
+// The greatest of the n values four(0), four(1), .. by a workgroup of WG invocations, the first of equals; its index is NONE if
+// no value is a number.
 // Every invocation gets the result; all must call. Four loads of four values are in flight at a time.
 
 override WG: u32 = 256u;
 
 const NOTHING: f32 = -3.0e38;
+const NONE: u32 = 0xffffffffu;
 
 var<workgroup> values: array<f32, WG>;
 var<workgroup> indices: array<u32, WG>;
@@ -47,9 +49,9 @@ fn likeliest(lane: u32, n: u32, with_floor: bool) -> Likeliest {
         best = max(best, x.d);
     }
     let value = max(max(best.x, best.y), max(best.z, best.w));
-    let index = select(vec4<u32>(0xffffffffu), 4u * at + vec4<u32>(0u, 1u, 2u, 3u), best == vec4<f32>(value));
+    let places = select(vec4<u32>(NONE), 4u * at + vec4<u32>(0u, 1u, 2u, 3u), best == vec4<f32>(value));
     values[lane] = value;
-    indices[lane] = min(min(index.x, index.y), min(index.z, index.w));
+    indices[lane] = min(min(places.x, places.y), min(places.z, places.w));
     for (var half = WG / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane < half {
@@ -62,7 +64,8 @@ fn likeliest(lane: u32, n: u32, with_floor: bool) -> Likeliest {
         }
     }
     workgroupBarrier();
-    var result = Likeliest(values[0], min(indices[0], n - 1u), NOTHING);
+    let index = select(NONE, min(indices[0], n - 1u), values[0] > NOTHING);
+    var result = Likeliest(values[0], index, NOTHING);
     workgroupBarrier();
     if with_floor && fours >= WG {
         values[lane] = value;

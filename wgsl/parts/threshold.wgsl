@@ -4,14 +4,13 @@
 // One pass fills bins of (greatest - x), fine near the greatest; a second lists the values of the bin in which
 // the threshold must lie, and ranks them. Only if they are too many for the list, four passes more take the
 // bin's values apart byte by byte. Values that cannot be near the threshold are below `floor` and skipped.
-// Parts: draw.
+// Parts: draw; NONE (likeliest).
 
 override BINS: u32 = 1024u;
 // 2^(23 - SHIFT) bins per octave of (4 + greatest - x).
 override SHIFT: u32 = 15u;
 
 const LIST: u32 = 1024u;
-const NONE: u32 = 0xffffffffu;
 
 var<workgroup> bins: array<atomic<u32>, BINS>;
 var<workgroup> list: array<u32, LIST>;
