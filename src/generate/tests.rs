@@ -367,7 +367,8 @@ fn logits_that_are_no_numbers_end_an_answer_with_an_error() {
         let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
         let model = Model::load(damaged.path(), options).unwrap();
         for temperature in [0.0, 0.7] {
-            let options = GenerateOptions { temperature, top_p: 0.9, top_k: 20, ..GenerateOptions::default() };
+            let options =
+                GenerateOptions { temperature, top_p: 0.9, top_k: 20, ..GenerateOptions::default() };
             let mut generator = Generator::new(&model, None);
             generator.prompt(&ids(5), options.clone()).unwrap();
             let error = generator.next().unwrap().unwrap_err().to_string();

@@ -27,8 +27,8 @@ static NEXT: File = wgsl!("next.wgsl");
 ///
 /// Where no logit is a number the token is `u32::MAX`.
 ///
-/// Updates `ids` to the tokens, or the last of the vocabulary where there is none, adds one to `steps` and to each first number of `places`, and sets the tokens'
-/// bits in `seen`; slots differ from row to row.
+/// Updates `ids` to the tokens (the vocabulary's last where there is none), adds one to `steps` and to each first number of
+/// `places`, and sets the tokens' bits in `seen`; slots differ from row to row.
 #[derive(Clone, Debug)]
 pub struct Next;
 

@@ -54,8 +54,7 @@ impl Op for Sample {
         }
         let scalar = MLXArray::scalar;
         let scaled = logits * (1.0 / self.temperature).min(MOST);
-        let top_k = MLXArray::scalar_u32(self.top_k as u32);
-        drawn(&scaled, &top_k, &scalar(self.top_p), &scalar(self.min_p), u)
+        drawn(&scaled, &MLXArray::scalar_u32(self.top_k as u32), &scalar(self.top_p), &scalar(self.min_p), u)
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
