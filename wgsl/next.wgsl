@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let seed = vec2<u32>(counts[4u * at + 2u], counts[4u * at + 3u]);
         let u = uniform_number(seed, steps[row]);
         let f = Filter(params.n, scale, best.value, knobs[5u * at + 2u], 0u);
-        index = select(draw(lane, best, f, top_k, knobs[5u * at + 1u], u), NONE, index == NONE);
+        index = draw(lane, best, f, top_k, knobs[5u * at + 1u], u);
     }
     if lane == 0u {
         token[row] = index;

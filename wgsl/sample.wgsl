@@ -13,6 +13,6 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     let f = Filter(params.n, params.scale, best.value, params.min_p, 0u);
     let index = draw(lane, best, f, params.top_k, params.top_p, u[0]);
     if lane == 0u {
-        token[0] = select(index, NONE, best.index == NONE);
+        token[0] = index;
     }
 }

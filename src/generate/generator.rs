@@ -91,7 +91,8 @@ impl Generator {
         Self::with_kinds(model, kind.as_slice())
     }
 
-    /// A generator whose cache keeps the first layers in `kinds`, one each, and all others in the last of these.
+    /// A generator whose cache keeps the first layers in `kinds`, one each, and all others in the last of these;
+    /// without any, in what suits the model's device.
     ///
     /// ```no_run
     /// # use unimlx::{Generator, KvKind, Model};

@@ -1,10 +1,10 @@
 //! Pages change nothing but what fits: answers that share them, wait for them or have given some back.
 
-use super::tests::{answer, error, greedy, ids, model, routes, run};
+use super::tests::{answer, copy_of, error, greedy, ids, load, model, routes, run};
 use super::{Batch, BatchItem, FinishReason, Generator, logits, logits_after};
 use crate::array::Device;
 use crate::kv_quantization::KvKind;
-use crate::models::{LoadOptions, Model};
+use crate::models::Model;
 
 /// Answers that do not fit into the cache together wait for each other, and are what each is alone.
 #[test]
@@ -78,16 +78,12 @@ fn a_prompt_begins_with_what_any_had() {
 
 /// A fixture whose layers see so many tokens, on a device.
 fn sliding(window: usize, device: Device) -> Model {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mistral/model");
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(root).unwrap().map(Result::unwrap) {
-        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-    }
+    let folder = copy_of("mistral");
     let path = folder.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config["sliding_window"] = window.into();
     std::fs::write(&path, config.to_string()).unwrap();
-    Model::load(folder.path(), LoadOptions { device: Some(device), ..LoadOptions::default() }).unwrap()
+    load(folder.path(), device)
 }
 
 /// Windows less than a page, a page, and no whole number of pages: answers as without giving anything back.

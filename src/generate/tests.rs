@@ -8,11 +8,27 @@ use crate::kv_quantization::KvKind;
 use crate::models::{LoadOptions, Model};
 use crate::nn::Progress;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 pub(super) fn model(name: &str, device: Device) -> Model {
-    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
-    Model::load(golden.join(name).join("model"), options).unwrap()
+    load(&golden(name), device)
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("model")
+}
+
+pub(super) fn load(folder: &Path, device: Device) -> Model {
+    Model::load(folder, LoadOptions { device: Some(device), ..LoadOptions::default() }).unwrap()
+}
+
+/// A fixture's folder, to be changed.
+pub(super) fn copy_of(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden(name)).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
 }
 
 /// Devices, the cache each uses, and by how much kernels of different shapes may differ there.
@@ -348,11 +364,7 @@ fn a_hook_has_its_say_and_neighbours_do_not_notice() {
 
 #[test]
 fn logits_that_are_no_numbers_end_an_answer_with_an_error() {
-    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama/model");
-    let damaged = tempfile::tempdir().unwrap();
-    for file in std::fs::read_dir(golden).unwrap().map(Result::unwrap) {
-        std::fs::copy(file.path(), damaged.path().join(file.file_name())).unwrap();
-    }
+    let damaged = copy_of("llama");
     let path = damaged.path().join("model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     let (at, len) = {
@@ -364,8 +376,7 @@ fn logits_that_are_no_numbers_end_an_answer_with_an_error() {
     bytes[at..at + len].fill(0xff);
     std::fs::write(&path, bytes).unwrap();
     for (device, ..) in routes() {
-        let options = LoadOptions { device: Some(device), ..LoadOptions::default() };
-        let model = Model::load(damaged.path(), options).unwrap();
+        let model = load(damaged.path(), device);
         for temperature in [0.0, 0.7] {
             let options =
                 GenerateOptions { temperature, top_p: 0.9, top_k: 20, ..GenerateOptions::default() };

@@ -4,7 +4,7 @@ use super::attend::{
     ADD_SPLITS, BY_FLOATS, HEADS, KEY_RANGE, MAX_HEAD, Split, WG, few_tokens, meeting, splits, step,
 };
 use super::attention::codes;
-use super::kernel::fits;
+use super::kernel::{NARROW, fits};
 use super::kv_pack::{SIGNS, WALSH};
 use super::pages::{PAGES, paged};
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
@@ -126,14 +126,17 @@ impl AttendPacked {
             &FRESH8,
             &STORE_FRESH,
             &CODES8,
-            if site.caps.f16 { &CENTRED_HALVES } else { &CENTRED_FLOATS },
             if self.basis { &BASES8 } else { &NO_BASES8 },
         ];
         let way: &[&File] = match integers {
             true => &[&BY_INTEGERS, &QUERIES_INT, &DOT_PLANES],
             false => &[&BY_FLOATS, &PACKED_FLOATS],
         };
-        let files = &[files, way, &common].concat();
+        let centred: &[&File] = match site.caps.f16 {
+            true => &[&CENTRED_HALVES, &NARROW],
+            false => &[&CENTRED_FLOATS],
+        };
+        let files = &[files, centred, way, &common].concat();
         constants.extend([
             ("WHOLE", 0.0),
             ("NEW", new as f64),

@@ -1,7 +1,7 @@
 //! Causal attention with grouped queries over a key-value cache, optionally within a sliding window.
 
 use super::attention_coop::{Tile, unrolled};
-use super::kernel::{FLOATS, PACK, declare, fits, kind, places, spread, with_sums};
+use super::kernel::{FLOATS, NARROW, PACK, declare, fits, kind, places, spread, with_sums};
 use super::matmul_tile::Matrices;
 use super::packing::unpack;
 use super::pages::{PAGES, all_rows, paged};
@@ -196,7 +196,7 @@ impl Attention {
         stage.files.extend(match self.packed {
             Some(_) if cooperates => vec![&ROWS_PACKED, &CACHE_PACKED],
             Some(_) => vec![&CACHE_PACKED],
-            None if cooperates => vec![&ROWS_F16],
+            None if cooperates => vec![&ROWS_F16, &NARROW],
             None => vec![&UNSCALED],
         });
         let (mut extra, mut group) = (Vec::new(), None);

@@ -7,6 +7,7 @@ use crate::op::{self, GRID, HostRef, Kernel, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::fmt::Write;
 
+pub(super) static NARROW: File = wgsl!("parts/narrow.wgsl");
 pub(super) static PACK: File = wgsl!("parts/pack.wgsl");
 pub(super) static FLOATS: File = wgsl!("parts/floats.wgsl");
 pub(super) static ERF: File = wgsl!("parts/erf.wgsl");

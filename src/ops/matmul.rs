@@ -5,7 +5,7 @@
 //! each scaled by a power of two, so nothing overflows; weights become f16 on their way into workgroup
 //! memory. Where tiles are too few to keep a large GPU busy, k is split and a last stage adds the parts.
 
-use super::kernel::{declare, fits, spread};
+use super::kernel::{NARROW, declare, fits, spread};
 use super::matmul_tile::{Matrices, Tile, unrolled};
 use super::matvec::add_gain;
 use super::weight::{Chunk, Format, UNIT};
@@ -267,7 +267,7 @@ impl Matmul<'_> {
         for chunk in &chunks {
             let mut stage = Stage {
                 name: "matmul_coop",
-                files: [vec![&COOP, &X_HALVES, tiles_file], loader.files.clone()].concat(),
+                files: [vec![&COOP, &X_HALVES, &NARROW, tiles_file], loader.files.clone()].concat(),
                 generated: unrolled(&tile, &matrices, planes, gated, combined, loader.load),
                 constants: loader.constants.clone(),
                 reads: [vec![Arg::Scratch(0), Arg::Scratch(1)], chunk.args.clone()].concat(),

@@ -1,7 +1,7 @@
 //! Stages around the cooperative kernel, which run without matrix units too.
 
 use super::tests::CAPS;
-use super::{Epilogue, Matmul, X_HALVES};
+use super::{Epilogue, Matmul, NARROW, X_HALVES};
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::gpu::{Bind, Buffer, Gpu, Recording, Step};
@@ -172,7 +172,7 @@ fn weights_become_halves_in_the_order_that_x_is_kept_in() {
         reads.extend(&loader.bindings);
         let mut stage = Stage {
             name: "loads",
-            files: [vec![&X_HALVES], loader.files].concat(),
+            files: [vec![&X_HALVES, &NARROW], loader.files].concat(),
             constants: loader.constants,
             reads: vec![Arg::Input(0); reads.len()],
             params: matmul.params(&matmul.chunks()[0]),

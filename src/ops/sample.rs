@@ -156,10 +156,11 @@ fn threshold(logits: &[f32], wanted: f64, weight: impl Fn(f32) -> f64) -> u32 {
 
 /// [`Sample`] in plain Rust, its sums in f64. `u` is in [0, 1); `u32::MAX` if no logit is a number.
 pub fn sample_host(logits: &[f32], op: &Sample, u: f32) -> u32 {
-    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if op.temperature <= 0.0 || greatest == f32::NEG_INFINITY {
-        return cpu::argmax(logits);
-    }
+    let likeliest = cpu::argmax(logits);
+    let greatest = match logits.get(likeliest as usize) {
+        Some(&greatest) if op.temperature > 0.0 && greatest > f32::NEG_INFINITY => greatest,
+        _ => return likeliest,
+    };
     let scale = (1.0 / op.temperature).min(MOST);
     let weight = |x: f32| f64::from((x - greatest) * scale).exp();
 

@@ -1,7 +1,7 @@
 // One of the n values four(0), four(1), .., drawn by a workgroup of WG invocations: of weights
 // exp(scale (x - greatest)) the top_k greatest, of these the ones whose strictly greater ones sum to less than
 // top_p of them all, of these the ones no less than min_p; then the first index at which the running sum of
-// what is left exceeds u of its total. Every invocation gets the result; all must call.
+// what is left exceeds u of its total; NONE if no value is a number. Every invocation gets the result; all must call.
 //
 // Teams of 32 invocations own runs of indices: their sums say in which run the draw falls, and all
 // invocations look for it there.
@@ -139,5 +139,5 @@ fn draw(lane: u32, best: Likeliest, filters: Filter, top_k: u32, top_p: f32, u: 
         }
     }
     workgroupBarrier();
-    return drawn;
+    return select(drawn, NONE, best.index == NONE);
 }

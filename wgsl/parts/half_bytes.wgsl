@@ -1,7 +1,7 @@
 // A weight of 6-bit codes on its way into workgroup memory as f16: 32 codes of one group are fetched at a time, and
 // stand one in a byte. Two of a word become halves at once by their bits, as 1024 + code; less that and half of what codes
 // reach, which is exact, they are scaled. Of 4 values the order is 0, 2, 1, 3; `halves` keeps x in the same.
-// Parts: narrow (x_halves); Packed, packed, bytes_of, FIELD (codes_q6); half_scale.
+// Parts: narrow; Packed, packed, bytes_of, FIELD (codes_q6); half_scale.
 
 const LOAD: u32 = 32u;
 const REACH: u32 = 1u << FIELD;

@@ -1,7 +1,7 @@
 // A weight of 2, 3 or 4-bit codes on its way into workgroup memory as f16: 32 codes of one group are fetched at a time, and
 // stand two in a byte. Two of a word become halves at once by their bits, as 1024 + code; less that and half of what codes
 // reach, which is exact, they are scaled. Of 8 values the order is 0, 4, 1, 5, 2, 6, 3, 7; `halves` keeps x in the same.
-// Parts: narrow (x_halves); Packed, packed, pairs_of, FIELD (codes_q2, codes_q3, codes_q4); half_scale.
+// Parts: narrow; Packed, packed, pairs_of, FIELD (codes_q2, codes_q3, codes_q4); half_scale.
 
 const LOAD: u32 = 32u;
 const BITS: u32 = FIELD / 2u;

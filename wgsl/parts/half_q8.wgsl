@@ -1,7 +1,7 @@
 // A weight of 8-bit codes on its way into workgroup memory as f16: four words, 16 codes of one group, are
 // fetched at a time. Two codes of a word become halves at once by their bits, as 1024 + code; less 1152,
 // which is exact, they are scaled. Of 4 values the order is 0, 2, 1, 3; `halves` keeps x in the same.
-// Parts: narrow (x_halves); OfGroup, of_group (scales); half_scale.
+// Parts: narrow; OfGroup, of_group (scales); half_scale.
 
 const LOAD: u32 = 16u;
 const REACH: u32 = 256u;

@@ -1,5 +1,5 @@
 // What packed weights have in common on their way into workgroup memory as f16: scale and bias, and codes that stand one in a
-// byte. Needs OfGroup, SCALES (scales), widen (floats), narrow (x_halves), put_w, peak.
+// byte. Needs OfGroup, SCALES (scales), widen (floats), narrow, put_w, peak.
 
 // Weights come times so much: their scale, which is smaller than they are, is then no subnormal half.
 const LIFT: f32 = 64.0;

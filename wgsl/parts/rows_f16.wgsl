@@ -1,5 +1,5 @@
 // Keys and values in f16 on their way into tiles of f16, 8 in one load of 16 bytes. Nothing is computed before they
-// are put into a tile: that would wait for them.
+// are put into a tile: that would wait for them. Needs narrow.
 
 alias Raw = vec4<u32>;
 
@@ -12,9 +12,9 @@ fn fetch_value(h: u32, j: u32, c: u32) -> Raw {
 }
 
 fn low(raw: Raw) -> vec4<f16> {
-    return vec4<f16>(vec4<f32>(unpack2x16float(raw.x), unpack2x16float(raw.y)));
+    return narrow(raw.xy);
 }
 
 fn high(raw: Raw) -> vec4<f16> {
-    return vec4<f16>(vec4<f32>(unpack2x16float(raw.z), unpack2x16float(raw.w)));
+    return narrow(raw.zw);
 }

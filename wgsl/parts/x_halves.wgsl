@@ -1,11 +1,7 @@
-// Activations as `halves` wrote them, 8 in one load of 16 bytes; into workgroup memory they go as they are.
+// Activations as `halves` wrote them, 8 in one load of 16 bytes; into workgroup memory they go as they are. Needs narrow.
 
 alias Values = vec4<u32>;
 const X_LOAD: u32 = 8u;
-
-fn narrow(words: vec2<u32>) -> vec4<f16> {
-    return vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)));
-}
 
 fn store_x(at: u32, values: Values) {
     put_x(at, narrow(values.xy));
