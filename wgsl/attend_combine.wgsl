@@ -2,14 +2,12 @@
 // head gave sums r_s, their maximum m_s and the sum l_s of weights, and m is the greatest maximum.
 //
 // Work split: a workgroup per token and query head.
-// Parts: add_splits (add_splits, which needs key_range).
+// Parts: add_splits (add_splits).
 
-struct Params { heads: u32, vectors: u32, tokens: u32, window: u32 }
+struct Params { heads: u32, vectors: u32, tokens: u32 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read> table: array<u32>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
 
 const WG: u32 = 256u;
 

@@ -18,7 +18,7 @@
 // codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); dot_planes (dot_planes); own_frequency, make_angles
 // (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains);
 // basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8);
-// store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver (meet).
+// store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
@@ -117,6 +117,7 @@ fn main(
     let frequency = own_frequency(lane);
     let r = range_of(rows.t, group.y, groups.y);
     if is_empty(r) {
+        deliver_none(lane, rows.t, rows.head, rows.count, group.y, groups.y);
         return;
     }
     // Positions are below 2^31.

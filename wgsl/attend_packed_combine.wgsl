@@ -2,17 +2,13 @@
 // attend_combine adds them, and out of the cache's basis (rotate).
 //
 // Work split: a workgroup per token and query head.
-// Parts: add_splits (add_splits, which needs key_range); walsh (walsh), signed (signs).
+// Parts: add_splits (add_splits); walsh (walsh), signed (signs).
 
-struct Params {
-    heads: u32, kv_heads: u32, vectors: u32, tokens: u32, window: u32, norm: f32,
-}
+struct Params { heads: u32, kv_heads: u32, vectors: u32, tokens: u32, norm: f32 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read> table: array<u32>;
-@group(0) @binding(3) var<storage, read> bases: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> bases: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 // Whether there is a basis.
 override BASIS: u32 = 0u;

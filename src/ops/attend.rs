@@ -2,7 +2,7 @@
 
 use super::kernel::fits;
 use super::matvec::DOT8;
-use super::pages::{PAGES, paged};
+use super::pages::paged;
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvWrite, Rope};
 use crate::array::MLXArray;
@@ -17,7 +17,7 @@ static ATTEND: File = wgsl!("attend.wgsl");
 static READY: File = wgsl!("attend_ready.wgsl");
 static COMBINE: File = wgsl!("attend_combine.wgsl");
 pub(super) static ADD_SPLITS: File = wgsl!("parts/add_splits.wgsl");
-pub(super) static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
+static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
 static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
 static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
 static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
@@ -190,17 +190,12 @@ impl Attend {
         }
         let combine = Stage {
             name: "attend_combine",
-            files: vec![&COMBINE, &ADD_SPLITS, &KEY_RANGE, &PAGES],
-            constants: vec![("COLUMNS", (2 * lanes(d)) as f64), ("STEP", step(d, split.wg) as f64)],
-            reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
+            files: vec![&COMBINE, &ADD_SPLITS],
+            constants: vec![("COLUMNS", (2 * lanes(d)) as f64)],
+            reads: vec![Arg::Scratch(0)],
             writes: vec![Arg::Output],
             baked: true,
-            params: vec![
-                ("heads", heads.into()),
-                ("vectors", (d / 4).into()),
-                ("tokens", t.into()),
-                ("window", window),
-            ],
+            params: vec![("heads", heads.into()), ("vectors", (d / 4).into()), ("tokens", t.into())],
             grid: [heads as u32, t as u32, 1],
             ..Stage::default()
         };

@@ -1,12 +1,10 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attend::{
-    ADD_SPLITS, BY_FLOATS, HEADS, KEY_RANGE, MAX_HEAD, Split, WG, few_tokens, meeting, splits, step,
-};
+use super::attend::{ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, Split, WG, few_tokens, meeting, splits, step};
 use super::attention::codes;
 use super::kernel::{NARROW, fits};
 use super::kv_pack::{SIGNS, WALSH};
-use super::pages::{PAGES, paged};
+use super::pages::paged;
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::weight::DOT_PLANES;
 use super::{Attention, FEW, KvPack, Rope, Rotate};
@@ -196,14 +194,13 @@ impl AttendPacked {
 
         let mut combine = Stage {
             name: "attend_packed_combine",
-            files: vec![&COMBINE, &ADD_SPLITS, &KEY_RANGE, &PAGES, &WALSH, &SIGNS],
+            files: vec![&COMBINE, &ADD_SPLITS, &WALSH, &SIGNS],
             constants: vec![
                 ("WG", MAX_HEAD as f64),
                 ("COLUMNS", (2 * lanes) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
-                ("STEP", step(d, WG) as f64),
             ],
-            reads: vec![Arg::Scratch(0), Arg::Input(at.places), Arg::Input(at.table)],
+            reads: vec![Arg::Scratch(0)],
             writes: vec![Arg::Output],
             baked: true,
             params: vec![
@@ -211,7 +208,6 @@ impl AttendPacked {
                 ("kv_heads", kv_heads.into()),
                 ("vectors", (d / 4).into()),
                 ("tokens", t.into()),
-                ("window", window),
                 ("norm", norm),
             ],
             grid: [heads as u32, t as u32, 1],

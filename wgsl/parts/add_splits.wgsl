@@ -1,9 +1,14 @@
 // The splits of attend or attend_packed of one query head together: COLUMNS of WG invocations cover the head's vectors of
-// 4 values, and WG / COLUMNS parts share the splits that had keys; parts meet in workgroup memory.
-// Needs partials, places, params; first_key, end_key, share (key_range).
+// 4 values, and WG / COLUMNS parts share the splits, those that had no keys as well: their weights are none, and who asks
+// where the keys end waits longer than for all splits. Parts meet in workgroup memory.
+// Needs partials, params.
 
 // Invocations that cover a head's vectors: a power of two, 16 to 64.
 override COLUMNS: u32 = 32u;
+
+// The level of a split that is none or has no keys, and one below which no level lies that counts.
+const NOTHING: f32 = -3.3e38;
+const LEAST: f32 = -3.0e38;
 
 var<workgroup> meeting: array<vec4<f32>, WG>;
 var<workgroup> edges: array<vec2<f32>, 16>;
@@ -11,43 +16,52 @@ var<workgroup> edges: array<vec2<f32>, 16>;
 // Sums of values times weights, and of weights.
 struct Added { sum: vec4<f32>, total: f32 }
 
+// Four splits: a vector of each one's sums, what its weights are relative to, and their sum.
+struct Four { sums: mat4x4<f32>, levels: vec4<f32>, totals: vec4<f32> }
+
+// Those at `at`, of `splits` whose sums begin at row `first` and whose edges at `edge`; past the last, nothing.
+fn four(at: vec4<u32>, splits: u32, first: u32, edge: u32, column: u32) -> Four {
+    let own = min(at, vec4<u32>(splits - 1u));
+    let a = partials[edge + own.x].xy;
+    let b = partials[edge + own.y].xy;
+    let c = partials[edge + own.z].xy;
+    let d = partials[edge + own.w].xy;
+    let sums = mat4x4<f32>(
+        partials[(first + own.x) * params.vectors + column],
+        partials[(first + own.y) * params.vectors + column],
+        partials[(first + own.z) * params.vectors + column],
+        partials[(first + own.w) * params.vectors + column],
+    );
+    let levels = select(vec4<f32>(NOTHING), vec4<f32>(a.x, b.x, c.x, d.x), at < vec4<u32>(splits));
+    return Four(sums, levels, vec4<f32>(a.y, b.y, c.y, d.y));
+}
+
 // All call; vector `lane` of head `head` of a token, where the head has one.
 fn add_splits(token: u32, head: u32, lane: u32) -> Added {
     let splits = arrayLength(&partials) / (params.tokens * params.heads * (params.vectors + 1u));
-    let here = places[token];
-    let keys = end_key(here) - first_key(here);
-    let size = share(keys, splits);
-    let used = (keys + size - 1u) / size + select(1u, 0u, splits == 1u);
     let first = (token * params.heads + head) * splits;
-    let first_edge = params.tokens * params.heads * splits * params.vectors + first;
-    let column = lane % COLUMNS;
+    let edge = params.tokens * params.heads * splits * params.vectors + first;
+    let column = min(lane % COLUMNS, params.vectors - 1u);
     let part = lane / COLUMNS;
-    var greatest = -3.0e38;
+    var greatest = LEAST;
     var total = 0.0;
     var sum = vec4<f32>(0.0);
-    let inside = min(column, params.vectors - 1u);
-    // Four at a time: their loads do not wait for each other.
-    for (var s = part; s < used; s += 4u * WG / COLUMNS) {
+    // Eight at a time: their loads do not wait for each other.
+    for (var s = part; s < splits; s += 8u * WG / COLUMNS) {
         let at = vec4<u32>(s) + vec4<u32>(0u, 1u, 2u, 3u) * (WG / COLUMNS);
-        let clamped = min(at, vec4<u32>(used - 1u));
-        let e0 = partials[first_edge + clamped.x].xy;
-        let e1 = partials[first_edge + clamped.y].xy;
-        let e2 = partials[first_edge + clamped.z].xy;
-        let e3 = partials[first_edge + clamped.w].xy;
-        let r0 = partials[(first + clamped.x) * params.vectors + inside];
-        let r1 = partials[(first + clamped.y) * params.vectors + inside];
-        let r2 = partials[(first + clamped.z) * params.vectors + inside];
-        let r3 = partials[(first + clamped.w) * params.vectors + inside];
-        let next = max(max(greatest, max(e0.x, e1.x)), max(e2.x, e3.x));
+        let near = four(at, splits, first, edge, column);
+        let far = four(at + vec4<u32>(4u * WG / COLUMNS), splits, first, edge, column);
+        let most = max(near.levels, far.levels);
+        let next = max(max(greatest, max(most.x, most.y)), max(most.z, most.w));
         let before = exp(greatest - next);
-        var weight = exp(vec4<f32>(e0.x, e1.x, e2.x, e3.x) - next);
-        weight *= select(vec4<f32>(0.0), vec4<f32>(1.0), at < vec4<u32>(used));
-        sum = before * sum + mat4x4<f32>(r0, r1, r2, r3) * weight;
-        total = before * total + dot(weight, vec4<f32>(e0.y, e1.y, e2.y, e3.y));
+        let a = exp(near.levels - next);
+        let b = exp(far.levels - next);
+        sum = before * sum + near.sums * a + far.sums * b;
+        total = before * total + dot(a, near.totals) + dot(b, far.totals);
         greatest = next;
     }
     meeting[lane] = sum;
-    if column == 0u {
+    if lane % COLUMNS == 0u {
         edges[part] = vec2<f32>(greatest, total);
     }
     workgroupBarrier();

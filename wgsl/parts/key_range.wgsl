@@ -24,10 +24,9 @@ fn first_key(here: vec2<u32>) -> u32 {
 // What a split of so many takes.
 fn share(keys: u32, splits: u32) -> u32 {
     let at_once = (max(splits, 2u) - 1u) * STEP;
-    // Whole numbers are divided in four times as many instructions. A quotient of floats may be off by one, and every
-    // kernel must find the same.
+    // Whole numbers are divided in four times as many instructions. A quotient of floats may be off by one: one too many
+    // does not matter.
     var times = max(u32(ceil(f32(keys) / f32(at_once))), 1u);
     times += select(0u, 1u, times * at_once < keys);
-    times -= select(0u, 1u, times > 1u && (times - 1u) * at_once >= keys);
     return times * STEP;
 }

@@ -1,6 +1,6 @@
 // Where the parts of a workgroup of attend or attend_packed meet, LANES invocations of which cover a head: they agree on
 // what weights are relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4
-// (lanes_*), Found (found).
+// (lanes_*), Found (found), LOWEST (over_keys).
 
 // Vectors of 4 values that meet: 8 values of each invocation for some heads; or rows, those that are ready in the first
 // half, as they come in the second. There is little of it, so that several workgroups are resident.
@@ -116,15 +116,10 @@ fn meet(lane: u32, first: u32, sums: Found) {
 // Whether what one split found is the result; else another stage goes on with it.
 override WHOLE: u32 = 1u;
 
-// Adds up what the parts found of vector v of a head. Unless that is the result, the edges follow all sums.
-fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32, level: f32) {
-    var sum = vec4<f32>(0.0);
-    var total = 0.0;
-    for (var i = 0u; i < PARTS / MERGED; i++) {
-        total += totals[i][head];
-        sum += meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
-    }
-    let to = (row + head) * splits + split;
+// Vector v of what a split found of a head: sums, what their weights are relative to, and the sum of weights. Unless that
+// is the result, these two follow all sums.
+fn put_found(row: u32, v: u32, split: u32, splits: u32, sum: vec4<f32>, level: f32, total: f32) {
+    let to = row * splits + split;
     if splits == 1u && WHOLE == 1u {
         out[to * 2u * params.eights + v] = sum / total;
         return;
@@ -134,6 +129,17 @@ fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32, level: f32) {
         let edges = TOKENS * params.heads * splits * 2u * params.eights;
         out[edges + to] = vec4<f32>(level, total, 0.0, 0.0);
     }
+}
+
+// Adds up what the parts found of vector v of a head.
+fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32, level: f32) {
+    var sum = vec4<f32>(0.0);
+    var total = 0.0;
+    for (var i = 0u; i < PARTS / MERGED; i++) {
+        total += totals[i][head];
+        sum += meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
+    }
+    put_found(row + head, v, split, splits, sum, level, total);
 }
 
 // What all parts found of the `count` query heads of a token from `head` on; all call.
@@ -163,6 +169,17 @@ fn deliver(lane: u32, own: Found, t: u32, head: u32, count: u32, split: u32, spl
             if own_head < min(HEADS, count) && v < 2u * params.eights {
                 settle(own_head, v, row, split, splits, level[own_head]);
             }
+        }
+    }
+}
+
+// The same where there are no keys.
+fn deliver_none(lane: u32, t: u32, head: u32, count: u32, split: u32, splits: u32) {
+    for (var i = lane; i < HEADS * 2u * LANES; i += WG) {
+        let own_head = i / (2u * LANES);
+        let v = i % (2u * LANES);
+        if own_head < count && v < 2u * params.eights {
+            put_found(t * params.heads + head + own_head, v, split, splits, vec4<f32>(0.0), LOWEST, 0.0);
         }
     }
 }
