@@ -101,6 +101,8 @@ fn main(
 
     var found = over_keys(lane, c, r, page, rows);
     if r.fresh {
+        // Rows are ready, where no keys are stored as well.
+        workgroupBarrier();
         found = with_new(lane, c, r, rows, found);
     }
     deliver(lane, found, rows.t, rows.head, rows.count, group.y, groups.y);

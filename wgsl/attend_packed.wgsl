@@ -131,6 +131,8 @@ fn main(
 
     var found = over_keys(lane, c, r, page, rows);
     if r.fresh {
+        // Rows are ready, where no keys are stored as well.
+        workgroupBarrier();
         if rows.is_first {
             store_fresh(lane, rows.h, row_at(r.here.y + r.here.x));
         }

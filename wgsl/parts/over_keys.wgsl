@@ -73,7 +73,7 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
             tile = next;
         }
         at += STEP;
-        if at >= max(r.stored, r.low + 1u) + STEP {
+        if at >= max(r.stored, r.low) + STEP {
             break;
         }
     }

@@ -7,9 +7,22 @@ override CODES: u32 = 8u * LANES;
 var<workgroup> fresh_codes: array<u32, CODES>;
 var<workgroup> fresh_scales: array<f32, 16>;
 
+// The word that `width` bits of each of the codes from `at` on make, those from bit `shift` on.
+fn joined(at: u32, shift: u32, width: u32) -> u32 {
+    var result = 0u;
+    for (var i = 0u; width * i < 8u; i++) {
+        result |= ((fresh_codes[at + i] >> shift) & (0x01010101u * ((1u << width) - 1u))) << (width * i);
+    }
+    return result;
+}
+
 // Word w of a head whose codes, four in a word, are in fresh_codes from `begin` on: 32 values take `bits` words, planes
 // of 8, 4, 2 and 1 bits.
 fn code_word(begin: u32, bits: u32, w: u32) -> u32 {
+    // One plane.
+    if (bits & (bits - 1u)) == 0u {
+        return joined(begin + w * (8u / bits), 0u, bits);
+    }
     var width = 8u;
     var start = 0u;
     let word = w % bits;
@@ -18,14 +31,8 @@ fn code_word(begin: u32, bits: u32, w: u32) -> u32 {
         start += bits & width;
         width /= 2u;
     }
-    let shift = bits & ~(2u * width - 1u);
-    let fours = 8u / width;
-    let at = begin + (w / bits) * 8u + (word - start) * fours;
-    var result = 0u;
-    for (var i = 0u; i < fours; i++) {
-        result |= ((fresh_codes[at + i] >> shift) & (0x01010101u * ((1u << width) - 1u))) << (width * i);
-    }
-    return result;
+    let fours = 8u >> countTrailingZeros(width);
+    return joined(begin + (w / bits) * 8u + (word - start) * fours, bits & ~(2u * width - 1u), width);
 }
 
 // Scales i and i + 1 of count, from `start` on: a head's own, then its neighbour's.

@@ -11,7 +11,8 @@ fn walsh(lane: u32, first: u32, size: u32, d: u32) {
     for (var half = first; half < block; half *= 2u) {
         workgroupBarrier();
         for (var i = lane; i < size / 2u; i += WG) {
-            let at = (i / half) * 2u * half + i % half;
+            // The half is a power of two.
+            let at = i + (i & ~(half - 1u));
             let a = values[at];
             let b = values[at + half];
             values[at] = a + b;
