@@ -55,9 +55,9 @@ pub(super) struct App {
     pub(super) metrics: Arc<Metrics>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) started: u64,
-    preparing: Semaphore,
+    preparing: Arc<Semaphore>,
     /// KiB of large bodies.
-    bodies: Semaphore,
+    bodies: Arc<Semaphore>,
     ids: AtomicU64,
     /// Makes ids that nobody guesses.
     secret: RandomState,
@@ -81,8 +81,8 @@ impl App {
             metrics: Arc::default(),
             phase: watch::Sender::new(Phase::Serving),
             started: now(),
-            preparing: Semaphore::new(PREPARING),
-            bodies: Semaphore::new(BODIES),
+            preparing: Arc::new(Semaphore::new(PREPARING)),
+            bodies: Arc::new(Semaphore::new(BODIES)),
             ids: AtomicU64::new(0),
             secret: RandomState::new(),
             grammars: OnceLock::new(),
@@ -161,10 +161,10 @@ impl App {
         let room = length.unwrap_or(most);
         let room = if room > SMALL { (room >> 10).min(BODIES) } else { 0 };
         let body = async {
-            let room = self.bodies.acquire_many(room as u32).await;
+            let room = self.bodies.clone().acquire_many_owned(room as u32).await;
             (room, axum::body::to_bytes(request.into_body(), most).await)
         };
-        let (_room, body) = tokio::time::timeout(self.options.body_timeout, body).await.map_err(|_| {
+        let (room, body) = tokio::time::timeout(self.options.body_timeout, body).await.map_err(|_| {
             ApiError::new(StatusCode::REQUEST_TIMEOUT, Some("body_timeout"), "The body did not come in time.")
         })?;
         let body = body.map_err(|e| {
@@ -176,17 +176,18 @@ impl App {
             }
             if limited { too_large() } else { ApiError::bad("The body could not be read.") }
         })?;
-        let _turn = self.preparing.acquire().await.map_err(|_| ApiError::closing())?;
+        let turn = self.preparing.clone().acquire_owned().await.map_err(|_| ApiError::closing())?;
         let app = self.clone();
         let work = move || {
+            // A client that goes away does not end the work, and what it holds is held until then.
+            let _held = (room, turn);
             let value = serde_json::from_slice(&body).map_err(|e| {
                 let error = ApiError::bad(format!("The body is not valid JSON: {e}"));
                 ApiError { code: Some("invalid_json"), ..error }
             })?;
             make(&app, value)
         };
-        let made = tokio::task::spawn_blocking(work).await;
-        made.unwrap_or_else(|e| Err(if e.is_panic() { ApiError::internal() } else { ApiError::closing() }))
+        blocking(work).await
     }
 
     /// Tokens of a prompt that fits: the text of a prompt that cannot fit is not tokenized to its end.
@@ -263,6 +264,14 @@ impl App {
     }
 }
 
+/// Does work that takes a while away from the threads that serve sockets.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(if e.is_panic() { ApiError::internal() } else { ApiError::closing() }))
+}
+
 /// Who asks, and what the log calls the request.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
@@ -307,4 +316,39 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
         return refuse("Compressed bodies are not supported.");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::{MockEngine, Script};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn who_leaves_keeps_its_place_until_the_work_is_done() {
+        let app = App::new(Arc::new(MockEngine::new(Script::default()).unwrap()), Options::default());
+        let free = || (app.preparing.available_permits(), app.bodies.available_permits());
+        let all = free();
+        let (begun, begin) = tokio::sync::oneshot::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let request = Request::post("/").body(Body::from(" ".repeat(2 * SMALL) + "{}")).unwrap();
+        let work = app.prepare(request, move |_, _| {
+            let _ = begun.send(());
+            let _ = ended.recv();
+            Ok(())
+        });
+        tokio::select! {
+            _ = work => panic!("the work is not done"),
+            _ = begin => {}
+        }
+        // The caller has gone now.
+        assert!(free().0 == all.0 - 1 && free().1 < all.1, "{:?} of {all:?}", free());
+        end.send(()).unwrap();
+        let free_again = async {
+            while free() != all {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), free_again).await.unwrap();
+    }
 }
