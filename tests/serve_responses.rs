@@ -230,6 +230,9 @@ async fn only_allowed_tools_are_called() {
         allowed("sometimes", "one"),
         json!({ "type": "allowed_tools", "mode": "auto", "tools": [] }),
         json!({ "type": "allowed_tools", "mode": "auto" }),
+        json!({ "type": "allowed_tools", "function": 5 }),
+        json!({ "type": "allowed_tools", "function": { "tools": 5 } }),
+        json!({ "type": "function", "function": 5 }),
     ] {
         let (status, body) = ask(&app, json!({ "tools": tools, "tool_choice": choice })).await;
         assert_eq!((status, &body["error"]["param"]), (400, &json!("tool_choice")), "{choice}: {body}");

@@ -214,7 +214,8 @@ fn nested_choice(choice: &Value) -> Value {
     let mut nested = nested(choice);
     if nested["type"] == "allowed_tools" {
         let mut allowed = nested["function"].take();
-        for tool in allowed["tools"].as_array_mut().into_iter().flatten() {
+        let tools = allowed.get_mut("tools").and_then(Value::as_array_mut);
+        for tool in tools.into_iter().flatten() {
             *tool = self::nested(tool);
         }
         return json!({ "type": "allowed_tools", "allowed_tools": allowed });
