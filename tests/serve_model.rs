@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tower::ServiceExt;
 use unimlx::serve::{
-    Card, Engine, EngineOptions, Event, Events, Logprobs, ModelEngine, Pooling, Refusal, Request,
+    Card, Engine, EngineOptions, Event, Events, Logprobs, ModelEngine, Options, Pooling, Refusal, Request,
+    router_with,
 };
 use unimlx::{Checkpoint, Device, GenerateOptions, Generator, KvKind, LoadOptions, LogitsHook, Model};
 
@@ -243,6 +245,36 @@ async fn who_leaves_frees_the_slot() {
         assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", engine.load());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+struct Panics;
+
+impl LogitsHook for Panics {
+    fn adjust(&mut self, _: &[u32], _: &[u32], _: &mut [f32]) -> unimlx::Result<()> {
+        panic!("on purpose")
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_has_failed_is_not_ready() {
+    let (_, engine) = engine(with_slots(1));
+    let engine = Arc::new(engine);
+    let app = router_with(engine.clone(), Options::default());
+    let status = async |path: &str| {
+        let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        app.clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!((status("/ready").await, status("/health").await), (200, 200));
+    assert!(engine.failure().is_none());
+    let hook: Option<Box<dyn LogitsHook>> = Some(Box::new(Panics));
+    let request = Request { tokens: vec![1, 2], options: greedy(3), hook, ..Request::default() };
+    let mut events = engine.submit(request).unwrap();
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::Token { .. } | Event::End(_)), "{event:?}");
+    }
+    assert!(engine.failure().is_some());
+    assert_eq!((status("/ready").await, status("/health").await), (503, 200));
+    assert!(matches!(engine.submit(Request::default()), Err(Refusal::Failed(_))));
 }
 
 #[tokio::test]

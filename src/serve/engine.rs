@@ -31,6 +31,11 @@ pub trait Engine: Send + Sync + 'static {
     /// How busy it is now.
     fn load(&self) -> Load;
 
+    /// Why it answers nothing any more, if it has failed for good: its server is not ready then.
+    fn failure(&self) -> Option<Error> {
+        None
+    }
+
     /// The hidden states of texts, pooled to one vector each; `None` if this engine has none to give.
     fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
         let _ = (inputs, pooling);

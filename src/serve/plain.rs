@@ -94,10 +94,12 @@ pub(super) async fn health() -> Json<Value> {
 
 /// It takes work.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
-    match *app.phase.borrow() {
-        Phase::Serving => Json(json!({ "status": "ready" })).into_response(),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))).into_response(),
-    }
+    let status = match *app.phase.borrow() {
+        Phase::Serving if app.engine.failure().is_some() => "failed",
+        Phase::Serving => return Json(json!({ "status": "ready" })).into_response(),
+        _ => "draining",
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status }))).into_response()
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {

@@ -17,9 +17,11 @@ use super::engine::{
     Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores, Sender,
 };
 use super::hook::{Adjust, Record, probabilities};
+use crate::array::Device;
 use crate::cpu::PAGE;
 use crate::error::{Error, Result};
 use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, each_logits, hidden_states};
+use crate::gpu::Gpu;
 use crate::kv_quantization::KvKind;
 use crate::models::Model;
 use std::collections::{HashMap, VecDeque};
@@ -118,7 +120,8 @@ impl ModelEngine {
         let shared = Arc::new(Shared::default());
         let lanes = (0..options.slots).map(|_| None).collect();
         let prefixes = options.prefix_cache;
-        let worker = Worker { batch, shared: shared.clone(), lanes, prefixes, turns: HashMap::new() };
+        let (device, turns) = (model.device(), HashMap::new());
+        let worker = Worker { batch, device, shared: shared.clone(), lanes, prefixes, turns };
         std::thread::Builder::new()
             .name("unimlx-engine".to_owned())
             .spawn(move || worker.work())
@@ -178,6 +181,10 @@ impl Engine for ModelEngine {
             cache_total: self.cache_pages,
             preempted: self.shared.preempted.load(Ordering::SeqCst),
         }
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.shared.lock().failed.clone()
     }
 
     fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
@@ -253,6 +260,7 @@ struct Lane {
 
 struct Worker {
     batch: Batch,
+    device: Device,
     shared: Arc<Shared>,
     lanes: Vec<Option<Lane>>,
     /// Slots may begin with what others have.
@@ -267,13 +275,15 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 }
 
 impl Worker {
-    /// Until the engine is dropped. A panic below is a bug, and ends the engine with an error for everyone.
+    /// Until the engine is dropped. A panic below is a bug; like a lost device, it ends the engine with an error
+    /// for everyone.
     fn work(mut self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.turns()));
+        let internal = |_| Err(Error::device("the engine has stopped after an internal error"));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.turns())).unwrap_or_else(internal);
         let mut state = self.shared.lock();
         state.closed = true;
-        if outcome.is_err() {
-            let error = Error::device("the engine has stopped after an internal error");
+        if let Err(error) = outcome {
+            log::error!(target: "unimlx::serve", "nothing is answered any more: {error}");
             state.failed = Some(error.clone());
             for job in state.waiting.drain(..) {
                 let _ = job.sender.send(Event::Failed(error.clone()));
@@ -287,14 +297,18 @@ impl Worker {
         self.shared.cache.store(0, Ordering::SeqCst);
     }
 
-    fn turns(&mut self) {
+    fn turns(&mut self) -> Result<()> {
         let mut ticket = 0;
         while self.admit(&mut ticket) {
             self.sweep();
             self.read();
             self.advance();
             self.count();
+            if self.device == Device::GPU && Gpu::opened().is_some_and(|gpu| gpu.is_lost()) {
+                return Err(Error::device("the GPU device was lost"));
+            }
         }
+        Ok(())
     }
 
     /// Gives free slots to those who wait; sleeps while there is nothing to do. `false` at the end.
