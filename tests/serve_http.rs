@@ -179,6 +179,15 @@ async fn completions_take_text_and_tokens() {
         assert_eq!(all("token_logprobs"), [json!(null), json!(-0.5), json!(-0.5), json!(-0.5)]);
         assert!(all("top_logprobs")[0].is_null() && all("top_logprobs")[3].is_object());
     }
+    // As long as there is memory for all of them.
+    let echoes = |n: usize| {
+        json!({ "model": "mock", "prompt": vec!["y".repeat(4000); n], "logprobs": 20,
+        "echo": true, "max_tokens": 0 })
+    };
+    let (status, body) = ask(&app, TEXT, &echoes(7)).await;
+    assert_eq!(status, 400, "{}", body["error"]);
+    check_error(&body, Some("prompt"), "invalid_value");
+    assert_eq!(ask(&app, TEXT, &echoes(1)).await.0, 200);
     // The end goes with the last text where the answer is cut off, and comes by itself where it ends by itself.
     for (most, last) in [(2, ("b", "length")), (9, ("", "stop"))] {
         let body =

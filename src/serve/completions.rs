@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: prompts as text or tokens, continued.
 
 use super::answer::{Answers, Piece, Spoken};
-use super::app::{App, Caller, now};
+use super::app::{App, Caller, blocking, now};
 use super::chat::{Head, finite};
 use super::engine::Logprobs;
 use super::error::ApiError;
@@ -9,6 +9,7 @@ use super::fields::Fields;
 use super::form::response_format;
 use super::params::{MOST_ANSWERS, MOST_LOGPROBS, Params, model, token_id};
 use super::sse::{self, Emitter};
+use crate::io::Tokenizer;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -18,6 +19,9 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, ApiError>;
+
+/// Probabilities of prompts that one request may have: each takes a few hundred bytes on its way.
+const MOST_ECHOED: usize = 1 << 19;
 
 struct Prepared {
     params: Params,
@@ -54,20 +58,32 @@ pub(super) async fn completions(State(app): State<Arc<App>>, request: Request<Bo
 }
 
 /// The prompts as texts, with the probabilities of their tokens if they are wanted.
-async fn echoes(app: &App, prompts: &[Vec<u32>], logprobs: Option<usize>) -> Result<Vec<Piece>> {
-    let tokenizer = &app.card().tokenizer;
-    let Some(top) = logprobs else {
+async fn echoes(app: &Arc<App>, prompts: &[Vec<u32>], logprobs: Option<usize>) -> Result<Vec<Piece>> {
+    let scores = match logprobs {
+        Some(top) => {
+            let message = "`echo` with `logprobs` is not supported by this engine";
+            let scores = app.engine.score(prompts.to_vec(), top);
+            Some(scores.ok_or_else(|| ApiError::unsupported("echo", message))?.await?)
+        }
+        None => None,
+    };
+    let (app, prompts) = (app.clone(), prompts.to_vec());
+    blocking(move || pieces(&app.card().tokenizer, &prompts, scores)).await
+}
+
+fn pieces(
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    scores: Option<Vec<Vec<Logprobs>>>,
+) -> Result<Vec<Piece>> {
+    let Some(scores) = scores else {
         let piece = |ids: &Vec<u32>| Ok(Piece { text: tokenizer.decode(ids, true)?, tokens: Vec::new() });
         return prompts.iter().map(piece).collect();
-    };
-    let Some(scores) = app.engine.score(prompts.to_vec(), top) else {
-        let message = "`echo` with `logprobs` is not supported by this engine";
-        return Err(ApiError::unsupported("echo", message));
     };
     // There is nothing before the first token that could make it likely.
     let none = Logprobs { chosen: f32::NAN, top: Vec::new() };
     let mut pieces = Vec::with_capacity(prompts.len());
-    for (ids, scores) in prompts.iter().zip(scores.await?) {
+    for (ids, scores) in prompts.iter().zip(scores) {
         let (mut decoder, mut piece) = (tokenizer.stream(true), Piece::default());
         for (i, (&id, logprobs)) in ids.iter().zip(std::iter::once(&none).chain(&scores)).enumerate() {
             let mut text = decoder.push(id)?;
@@ -112,6 +128,17 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     let prompts = prompts_of(app, prompt, "prompt", MOST_ANSWERS as usize / params.n)?;
     for prompt in &prompts {
         app.fits(prompt, "prompt")?;
+    }
+    if let (true, Some(top)) = (echo, shown.logprobs) {
+        let tokens = params.n * prompts.iter().map(Vec::len).sum::<usize>();
+        if tokens * (top + 1) > MOST_ECHOED {
+            let most = MOST_ECHOED / (top + 1);
+            let message = format!(
+                "`prompt` has {tokens} tokens in all answers, at most {most} are possible with `echo` and \
+                 `logprobs` of {top}"
+            );
+            return Err(ApiError::value("prompt", message));
+        }
     }
     if let Some(form) = form {
         let answers = params.n * prompts.len();
