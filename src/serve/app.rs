@@ -119,8 +119,9 @@ impl App {
     ) -> Result<(), ApiError> {
         let wrong = |e| ApiError::value(param, e);
         let grammars = self.grammars().map_err(wrong)?;
-        let matchers = (0..answers).map(|_| grammars.matcher(form));
-        params.matchers = matchers.collect::<Outcome<_>>().map_err(wrong)?;
+        let matcher = grammars.matcher(form).map_err(wrong)?;
+        params.matchers = (1..answers).map(|_| matcher.another()).collect();
+        params.matchers.push(matcher);
         Ok(())
     }
 
@@ -321,12 +322,45 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::fields::Fields;
     use crate::serve::{MockEngine, Script};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
+
+    fn app() -> Arc<App> {
+        App::new(Arc::new(MockEngine::new(Script::default()).unwrap()), Options::default())
+    }
+
+    #[test]
+    fn a_form_is_compiled_once_for_all_answers() {
+        let app = app();
+        let properties = (0..200).map(|i| (format!("key_{i}"), serde_json::json!({ "type": "integer" })));
+        let properties: serde_json::Map<_, _> = properties.collect();
+        let schema = serde_json::json!({ "type": "object", "properties": properties });
+        let form = Constraint::json_schema(&schema).unwrap();
+        let matchers = |n: usize| {
+            let mut fields = Fields::new(serde_json::json!({}), "").unwrap();
+            let mut params = Params::take(&mut fields, app.card()).unwrap();
+            let begin = Instant::now();
+            app.constrain(&mut params, &form, n, "x").unwrap();
+            assert_eq!(params.matchers.len(), n);
+            (params.matchers, begin.elapsed())
+        };
+        matchers(1);
+        let (one, (mut all, time)) = (matchers(1).1, matchers(64));
+        assert!(time < 16 * one, "64 answers take {time:?}, one {one:?}");
+        // Each goes its own way.
+        for (i, matcher) in all.iter_mut().enumerate() {
+            for byte in ["{\"key_1\"", "{\"key_2\"", "{}"][i % 3].bytes() {
+                matcher.accept(byte.into()).unwrap();
+            }
+        }
+        let ends: Vec<bool> = all.iter_mut().map(|matcher| matcher.may_end().unwrap()).collect();
+        assert!(ends.iter().enumerate().all(|(i, ends)| *ends == (i % 3 == 2)), "{ends:?}");
+    }
 
     #[tokio::test]
     async fn who_leaves_keeps_its_place_until_the_work_is_done() {
-        let app = App::new(Arc::new(MockEngine::new(Script::default()).unwrap()), Options::default());
+        let app = app();
         let free = || (app.preparing.available_permits(), app.bodies.available_permits());
         let all = free();
         let (begun, begin) = tokio::sync::oneshot::channel();
