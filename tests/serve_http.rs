@@ -425,6 +425,10 @@ async fn other_routes_answer() {
     let (status, body) = ask(&app, "/v1/embeddings", &long).await;
     assert_eq!(status, 400);
     check_error(&body, Some("dimensions"), "invalid_value");
+    let many = json!({ "model": "mock", "input": vec!["y".repeat(4000); 80] });
+    let (status, body) = ask(&app, "/v1/embeddings", &many).await;
+    assert_eq!(status, 400);
+    check_error(&body, Some("input"), "invalid_value");
     let decoded = base64_bytes(base64["data"][0]["embedding"].as_str().unwrap());
     let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
     assert_eq!(decoded, bytes);

@@ -293,6 +293,23 @@ async fn embeddings_are_unit_vectors_and_like_for_like() {
     }
 }
 
+#[tokio::test]
+async fn work_on_texts_ends_when_nobody_wants_it() {
+    let (_, engine) = engine(with_slots(1));
+    let text = prompts(&engine)[3].clone();
+    let embed = |n: usize| engine.embed(vec![text.clone(); n], Pooling::Last).unwrap();
+    embed(1).await.unwrap();
+    let begin = Instant::now();
+    embed(4).await.unwrap();
+    let four = begin.elapsed();
+    // A hundred times as much work is given up early.
+    let given_up = tokio::time::timeout(four, embed(400)).await;
+    assert!(given_up.is_err());
+    let begin = Instant::now();
+    embed(1).await.unwrap();
+    assert!(begin.elapsed() < 30 * four, "{:?}, four texts take {four:?}", begin.elapsed());
+}
+
 /// Eight questions behind one long system prompt.
 fn behind_one_prefix(card: &Card) -> (usize, Vec<Vec<u32>>) {
     let encode = |text: &str| card.tokenizer.encode(text, true).unwrap();

@@ -17,8 +17,9 @@ use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, ApiError>;
 
-/// Texts of one request at most.
+/// Texts of one request at most, and tokens of all of them: both as OpenAI has it.
 const MOST: usize = 2048;
+const MOST_TOKENS: usize = 300_000;
 
 struct Prepared {
     model: String,
@@ -89,6 +90,11 @@ fn prepare(app: &App, body: Value) -> Result<Prepared> {
     let inputs = prompts_of(app, input, "input", MOST)?;
     for input in &inputs {
         app.fits(input, "input")?;
+    }
+    let tokens: usize = inputs.iter().map(Vec::len).sum();
+    if tokens > MOST_TOKENS {
+        let message = format!("`input` has {tokens} tokens in all, at most {MOST_TOKENS} are possible");
+        return Err(ApiError::value("input", message));
     }
     Ok(Prepared { model, inputs, pooling, base64, dimensions })
 }

@@ -36,14 +36,15 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
-    /// The hidden states of texts, pooled to one vector each; `None` if this engine has none to give.
+    /// The hidden states of texts, pooled to one vector each; `None` if this engine has none to give. Dropping
+    /// the future cancels the work.
     fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
         let _ = (inputs, pooling);
         None
     }
 
     /// How probable each token of some texts is after those before it, and the `top` likeliest; `None` if this
-    /// engine cannot say.
+    /// engine cannot say. Dropping the future cancels the work.
     fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
         let _ = (inputs, top);
         None

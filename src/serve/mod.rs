@@ -9,6 +9,7 @@
 
 mod answer;
 mod app;
+mod aside;
 mod chat;
 mod completions;
 mod embeddings;

@@ -13,21 +13,21 @@
 //! A request waits in the queue until there are pages for its prompt. Where running answers need more than there are,
 //! the youngest wait and are read again later.
 
+use super::aside::Aside;
 use super::engine::{
     Card, Embeddings, Engine, Event, Events, Load, Logprobs, Pooling, Refusal, Request, Scores, Sender,
 };
-use super::hook::{Adjust, Record, probabilities};
+use super::hook::{Adjust, Record};
 use crate::array::Device;
 use crate::cpu::PAGE;
 use crate::error::{Error, Result};
-use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, each_logits, hidden_states};
+use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook};
 use crate::gpu::Gpu;
 use crate::kv_quantization::KvKind;
 use crate::models::Model;
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,10 +63,8 @@ pub struct ModelEngine {
     slots: usize,
     queue: usize,
     cache_pages: usize,
-    model: Model,
-    kinds: Vec<KvKind>,
-    /// Whose turn it is of those who want no answer.
-    aside: Arc<tokio::sync::Mutex<()>>,
+    /// For those who want no answer.
+    aside: Aside,
 }
 
 struct Job {
@@ -127,16 +125,7 @@ impl ModelEngine {
             .spawn(move || worker.work())
             .map_err(|e| Error::io(format!("no thread for the engine: {e}")))?;
         let EngineOptions { slots, queue, kinds, .. } = options;
-        Ok(Self {
-            card,
-            shared,
-            slots,
-            queue,
-            cache_pages,
-            model: model.clone(),
-            kinds,
-            aside: Arc::default(),
-        })
+        Ok(Self { card, shared, slots, queue, cache_pages, aside: Aside::new(model, kinds) })
     }
 }
 
@@ -188,56 +177,12 @@ impl Engine for ModelEngine {
     }
 
     fn embed(&self, inputs: Vec<Vec<u32>>, pooling: Pooling) -> Option<Embeddings> {
-        Some(self.aside(inputs, move |model, ids, kinds| {
-            Ok(pool(&hidden_states(model, ids, kinds)?, ids.len(), pooling))
-        }))
+        Some(self.aside.embed(inputs, pooling))
     }
 
     fn score(&self, inputs: Vec<Vec<u32>>, top: usize) -> Option<Scores> {
-        Some(self.aside(inputs, move |model, ids, kinds| {
-            let mut scores = Vec::with_capacity(ids.len());
-            each_logits(model, ids, kinds, &mut |at, row| {
-                scores.extend(ids.get(at + 1).map(|&next| probabilities(row, next, top)));
-            })?;
-            Ok(scores)
-        }))
+        Some(self.aside.score(inputs, top))
     }
-}
-
-impl ModelEngine {
-    /// Work on whole texts: one after another, and not in the way of answers' threads.
-    fn aside<T: Send + 'static>(
-        &self,
-        inputs: Vec<Vec<u32>>,
-        one: impl Fn(&Model, &[u32], &[KvKind]) -> Result<T> + Send + 'static,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<T>, Refusal>> + Send>> {
-        let (model, kinds, turn) = (self.model.clone(), self.kinds.clone(), self.aside.clone());
-        let work = move || inputs.iter().map(|ids| one(&model, ids, &kinds)).collect::<Result<_>>();
-        Box::pin(async move {
-            let turn = turn.lock_owned().await;
-            let work = move || {
-                let _turn = turn;
-                work()
-            };
-            let failed = |_| Refusal::Failed(Error::device("the work on a text ended early"));
-            tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(Refusal::Failed)
-        })
-    }
-}
-
-/// One vector of length 1 from hidden states `[n, width]`.
-fn pool(states: &[f32], n: usize, pooling: Pooling) -> Vec<f32> {
-    let width = states.len() / n.max(1);
-    let mut vector = match pooling {
-        Pooling::Last => states[states.len() - width..].to_vec(),
-        Pooling::Mean => {
-            let mean = |i: usize| states.iter().skip(i).step_by(width).sum::<f32>() / n as f32;
-            (0..width).map(mean).collect()
-        }
-    };
-    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12) as f32;
-    vector.iter_mut().for_each(|x| *x /= norm);
-    vector
 }
 
 /// A request in a slot.
