@@ -287,6 +287,33 @@ async fn responses_go_on_from_earlier_ones() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_cut_off_does_not_end_the_conversation() {
+    let tools = json!([{ "type": "function", "name": "now", "parameters": null, "strict": null }]);
+    for (arguments, most) in [("{\"zone\": \"Asia/Tokyo\"}", 55), ("{\"zone\": Tokyo}", 1000)] {
+        let call = format!("<tool_call>\n{{\"name\": \"now\", \"arguments\": {arguments}}}\n</tool_call>");
+        let app = app(Some("qwen3"), says(&call));
+        let (_, cut) = ask(&app, json!({ "tools": tools, "max_output_tokens": most })).await;
+        let item = &cut["output"][0];
+        let text = item["arguments"].as_str().unwrap_or_else(|| panic!("{cut}"));
+        assert!(text.starts_with("{\"zone") && serde_json::from_str::<Value>(text).is_err(), "{text}");
+        let one = json!({ "role": "user", "content": "hi" });
+        for input in [
+            json!({ "previous_response_id": cut["id"], "input": "go on" }),
+            json!({ "input": [one, { "type": "item_reference", "id": item["id"] }, one] }),
+        ] {
+            let (status, body) = ask(&app, input).await;
+            assert_eq!(status, 200, "{body}");
+        }
+        // Who sends it back as a call learns what is wrong with it.
+        let (status, body) = ask(&app, json!({ "input": [item] })).await;
+        assert_eq!(
+            (status, &body["error"]["param"]),
+            (400, &json!("input[0].tool_calls[0].function.arguments"))
+        );
+    }
+}
+
+#[tokio::test]
 async fn responses_are_their_callers_and_can_be_forgotten() {
     let app = app(None, says("Yes."));
     let body = json!({ "model": "mock", "input": "hi" });

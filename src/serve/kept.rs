@@ -2,6 +2,7 @@
 
 use super::app::{App, Caller, ID};
 use super::error::ApiError;
+use super::messages::arguments;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -104,7 +105,7 @@ impl Kept {
             [entry.before.clone(), entry.response.clone()]
         };
         let Value::Array(mut items) = read(&before) else { return None };
-        items.extend(output(read(&response)));
+        items.extend(output(read(&response)).into_iter().map(said));
         Some(items)
     }
 
@@ -112,7 +113,7 @@ impl Kept {
     pub(super) fn item(&self, key: u64, id: &str) -> Option<Value> {
         let (_, own) = id.split_once('_')?;
         let response = self.response(key, &format!("resp_{}", own.get(..ID)?))?;
-        output(response).into_iter().find(|item| item["id"] == id)
+        output(response).into_iter().find(|item| item["id"] == id).map(said)
     }
 }
 
@@ -120,6 +121,17 @@ fn output(mut response: Value) -> Vec<Value> {
     match response["output"].take() {
         Value::Array(items) => items,
         _ => Vec::new(),
+    }
+}
+
+/// An item as later requests see it: of a call that was cut off within its arguments, or has malformed ones, only
+/// the text stays. As a call it could not be read, and its client has no way to mend it.
+fn said(item: Value) -> Value {
+    match item["arguments"].as_str() {
+        Some(text) if arguments(text).is_none() => {
+            json!({ "type": "message", "role": "assistant", "content": text })
+        }
+        _ => item,
     }
 }
 

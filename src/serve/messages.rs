@@ -101,11 +101,8 @@ fn call(item: Value, at: &str) -> Result<Value> {
     let param = function.name("arguments");
     let arguments = match function.raw("arguments") {
         Some(Value::Object(map)) => Value::Object(map),
-        Some(Value::String(text)) if text.trim().is_empty() => json!({}),
-        Some(Value::String(text)) => match serde_json::from_str(&text) {
-            Ok(Value::Object(map)) => Value::Object(map),
-            _ => return Err(ApiError::value(&param, format!("`{param}` must be a JSON object as a string"))),
-        },
+        Some(Value::String(text)) => arguments(&text)
+            .ok_or_else(|| ApiError::value(&param, format!("`{param}` must be a JSON object as a string")))?,
         Some(other) => {
             let message = format!("`{param}` must be a string, not {}", kind(&other));
             return Err(ApiError::value(&param, message));
@@ -114,6 +111,14 @@ fn call(item: Value, at: &str) -> Result<Value> {
     };
     function.finish()?;
     Ok(json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }))
+}
+
+/// The arguments of a call, an object; `None` if the text is none.
+pub(super) fn arguments(text: &str) -> Option<Value> {
+    if text.trim().is_empty() {
+        return Some(json!({}));
+    }
+    serde_json::from_str(text).ok().filter(Value::is_object)
 }
 
 /// The text of a content: a string, or parts that are texts.
