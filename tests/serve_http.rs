@@ -406,6 +406,44 @@ async fn browsers_are_kept_out_unless_asked_in() {
 }
 
 #[tokio::test]
+async fn pages_from_elsewhere_cannot_make_the_server_work() {
+    let mut options = Options::default();
+    options.cors_origins = vec!["https://a.example".to_owned()];
+    let engine = engine("x");
+    let app = router_with(Arc::new(engine.clone()), options);
+    for (origin, site, status) in [
+        ("", "", 200),
+        ("", "none", 200),
+        ("http://localhost:8080", "same-origin", 200),
+        ("http://LOCALHOST:8080", "", 200),
+        ("https://a.example", "cross-site", 200),
+        // A proxy may change the host.
+        ("https://public.example", "same-origin", 200),
+        ("https://b.example", "cross-site", 403),
+        ("https://b.example", "", 403),
+        ("http://localhost:3000", "same-site", 403),
+        ("http://localhost", "", 403),
+        ("null", "", 403),
+        ("", "cross-site", 403),
+    ] {
+        // What a page can send without asking first.
+        let mut request = Request::post(TEXT).header("host", "localhost:8080");
+        for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
+            request = if value.is_empty() { request } else { request.header(name, value) };
+        }
+        let body = Body::from(r#"{"model": "mock", "prompt": "x"}"#);
+        let before = engine.generated();
+        let response = app.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        assert_eq!(response.status(), status, "{origin:?} {site:?}");
+        if status == 403 {
+            assert_eq!(engine.generated(), before);
+            let body: Value = serde_json::from_str(&text(response).await).unwrap();
+            check_error(&body, None, "origin_not_allowed");
+        }
+    }
+}
+
+#[tokio::test]
 async fn other_routes_answer() {
     let app = app("Hi!");
     let (_, body) = ask(&app, "/tokenize", &json!({ "prompt": "hé" })).await;

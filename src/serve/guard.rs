@@ -1,5 +1,5 @@
-//! What stands before every route: a request id, the `Host` check, keys, CORS, a log line; and what catches a
-//! panic behind it.
+//! What stands before every route: a request id, checks of `Host` and `Origin`, keys, CORS, a log line; and what
+//! catches a panic behind it.
 
 use super::app::App;
 use super::error::ApiError;
@@ -94,6 +94,10 @@ fn permitted(app: &App, request: &Request<Body>) -> Result<(), ApiError> {
         let message = "This server does not answer to that name. See --allowed-host.";
         return Err(ApiError::new(StatusCode::FORBIDDEN, Some("host_not_allowed"), message));
     }
+    if request.method() == Method::POST && is_foreign(app, request) {
+        let message = "Web pages of that origin may not use this server. See --cors-origin.";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, Some("origin_not_allowed"), message));
+    }
     // Browsers send preflights without keys; they reveal nothing.
     let free = request.uri().path() == "/health" || request.method() == Method::OPTIONS;
     if app.options.api_keys.is_empty() || free || key_known(&app.options.api_keys, request.headers()) {
@@ -127,20 +131,41 @@ fn key_known(keys: &[String], headers: &HeaderMap) -> bool {
     keys.iter().map(same).fold(Choice::from(0), |any, one| any | one).into()
 }
 
+/// What a request calls this server.
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    match headers.get(header::HOST) {
+        Some(host) => host.to_str().ok(),
+        None => uri.authority().map(|a| a.as_str()),
+    }
+}
+
 fn host_allowed(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
     let Some(hosts) = &app.options.hosts else { return true };
-    let mut given = headers.get_all(header::HOST).iter();
-    let host = match (given.next(), given.next()) {
-        (Some(host), None) => host.to_str().ok(),
-        (None, None) => uri.authority().map(|a| a.as_str()),
-        _ => None,
-    };
-    let Some(host) = host else { return false };
+    let Some(host) = host(uri, headers) else { return false };
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
     hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
+}
+
+/// Whether a page from elsewhere makes a browser ask: it does not need to see the answer to do harm.
+fn is_foreign(app: &App, request: &Request<Body>) -> bool {
+    let headers = request.headers();
+    if allowed_origin(app, headers).is_some() {
+        return false;
+    }
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        // Only browsers can say this, and behind a proxy they alone know.
+        Some(b"same-origin") => return false,
+        Some(b"cross-site") => return true,
+        _ => {}
+    }
+    headers.get(header::ORIGIN).is_some_and(|origin| {
+        let at = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
+        let own = host(request.uri(), headers);
+        !at.zip(own).is_some_and(|(at, own)| at.eq_ignore_ascii_case(own))
+    })
 }
 
 fn allowed_origin(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {

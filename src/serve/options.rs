@@ -11,7 +11,8 @@ pub struct Options {
     /// Names that the `Host` header may have, without port; `None` allows all. A web page cannot reach a server
     /// on this machine through a name of its own then.
     pub hosts: Option<Vec<String>>,
-    /// Origins whose pages may read answers; `*` is all. None by default.
+    /// Origins whose pages may ask and read answers; `*` is all. By default only pages that this server's own host
+    /// has sent may ask.
     pub cors_origins: Vec<String>,
     /// Answer requests for any model name with the one there is.
     pub any_model: bool,
