@@ -299,6 +299,32 @@ async fn an_answer_that_nobody_fetches_holds_no_place_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_but_steady_reader_gets_all_of_a_large_body() {
+    let mut options = Options::default();
+    options.write_timeout = Duration::from_millis(1000);
+    let server = start(Script::default(), options);
+    let body = json!({ "tokens": vec![121; 1_000_000] }).to_string();
+    let head = "POST /detokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close";
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(32 << 10).unwrap();
+    let mut socket = socket.connect(server.at).await.unwrap();
+    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let (mut some, mut all, mut begin) = (vec![0; 32 << 10], 0, None);
+    loop {
+        let n = socket.read(&mut some).await.unwrap();
+        if n == 0 {
+            break;
+        }
+        begin.get_or_insert_with(Instant::now);
+        all += n;
+        tokio::time::sleep(Duration::from_millis(n as u64 / 600)).await;
+    }
+    assert!(all > 2_000_000, "{all} bytes");
+    assert!(begin.unwrap().elapsed() > Duration::from_millis(1500), "not slow at all");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_request_is_not_waited_for() {
     let mut options = Options::default();
     (options.header_timeout, options.body_timeout) = (Duration::from_millis(300), Duration::from_millis(300));

@@ -22,7 +22,7 @@ pub struct Options {
     pub body_timeout: Duration,
     /// Time for a request's head to come, and for the next request on an idle connection.
     pub header_timeout: Duration,
-    /// Time that a reader may let a full socket wait.
+    /// Time in which a reader must take 64 KiB from a full socket, or all there is.
     pub write_timeout: Duration,
     /// Connections at once.
     pub connections: usize,

@@ -1,7 +1,7 @@
 //! [`Server`]: the router on a port, with the limits that sockets need.
 //!
-//! The accept loop is our own: connections are counted, heads must come in time, and a reader that lets a full
-//! socket wait for too long is dropped with its work.
+//! The accept loop is our own: connections are counted, heads must come in time, and a reader that takes too little
+//! from a full socket is dropped with its work.
 
 use super::app::{App, Peer, Phase};
 use super::engine::Engine;
@@ -28,6 +28,8 @@ use tower::ServiceExt;
 
 /// Bytes that the system may keep for a reader: what is beyond waits here, where it is counted.
 const SEND_BUFFER: u32 = 128 << 10;
+/// Bytes that a reader takes in time from a full socket.
+const PROGRESS: usize = 64 << 10;
 /// Bytes of a request's head.
 const HEAD: usize = 32 << 10;
 
@@ -123,7 +125,7 @@ impl Server {
 
 async fn connection(stream: TcpStream, peer: Peer, router: axum::Router, app: &App) {
     let _ = stream.set_nodelay(true);
-    let io = Patient { io: TokioIo::new(stream), limit: app.options.write_timeout, stalled: None };
+    let io = Patient { io: TokioIo::new(stream), limit: app.options.write_timeout, stalled: None, taken: 0 };
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(app.options.header_timeout).max_buf_size(HEAD);
     let service = router.map_request(move |mut request: Request<Incoming>| {
@@ -152,19 +154,24 @@ struct Patient {
     limit: Duration,
     /// Set while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Bytes since then.
+    taken: usize,
 }
 
 impl Patient {
-    /// `whole`: everything was taken. A reader that takes a little now and then still is too slow.
-    fn judge<T>(
+    /// What became of a write of `all` bytes. A reader that takes a little now and then still is too slow.
+    fn judge(
         &mut self,
         cx: &mut Context<'_>,
-        outcome: Poll<io::Result<T>>,
-        whole: impl Fn(&T) -> bool,
-    ) -> Poll<io::Result<T>> {
-        if matches!(&outcome, Poll::Ready(Ok(t)) if whole(t)) {
-            self.stalled = None;
-            return outcome;
+        outcome: Poll<io::Result<usize>>,
+        all: usize,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = outcome {
+            self.taken += n;
+            if n == all || self.taken >= PROGRESS {
+                (self.stalled, self.taken) = (None, 0);
+                return outcome;
+            }
         }
         let limit = self.limit;
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
@@ -188,7 +195,7 @@ impl Read for Patient {
 impl Write for Patient {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.judge(cx, outcome, |&n| n == buf.len())
+        self.judge(cx, outcome, buf.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -210,7 +217,7 @@ impl Write for Patient {
     ) -> Poll<io::Result<usize>> {
         let all: usize = bufs.iter().map(|b| b.len()).sum();
         let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.judge(cx, outcome, |&n| n == all)
+        self.judge(cx, outcome, all)
     }
 }
 
