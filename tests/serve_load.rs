@@ -385,3 +385,16 @@ async fn an_open_bind_needs_a_key() {
     assert!(bind(&["two words"], false).unwrap_err().is_input() && bind(&[""], false).is_err());
     assert!(bind(&["key"], false).is_ok() && bind(&[], true).is_ok());
 }
+
+#[tokio::test]
+async fn a_server_has_connections() {
+    let engine = Arc::new(MockEngine::new(Script::default()).unwrap());
+    let bind = |connections: usize| {
+        let mut options = Options::default();
+        options.connections = connections;
+        Server::bind(engine.clone(), SocketAddr::from(([127, 0, 0, 1], 0)), false, options)
+    };
+    assert!(bind(0).unwrap_err().is_input());
+    // As many as there can be, to its end.
+    tokio::time::timeout(Duration::from_secs(5), bind(usize::MAX).unwrap().run(async {})).await.unwrap();
+}

@@ -24,7 +24,7 @@ pub struct Options {
     pub header_timeout: Duration,
     /// Time in which a reader must take 64 KiB from a full socket, or all there is.
     pub write_timeout: Duration,
-    /// Connections at once.
+    /// Connections at once, at least 1.
     pub connections: usize,
     /// Bytes of responses that are kept in memory, for their callers to refer to; 0 keeps none.
     pub kept_responses: usize,

@@ -233,11 +233,15 @@ fn whole_tool(tool: &Value) -> Value {
     whole
 }
 
-/// Items as messages; those from number `before` on are the request's own.
+/// Items as messages; those from number `before` on are the request's own, the others are kept ones.
 fn messages_of(items: Vec<Value>, before: usize) -> Result<Vec<Value>> {
     let mut messages: Vec<Value> = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
-        let next = input(item, &format!("input[{}]", i.saturating_sub(before)))?;
+        let at = match i.checked_sub(before) {
+            Some(own) => format!("input[{own}]"),
+            None => format!("previous_response_id[{i}]"),
+        };
+        let next = input(item, &at)?;
         // Thoughts, text and calls of one answer are one message.
         match messages.last_mut() {
             Some(last) if last["role"] == "assistant" && next["role"] == "assistant" => join(last, next),

@@ -45,9 +45,12 @@ impl Server {
     ///
     /// # Errors
     /// An address that other machines can reach, without API keys, unless `open` says that this is meant; a key
-    /// that cannot be sent; the address is taken.
+    /// that cannot be sent; no connections; the address is taken.
     pub fn bind(engine: Arc<dyn Engine>, at: SocketAddr, open: bool, mut options: Options) -> Result<Self> {
         guard::check_keys(&options.api_keys)?;
+        if options.connections == 0 {
+            return Err(Error::input("a server without connections, expected at least 1"));
+        }
         let local = at.ip().is_loopback();
         if !local && options.api_keys.is_empty() && !open {
             return Err(Error::input(format!(
@@ -87,8 +90,9 @@ impl Server {
         let Self { app, listener } = self;
         let router = routes::router(app.clone());
         let options = &app.options;
-        let places = Arc::new(Semaphore::new(options.connections));
-        let most = options.connections as u32;
+        // More than there are descriptors anywhere.
+        let most = options.connections.min(1 << 24) as u32;
+        let places = Arc::new(Semaphore::new(most as usize));
         let mut stop = pin!(stop);
         loop {
             let place = tokio::select! {
