@@ -25,7 +25,9 @@ impl MLXArray {
     }
 
     fn unary(&self, fun: Fun) -> Self {
-        Self::prim(Prim::Map(fun), vec![self.widened()])
+        let x = self.widened();
+        let x = if fun.row().typing == Typing::Float { x.astype(Dtype::F32) } else { x };
+        Self::prim(Prim::Map(fun), vec![x])
     }
 
     #[track_caller]
@@ -38,7 +40,11 @@ impl MLXArray {
             _ => x.widened(),
         });
         let mixed = a.dtype() != b.dtype() && fun.row().typing != Typing::Bits;
-        let [a, b] = if mixed { [a, b].map(|x| x.astype(Dtype::F32)) } else { [a, b] };
+        let [a, b] = if mixed || fun.row().typing == Typing::Float {
+            [a, b].map(|x| x.astype(Dtype::F32))
+        } else {
+            [a, b]
+        };
         Self::prim(Prim::Map(fun), vec![a.broadcast_to(&shape), b.broadcast_to(&shape)])
     }
 
@@ -116,7 +122,7 @@ impl MLXArray {
     }
 
     /// This array with its entries `indices[i]` along axis 0 replaced by `rows[i]`; an index past the end
-    /// is skipped.
+    /// is skipped. No index may occur twice: which row stays then depends on the device.
     #[track_caller]
     pub fn put(&self, rows: &Self, indices: &Self) -> Self {
         Self::prim(Prim::Write, vec![self.clone(), rows.astype(self.dtype()), indices.clone()])

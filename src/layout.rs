@@ -133,9 +133,8 @@ impl Layout {
     #[track_caller]
     pub(crate) fn slice(&self, axis: usize, start: usize, len: usize) -> Self {
         assert!(
-            start + len <= self.shape[axis],
-            "slice {start}..{} of axis {axis} of shape {:?}",
-            start + len,
+            start.checked_add(len).is_some_and(|end| end <= self.shape[axis]),
+            "slice of {len} from {start} on, of axis {axis} of shape {:?}",
             self.shape
         );
         let mut out = self.clone();

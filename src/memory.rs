@@ -5,7 +5,7 @@
 //! active, peak, cache. [`MemoryPool`] is a set of arrays that are counted and freed together.
 
 use crate::array::{Device, MLXArray};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, Recording, Step};
 use crate::layout::ArrayShape;
 use std::ops::Range;
@@ -38,7 +38,7 @@ pub fn set_cache_limit(bytes: u64) -> u64 {
 
 /// Gives all freed GPU buffers back to the driver.
 pub fn clear_cache() {
-    if let Ok(gpu) = Gpu::shared() {
+    if let Some(gpu) = Gpu::opened() {
         gpu.clear_cache();
     }
 }
@@ -60,8 +60,11 @@ pub fn kind() -> Result<&'static str> {
 
 /// Copies to or from staging buffers so far; none on a unified adapter.
 pub fn staged_copies() -> u64 {
-    Gpu::shared().map_or(0, |gpu| gpu.staged_copies())
+    Gpu::opened().map_or(0, |gpu| gpu.staged_copies())
 }
+
+/// Bytes of main memory that are worth asking first whether they are there.
+const LARGE: usize = 64 << 20;
 
 /// Bytes that somebody else keeps alive: a mapped file, an embedded model.
 pub(crate) type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -109,13 +112,24 @@ impl Buffer {
     /// No adapter, or not enough memory.
     pub(crate) fn zeroed(bytes: usize, device: Device) -> Result<Self> {
         match device {
-            Device::CPU => Ok(Self::host_zeroed(bytes)),
+            Device::CPU => Self::host_zeroed(bytes),
             Device::GPU => Ok(Self::Gpu(Gpu::shared()?.alloc_zeroed(bytes as u64)?)),
         }
     }
 
-    pub(crate) fn host_zeroed(bytes: usize) -> Self {
-        Self::Host(Arc::new(HostBuffer::new(vec![0; bytes.div_ceil(4)])))
+    /// # Errors
+    /// Not enough memory.
+    pub(crate) fn host_zeroed(bytes: usize) -> Result<Self> {
+        let lacking =
+            |free: &str| Error::memory(format!("{bytes} bytes of main memory are asked for, {free}"));
+        // Systems promise more than they have, and end a process that takes it.
+        if bytes >= LARGE
+            && let Some(free) = host_memory().filter(|&free| (bytes as u64) > free)
+        {
+            return Err(lacking(&format!("{free} are free")));
+        }
+        let words = bytemuck::allocation::try_zeroed_vec(bytes.div_ceil(4));
+        Ok(Self::Host(Arc::new(HostBuffer::new(words.map_err(|()| lacking("which the system refuses"))?))))
     }
 
     /// The words become the buffer's; nothing is copied where the types allow.
@@ -131,7 +145,7 @@ impl Buffer {
     /// As [`Buffer::zeroed`].
     pub(crate) fn from_bytes(bytes: &[u8], device: Device) -> Result<Self> {
         let buffer = match device {
-            Device::CPU => Self::host_zeroed(bytes.len()),
+            Device::CPU => Self::host_zeroed(bytes.len())?,
             Device::GPU => Self::Gpu(Gpu::shared()?.alloc(bytes.len() as u64)?),
         };
         buffer.write(bytes)?;

@@ -292,7 +292,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// A native kernel for inputs of these specs. None: the meaning is planned instead.
+    /// A native kernel for inputs of these specs, 8 at most. None: the meaning is planned instead.
     fn cpu(&self, _inputs: &[Spec]) -> Option<CpuKernel> {
         None
     }

@@ -258,3 +258,19 @@ fn dtypes_round_trip_bit_for_bit() {
         assert_eq!(ints.astype(Dtype::F32).data(), [-5.0, 7.0]);
     }
 }
+
+#[test]
+fn whole_numbers_become_floats_where_a_function_wants_them() {
+    for device in devices() {
+        let x = MLXArray::from_bytes(bytemuck::cast_slice(&[1u32, 4, 9]), &[3], Dtype::U32, device).unwrap();
+        assert_eq!(x.sqrt().data(), [1.0, 2.0, 3.0]);
+        assert_eq!((-&x).data(), [-1.0, -4.0, -9.0]);
+        assert_eq!((&x / &x).data(), [1.0; 3]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "slice of 18446744073709551615 from 1 on")]
+fn slices_past_all_numbers_are_refused() {
+    let _ = MLXArray::new_cpu(vec![1.0; 4], ArrayShape::Shape1D(4)).slice(0, 1, usize::MAX);
+}

@@ -149,6 +149,16 @@ fn files_of_something_else_are_refused() {
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller/model.safetensors");
     refused(&model, KvKind::Int4, &weights, ["format is", "unimlx-prompt"]);
     refused(&model, KvKind::Int4, &folder.path().join("none"), ["none", ""]);
+    // Of a token that the model has not: nothing is left of the file or of what was before.
+    let tokens: Vec<u8> = ids(5).iter().flat_map(|id| id.to_le_bytes()).collect();
+    let at = bytes.windows(tokens.len()).position(|part| part == tokens).unwrap();
+    let mut wrong = bytes.clone();
+    wrong[at + 16..at + 20].fill(0x7f);
+    std::fs::write(&cut, wrong).unwrap();
+    let e = generator.load_prompt(&cut).unwrap_err().to_string();
+    assert!(e.contains("cut.safetensors") && e.contains("token 4 of the prompt"), "{e}");
+    generator.prompt(&ids(5), GenerateOptions::default()).unwrap();
+    assert_eq!(generator.stats().cached_tokens, 0);
 }
 
 #[test]

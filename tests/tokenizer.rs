@@ -84,6 +84,22 @@ fn streams_concatenate_to_the_whole_decoding() {
     }
 }
 
+/// Bytes that make no character come out as they arrive, and what follows them is right.
+#[test]
+fn long_runs_of_wrong_bytes_stream_as_well() {
+    for folder in folders("tokenizer_") {
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        let is_lone = |id: &u32| tokenizer.decode(&[*id], false).unwrap() == "\u{fffd}";
+        let Some(lone) = (0..tokenizer.vocab_size() as u32).find(is_lone) else { continue };
+        let text = tokenizer.encode("Grüße, 你好 🦀", false).unwrap();
+        for n in [1, 31, 32, 33, 34, 100, 500] {
+            let ids = [&text[..], &vec![lone; n], &text, &vec![lone; n]].concat();
+            let whole = tokenizer.decode(&ids, true).unwrap();
+            assert_eq!(streamed(&tokenizer, &ids, true), whole, "{}: {n} of {lone}", folder.display());
+        }
+    }
+}
+
 /// Ordinary text comes out as it is decoded, not all at the end.
 #[test]
 fn streams_do_not_hold_text_back_needlessly() {

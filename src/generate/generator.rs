@@ -253,10 +253,12 @@ impl Generator {
     /// than its rest. How many tokens that are. The file may come from another device.
     ///
     /// # Errors
-    /// A file that is malformed, or of another model, another kind of cache or another version; not enough memory.
+    /// A file that is malformed, or of another model, another kind of cache or another version; not enough memory. What
+    /// was remembered is forgotten then, too.
     pub fn load_prompt(&mut self, path: impl AsRef<Path>) -> Result<usize> {
         self.rewind();
         (self.pending, self.active, self.finished) = (None, false, None);
+        self.sequence.tokens.clear();
         self.sequence.tokens = self.runner.restore(path.as_ref())?;
         Ok(self.sequence.tokens.len())
     }

@@ -176,7 +176,7 @@ impl Runner {
         }
     }
 
-    /// Fills the first slot from a file; the tokens that it then holds.
+    /// Fills the first slot from a file; the tokens that it then holds. After an error it is empty.
     ///
     /// # Errors
     /// As [`Generator::load_prompt`](super::Generator::load_prompt).
@@ -185,9 +185,14 @@ impl Runner {
         self.cache.truncate(0, 0);
         let tokens = self.cache.load(path, self.model.fingerprint(), self.model.context_length());
         self.rebind();
-        let tokens = tokens?;
-        self.model.check(&tokens).with_context(|| path.display().to_string())?;
-        Ok(tokens)
+        let checked = tokens.and_then(|tokens| {
+            self.model.check(&tokens).with_context(|| path.display().to_string())?;
+            Ok(tokens)
+        });
+        if checked.is_err() {
+            self.cache.truncate(0, 0);
+        }
+        checked
     }
 
     /// Puts tokens of one sequence through the model, after those in its slot.

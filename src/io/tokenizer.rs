@@ -155,6 +155,11 @@ pub(super) fn token_text(value: &serde_json::Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
+/// What bytes that make no character are decoded to.
+const REPLACEMENT: char = '\u{fffd}';
+/// Ids that are kept of a run of such bytes; a character has no more than 4.
+const RUN: usize = 16;
+
 /// Decodes token ids as they arrive. The pieces of [`push`](Self::push) and the last of
 /// [`finish`](Self::finish) concatenate to [`Tokenizer::decode`] of all ids.
 #[derive(Clone, Debug)]
@@ -185,11 +190,13 @@ impl TokenStream {
         }
         let text = self.tokenizer.decode(&self.window, self.skip_special)?;
         // A replacement character at the end may be the first bytes of a real one.
-        let certain = text.strip_suffix('\u{fffd}').unwrap_or(&text);
+        let certain = text.strip_suffix(REPLACEMENT).unwrap_or(&text);
         let piece = certain.get(self.emitted..).unwrap_or("").to_owned();
         self.emitted += piece.len();
         if certain.len() == text.len() {
             self.forget()?;
+        } else if self.window.len() > 2 * RUN {
+            self.shorten()?;
         }
         Ok(piece)
     }
@@ -203,6 +210,15 @@ impl TokenStream {
         let rest = text.get(self.emitted..).unwrap_or("").to_owned();
         *self = self.tokenizer.stream(self.skip_special);
         Ok(rest)
+    }
+
+    /// Bytes have made no character for long: keeps the last ids alone. All but the last character is out.
+    fn shorten(&mut self) -> Result<()> {
+        self.window.drain(..self.window.len() - RUN);
+        let context = self.tokenizer.decode(&self.window, self.skip_special)?;
+        self.emitted = context.strip_suffix(REPLACEMENT).unwrap_or(&context).len();
+        self.boundary = 0;
+        Ok(())
     }
 
     /// Everything is out: drops ids before the last boundary, unless what remains has no text of its

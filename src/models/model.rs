@@ -271,7 +271,7 @@ impl Model {
         let mut probes = vec![0f32; (1 + kv_heads * d) * heads * d];
         for (i, probe) in probes.chunks_exact_mut(heads * d).skip(1).enumerate() {
             for head in 0..heads / kv_heads {
-                let sign = if (i ^ (i >> 2)) >> head & 1 == 0 { 1.0 } else { -1.0 };
+                let sign = if (i ^ (i >> 2)).rotate_right(head as u32) & 1 == 0 { 1.0 } else { -1.0 };
                 probe[(i / d * (heads / kv_heads) + head) * d + i % d] = sign;
             }
         }

@@ -57,7 +57,7 @@ impl Rope {
             RopeScaling::Llama3 { .. } if claimed.is_some() => None,
             RopeScaling::Llama3 { factor, original_max_position_embeddings, .. }
             | RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
-                Some((factor * original_max_position_embeddings as f64) as usize)
+                Some(((factor * original_max_position_embeddings as f64) as usize).min(1 << 30))
             }
             _ => None,
         };

@@ -164,8 +164,11 @@ impl Noise {
     }
 
     /// The tensor in host memory.
-    pub(crate) fn host(&self) -> Buffer {
-        let buffer = Buffer::host_zeroed(self.spec.bytes());
+    ///
+    /// # Errors
+    /// Not enough of it.
+    pub(crate) fn host(&self) -> Result<Buffer> {
+        let buffer = Buffer::host_zeroed(self.spec.bytes())?;
         if let Buffer::Host(host) = &buffer {
             host.write().par_chunks_mut(HOST_PIECE).enumerate().for_each(|(piece, words)| {
                 for (i, word) in words.iter_mut().enumerate() {
@@ -173,7 +176,7 @@ impl Noise {
                 }
             });
         }
-        buffer
+        Ok(buffer)
     }
 
     /// Word `i`, as the kernel computes it.
@@ -220,7 +223,7 @@ mod tests {
 
     fn numbers(noise: &Noise) -> Vec<f32> {
         let mut bytes = vec![0; noise.spec.bytes()];
-        noise.host().read(&mut bytes).unwrap();
+        noise.host().unwrap().read(&mut bytes).unwrap();
         match crate::reference::Values::from_bytes(&bytes, noise.spec.dtype) {
             crate::reference::Values::F(values) => values,
             crate::reference::Values::U(_) => panic!("integers"),
@@ -247,7 +250,7 @@ mod tests {
             let [scales, biases] =
                 ["a.scales", "a.biases"].map(|name| numbers(&packed.float(name, &[64, 4])));
             let mut words = vec![0; 64 * 32 * bits];
-            packed.packed("a.weight", &[64, 256 * bits / 32]).host().read(&mut words).unwrap();
+            packed.packed("a.weight", &[64, 256 * bits / 32]).host().unwrap().read(&mut words).unwrap();
             let mut out = vec![0.0; 64 * 256];
             crate::io::quantized::dequantize(&words, &scales, &biases, q, &mut out).unwrap();
             let (mean, size) = (out.iter().sum::<f32>() / out.len() as f32 * 16.0, deviation(&out) * 16.0);
@@ -267,7 +270,7 @@ mod tests {
             let noise = noise(dtype);
             let bytes = noise.spec.bytes().next_multiple_of(4);
             let mut expected = vec![0; bytes];
-            noise.host().read(&mut expected).unwrap();
+            noise.host().unwrap().read(&mut expected).unwrap();
             for most in [PIECE, 1001] {
                 let buffer = gpu.alloc_zeroed(bytes as u64 + 600).unwrap();
                 noise.write_pieces(&buffer, 500, most).unwrap();

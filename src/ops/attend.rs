@@ -173,7 +173,6 @@ impl Attend {
     /// The dispatches with keys shared out so; lanes exchange values directly if `subgroups`.
     fn kernel(&self, site: &Site<'_>, split: Split, subgroups: bool) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
-        let at = self.inputs();
         let Shape { t, d, .. } = self.shape(site.inputs);
         let chunks = (heads / kv_heads).div_ceil(split.heads);
         let window = window.map_or(Word::U32(0), Word::from);

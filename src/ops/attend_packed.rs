@@ -1,6 +1,6 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attend::{ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, Split, WG, few_tokens, meeting, splits, step};
+use super::attend::{ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, Split, WG, few_tokens, meeting, splits};
 use super::attention::codes;
 use super::kernel::{NARROW, fits};
 use super::kv_pack::{SIGNS, WALSH};

@@ -123,3 +123,12 @@ fn filters_of_equal_and_crowded_logits() {
         }
     }
 }
+
+#[test]
+fn a_token_that_is_forced_is_chosen() {
+    let logits = [1.0, f32::INFINITY, 3.0];
+    for temperature in [0.0, 1.0] {
+        let sample = Sample { temperature, top_k: 0, top_p: 1.0, min_p: 0.0 };
+        assert_eq!(sample_host(&logits, &sample, 0.5), 1);
+    }
+}

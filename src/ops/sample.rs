@@ -158,7 +158,7 @@ fn threshold(logits: &[f32], wanted: f64, weight: impl Fn(f32) -> f64) -> u32 {
 pub fn sample_host(logits: &[f32], op: &Sample, u: f32) -> u32 {
     let likeliest = cpu::argmax(logits);
     let greatest = match logits.get(likeliest as usize) {
-        Some(&greatest) if op.temperature > 0.0 && greatest > f32::NEG_INFINITY => greatest,
+        Some(&greatest) if op.temperature > 0.0 && greatest.is_finite() => greatest,
         _ => return likeliest,
     };
     let scale = (1.0 / op.temperature).min(MOST);

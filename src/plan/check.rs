@@ -143,7 +143,12 @@ pub(super) fn verdict(op: &dyn Op, inputs: &[Spec], kernel: &Kernel, gpu: &Arc<G
     }
     let trial = smallest(op, inputs, code, gpu.caps());
     let trial = trial.and_then(|(case, kernel)| Some((Trial::new(case, 1).ok()?, kernel)));
-    let verdict = trial.map(|(trial, kernel)| match trial.gpu(gpu, &kernel) {
+    let outcome = trial.map(|(trial, kernel)| (trial.gpu(gpu, &kernel), kernel));
+    // Such an error says nothing about the kernel.
+    if matches!(&outcome, Some((Err(e), _)) if e.is_memory() || gpu.is_lost()) {
+        return None;
+    }
+    let verdict = outcome.map(|(outcome, kernel)| match outcome {
         Ok(()) => true,
         Err(e) => {
             let name = kernel.stages.first().map_or(op.name(), |stage| stage.name);

@@ -4,6 +4,7 @@
 //! meaning. The list holds no elements, so two graphs with equal lists share one plan.
 
 use super::check::is_refused;
+use super::program::MAX_INPUTS;
 use super::tuned::instead;
 use crate::array::{Device, Expr, MLXArray, State};
 use crate::gpu::{Caps, Gpu};
@@ -167,7 +168,7 @@ impl Graph {
                 Kind::Scalar(bits) => writeln!(key, "{} {bits:x}", node.spec),
                 Kind::Prim(prim, inputs) => writeln!(key, "{} {prim:?} {inputs:?}", node.spec),
                 Kind::Op { op, inputs, .. } => {
-                    writeln!(key, "{} {} {:?} {inputs:?}", node.spec, op.name(), op.words())
+                    writeln!(key, "{} {} {:?} {inputs:?}", node.spec, kind(op.as_ref()), op.words())
                 }
             };
         }
@@ -206,6 +207,11 @@ impl Graph {
     }
 }
 
+/// What tells ops of one name from several crates apart.
+fn kind(op: &dyn Op) -> String {
+    format!("{} {:?}", op.name(), op.type_id())
+}
+
 /// The kernel for an op, if there is one where it would run. Nothing is tried on a device yet: rules may replace
 /// the op. See [`all_trusted`](super::check::all_trusted).
 pub(super) fn choose(
@@ -215,10 +221,11 @@ pub(super) fn choose(
     target: &Target<'_>,
 ) -> Option<Chosen> {
     let chosen = match target.caps {
+        None if inputs.len() > MAX_INPUTS => None,
         None => op.cpu(inputs).map(Chosen::Cpu),
         Some(caps) => {
             let site = Site { inputs, output, caps };
-            let alike = format!("{} {:?} {inputs:?} {output:?}", op.name(), op.words());
+            let alike = format!("{} {:?} {inputs:?} {output:?}", kind(op.as_ref()), op.words());
             let mut known = target.chosen.borrow_mut();
             let linked = known.entry(alike).or_insert_with(|| choose_on(op.as_ref(), &site, target));
             linked.clone().map(Chosen::Gpu)

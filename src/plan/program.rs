@@ -152,7 +152,7 @@ impl Program {
             buffers.push(match *slot {
                 Slot::Leaf(i) => leaf(&leaves[i], device)?,
                 Slot::Temp { bytes } | Slot::Output { bytes } => match device {
-                    Device::CPU => Buffer::host_zeroed(bytes),
+                    Device::CPU => Buffer::host_zeroed(bytes)?,
                     Device::GPU => Buffer::Gpu(Gpu::shared()?.alloc(bytes as u64)?),
                 },
             });
@@ -256,8 +256,8 @@ impl Program {
     }
 }
 
-/// Operands of a CPU kernel; the most that any op has, with room.
-const MAX_INPUTS: usize = 8;
+/// Operands of a CPU kernel at most; an op that has more is planned by its meaning.
+pub(super) const MAX_INPUTS: usize = 8;
 
 /// Read access to a host buffer for the length of one step.
 enum View<'a> {
@@ -304,6 +304,7 @@ fn leaf(array: &MLXArray, device: Device) -> Result<Buffer> {
 /// No adapter, memory exhausted, or the device failed; then no array has changed.
 pub fn eval(arrays: &[&MLXArray]) -> Result<()> {
     let lazy: Vec<MLXArray> = arrays.iter().filter(|x| x.buffer().is_none()).map(|&x| x.clone()).collect();
+    let mut done = Vec::with_capacity(lazy.len());
     for device in [Device::CPU, Device::GPU] {
         let outputs: Vec<MLXArray> = lazy.iter().filter(|x| x.device() == device).cloned().collect();
         if outputs.is_empty() {
@@ -311,9 +312,10 @@ pub fn eval(arrays: &[&MLXArray]) -> Result<()> {
         }
         let mut program = Program::new(&outputs)?;
         program.run()?;
-        for (i, array) in outputs.iter().enumerate() {
-            array.set_ready(program.output(i));
-        }
+        done.extend(outputs.into_iter().enumerate().map(|(i, array)| (array, program.output(i))));
+    }
+    for (array, buffer) in done {
+        array.set_ready(buffer);
     }
     Ok(())
 }

@@ -296,3 +296,37 @@ proptest! {
         }
     }
 }
+
+/// Somebody's op, called as one that is here.
+#[derive(Debug)]
+struct Namesake;
+
+impl crate::op::Op for Namesake {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn words(&self) -> Vec<crate::op::Word> {
+        Vec::new()
+    }
+
+    fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
+        &inputs[0] + 1.0
+    }
+}
+
+#[test]
+fn ops_of_one_name_are_not_mixed_up() {
+    for device in devices() {
+        let x = array(&[3, 5], -1.0, 0.3, device);
+        check("softmax", &MLXArray::apply(crate::ops::Softmax, &[&x]), 1e-5);
+        check("its namesake", &MLXArray::apply(Namesake, &[&x]), 0.0);
+    }
+}
+
+#[test]
+fn more_main_memory_than_there_is_is_an_error() {
+    let Some(free) = crate::memory::host_memory() else { return };
+    let e = MLXArray::mutable(&[free as usize / 2], Dtype::F32, Device::CPU).unwrap_err();
+    assert!(e.is_memory() && e.to_string().contains("main memory"), "{e}");
+}
