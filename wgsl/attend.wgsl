@@ -20,7 +20,7 @@
 // itself.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s) 37.9 (78%), 22.9 (65%), 8.9. Each 16384 keys more are what memory gives. Of the 22.9: after 1.0 us the
+// (4.56 TB/s) 38.3 (77%), 23.0 (64%), 8.6. Each 16384 keys more are what memory gives. Of 22.9: after 1.0 us the
 // range is known, after 1.4 the page, after 4.4 the first keys are here, after 6.4 all have gone through the loop's
 // code and rows are ready, after 22.6 the keys are through. Either half of the loop takes till 6.1 the first time, rows
 // till 5.3.
