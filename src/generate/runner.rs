@@ -160,6 +160,10 @@ impl Runner {
         if self.cache.wants_bases() {
             self.cache.set_bases(&self.model.bases()?)?;
         }
+        if self.cache.must_grow(slot, tokens) {
+            // They hold the arrays that are to go.
+            self.programs.clear();
+        }
         let outcome = self.cache.reserve(slot, tokens, most);
         self.rebind();
         outcome

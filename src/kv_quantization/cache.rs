@@ -145,6 +145,15 @@ impl KvCache {
         Ok(())
     }
 
+    /// Whether so many tokens in a slot take more pages than there are, and may: arrays are then replaced by larger ones.
+    pub(crate) fn must_grow(&self, slot: usize, tokens: usize) -> bool {
+        self.groups.iter().enumerate().any(|(i, group)| {
+            let pages = &group.pages;
+            let lacking = group.lacks(slot, self.lens[slot], tokens).saturating_sub(pages.free());
+            lacking > 0 && pages.total() + lacking <= self.budget_of(i)
+        })
+    }
+
     /// Makes room for `tokens` tokens in all in a slot, `most` being the context length. Tokens that are there stay.
     ///
     /// # Errors
@@ -206,28 +215,29 @@ impl KvCache {
         }
     }
 
+    /// One layer after the other, so that little is there twice. If memory ends on the way, some layers have more room
+    /// than their group's pages.
     fn enlarge(&mut self, group: usize, total: usize) -> Result<()> {
-        let mut layers = Vec::with_capacity(self.layer_count);
+        self.generation += 1;
         for layer in 0..self.layer_count {
-            let old = self.layers.get(layer);
-            if self.group_of[layer] != group {
-                layers.push(match old {
-                    Some(old) => old.clone(),
-                    None => self.pair(layer, 1)?,
-                });
+            let pages = if self.group_of[layer] == group { total } else { 1 };
+            let Some(old) = self.layers.get(layer) else {
+                let new = self.pair(layer, pages)?;
+                self.layers.push(new);
+                continue;
+            };
+            if old[0].dims()[0] >= pages * PAGE {
                 continue;
             }
-            let new = self.pair(layer, total)?;
-            for (old, new) in old.into_iter().flatten().zip(&new).filter(|(old, _)| old.size() > 0) {
+            let new = self.pair(layer, pages)?;
+            for (old, new) in old.iter().zip(&new) {
                 if let (Some(from), Some(to)) = (old.buffer(), new.buffer()) {
                     to.copy_from(&from, &[[0, 0, old.nbytes()]])?;
                 }
             }
-            layers.push(new);
+            self.layers[layer] = new;
         }
-        self.layers = layers;
         self.groups[group].pages.grow(total);
-        self.generation += 1;
         Ok(())
     }
 
