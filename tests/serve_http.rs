@@ -336,7 +336,7 @@ async fn bodies_that_are_not_requests_are_refused_in_the_same_shape() {
 }
 
 #[tokio::test]
-async fn every_route_but_health_wants_the_key() {
+async fn every_route_but_probes_wants_the_key() {
     let mut options = Options::default();
     options.api_keys = vec!["first".to_owned(), "secret-2".to_owned()];
     let app = router_with(Arc::new(engine("x")), options);
@@ -347,7 +347,6 @@ async fn every_route_but_health_wants_the_key() {
     for path in [
         "/v1/models",
         "/v1/models/mock",
-        "/ready",
         "/metrics",
         "/version",
         "/nothing",
@@ -365,7 +364,9 @@ async fn every_route_but_health_wants_the_key() {
         assert_ne!(get(path, ("authorization", "Bearer secret-2")).await, 401, "{path}");
         assert_ne!(get(path, ("x-api-key", "first")).await, 401, "{path}");
     }
-    assert_eq!(get("/health", ("x", "y")).await, 200);
+    for probe in ["/health", "/ready"] {
+        assert_eq!(get(probe, ("x", "y")).await, 200);
+    }
 }
 
 #[tokio::test]

@@ -63,9 +63,9 @@ class Server:
         await self.ready()
         if self.process.returncode is not None:
             raise RuntimeError(f"unimlx serve ended with {self.process.returncode}")
-        async with self.session.get(self.base + "/health", timeout=aiohttp.ClientTimeout(total=5)) as response:
+        async with self.session.get(self.base + "/ready", timeout=aiohttp.ClientTimeout(total=5)) as response:
             if response.status != 200:
-                raise RuntimeError(f"/health says {response.status}")
+                raise RuntimeError(f"/ready says {response.status}")
 
     async def __call__(self, request: Request):
         await self.ready()

@@ -346,7 +346,7 @@ impl Matcher {
     /// One that is as far as this one and goes on by itself; far cheaper than to compile the form again.
     #[must_use]
     pub fn another(&self) -> Self {
-        Self { inner: self.inner.deep_clone(), env: self.env.clone(), numbers: self.numbers.clone() }
+        Self { inner: self.inner.deep_clone(), env: self.env.clone(), numbers: self.numbers }
     }
 
     /// The tokens that may come next, one bit for each id, 32 to a word; end tokens are among them where the

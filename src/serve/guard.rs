@@ -99,7 +99,8 @@ fn permitted(app: &App, request: &Request<Body>) -> Result<(), ApiError> {
         return Err(ApiError::new(StatusCode::FORBIDDEN, Some("origin_not_allowed"), message));
     }
     // Browsers send preflights without keys; they reveal nothing.
-    let free = request.uri().path() == "/health" || request.method() == Method::OPTIONS;
+    let probed = matches!(request.uri().path(), "/health" | "/ready");
+    let free = probed || request.method() == Method::OPTIONS;
     if app.options.api_keys.is_empty() || free || key_known(&app.options.api_keys, request.headers()) {
         return Ok(());
     }
@@ -131,11 +132,13 @@ fn key_known(keys: &[String], headers: &HeaderMap) -> bool {
     keys.iter().map(same).fold(Choice::from(0), |any, one| any | one).into()
 }
 
-/// What a request calls this server.
+/// What a request calls this server, if it says so once.
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    match headers.get(header::HOST) {
-        Some(host) => host.to_str().ok(),
-        None => uri.authority().map(|a| a.as_str()),
+    let mut given = headers.get_all(header::HOST).iter();
+    match (given.next(), given.next()) {
+        (Some(host), None) => host.to_str().ok(),
+        (None, None) => uri.authority().map(|a| a.as_str()),
+        _ => None,
     }
 }
 
