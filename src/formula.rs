@@ -11,7 +11,8 @@ use crate::prim::{Fold, Fun, Prim, Typing};
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
 impl MLXArray {
-    /// The same values as another dtype; floats are rounded to nearest even, floats to integers truncate.
+    /// The same values as another dtype; floats are rounded to nearest even, floats to integers truncate. What an integer
+    /// cannot hold becomes whatever the device makes of it.
     pub fn astype(&self, dtype: Dtype) -> Self {
         if self.dtype() == dtype { self.clone() } else { Self::prim(Prim::Cast(dtype), vec![self.clone()]) }
     }
@@ -152,13 +153,13 @@ impl MLXArray {
         &self.sum(axis) * (1.0 / self.dims()[axis] as f32)
     }
 
-    /// Greatest element over an axis, kept with size 1.
+    /// Greatest element over an axis, kept with size 1. What is not a number does not count.
     #[track_caller]
     pub fn max(&self, axis: usize) -> Self {
         Self::prim(Prim::Reduce(Fold::Max, axis), vec![self.widened()])
     }
 
-    /// Least element over an axis, kept with size 1.
+    /// Least element over an axis, kept with size 1. What is not a number does not count.
     #[track_caller]
     pub fn min(&self, axis: usize) -> Self {
         Self::prim(Prim::Reduce(Fold::Min, axis), vec![self.widened()])
@@ -176,7 +177,7 @@ impl MLXArray {
         Self::prim(Prim::Matmul, vec![a.broadcast_to(&full(&da)), b.broadcast_to(&full(&db))])
     }
 
-    /// The `k` greatest of the last axis, descending.
+    /// The `k` greatest of the last axis, descending; all must be numbers.
     #[track_caller]
     pub fn topk(&self, k: usize) -> Self {
         Self::prim(Prim::TopK(k), vec![self.widened()])
@@ -231,13 +232,13 @@ impl MLXArray {
         self.binary(Fun::Eq, other)
     }
 
-    /// Elementwise greater of two.
+    /// Elementwise greater of two; the one that is a number, if one is.
     #[track_caller]
     pub fn maximum(&self, other: &Self) -> Self {
         self.binary(Fun::Max, other)
     }
 
-    /// Elementwise lesser of two.
+    /// Elementwise lesser of two; the one that is a number, if one is.
     #[track_caller]
     pub fn minimum(&self, other: &Self) -> Self {
         self.binary(Fun::Min, other)

@@ -162,6 +162,9 @@ fn chat_answers_line_by_line() {
     let output = run_with_input(&["chat", "--device", "cpu"], b"\xff\xfe\n");
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("standard input: not UTF-8 text"), "{}", err(&output));
+    let output = run(&["chat", "--device", "cpu", "--temp", "-1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("temperature is -1"), "{}", err(&output));
 }
 
 #[test]

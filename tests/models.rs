@@ -250,6 +250,10 @@ fn a_configuration_that_lies_is_an_error_that_names_the_tensor() {
     expect(error_with("llama", "num_key_value_heads", 4.into()), &["model.layers.0.self_attn.k_proj.weight"]);
     expect(error_with("llama", "intermediate_size", 255.into()), &["model.layers.0.mlp.gate_proj.weight"]);
     expect(error_with("llama", "num_hidden_layers", 3.into()), &["model.layers.2.input_layernorm.weight"]);
+    expect(
+        error_with("llama", "num_hidden_layers", 1.into()),
+        &["`num_hidden_layers` is 1", "weights of more"],
+    );
     expect(error_with("llama", "attention_bias", true.into()), &["model.layers.0.self_attn.q_proj.bias"]);
     expect(error_with("llama", "model_type", "gpt99".into()), &["gpt99", "llama", "qwen3"]);
     expect(error_with("llama", "hidden_act", "relu6".into()), &["hidden_act", "relu6"]);

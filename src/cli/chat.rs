@@ -23,6 +23,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let template =
         template.ok_or_else(|| Error::unsupported("the model has no chat template; try generate"))?;
     let model = load(&args.model, &checkpoint)?;
+    options(&model, &args.sampling, args.max_tokens).check()?;
     let mut generator = Generator::with_kinds(&model, &args.sampling.kv.kinds);
 
     let stopped = Arc::new(AtomicBool::new(false));

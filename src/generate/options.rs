@@ -66,8 +66,11 @@ impl GenerateOptions {
         }
     }
 
-    /// Refuses numbers that mean nothing.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses numbers that mean nothing, as every prompt does.
+    ///
+    /// # Errors
+    /// The first such field, with its value.
+    pub fn check(&self) -> Result<()> {
         let bad = |name: &str, value: f32, wanted: &str| {
             Err(Error::input(format!("{name} is {value}, expected {wanted}")))
         };

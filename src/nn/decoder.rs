@@ -12,7 +12,7 @@ use super::mlp::Mlp;
 use super::norm::RmsNorm;
 use super::weights::Weights;
 use crate::array::MLXArray;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::ModelConfig;
 
 /// The attention of one architecture.
@@ -64,11 +64,17 @@ pub(crate) struct Decoder<A> {
 
 impl<A: SelfAttention> Decoder<A> {
     /// # Errors
-    /// A tensor that is missing or has another shape than the configuration demands.
+    /// A tensor that is missing or has another shape than the configuration demands; layers that it does not know.
     pub(crate) fn load(weights: &mut Weights<'_>, config: &ModelConfig) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let layers = config.num_hidden_layers;
+        if weights.has_under(&format!("model.layers.{layers}.")) {
+            let message =
+                format!("config.json: `num_hidden_layers` is {layers}, but there are weights of more");
+            return Err(Error::format(message));
+        }
         let embed_tokens = Embedding::load(weights, "model.embed_tokens", vocab, hidden)?;
-        let layers = (0..config.num_hidden_layers).map(|i| Layer::load(weights, config, i));
+        let layers = (0..layers).map(|i| Layer::load(weights, config, i));
         let layers = layers.collect::<Result<_>>()?;
         let norm = RmsNorm::load(weights, "model.norm", hidden, config.rms_norm_eps)?;
         let lm_head = if config.tie_word_embeddings {

@@ -137,6 +137,14 @@ impl<'a> Weights<'a> {
 
     /// [`Weights::can_join_floats`] of packed words.
     ///
+    /// Whether there are tensors whose names begin so.
+    pub(crate) fn has_under(&self, prefix: &str) -> bool {
+        match &self.source {
+            Source::Checkpoint(checkpoint) => checkpoint.names().any(|name| name.starts_with(prefix)),
+            Source::Synthetic(_) => false,
+        }
+    }
+
     /// # Errors
     /// As [`Weights::packed`].
     pub(crate) fn can_join_packed(&self, tensors: &[Named]) -> Result<bool> {

@@ -124,6 +124,9 @@ impl<'a> Printer<'a> {
 
     /// Index arithmetic of a view: axes that lie next to each other in memory count as one.
     fn address(&mut self, layout: &Layout, index: &str) -> String {
+        if layout.is_contiguous() && layout.offset == 0 {
+            return index.to_string();
+        }
         let mut axes: Vec<(usize, usize)> = Vec::new();
         for (&n, &stride) in layout.shape.iter().zip(&layout.strides) {
             match axes.last_mut() {
@@ -186,8 +189,9 @@ fn literal(bits: u32, dtype: Dtype) -> String {
         return format!("{bits}u");
     }
     let value = f32::from_bits(bits);
-    // WGSL has no literal for infinities and NaN, and constant evaluation refuses to make one.
-    if value.is_finite() {
+    // WGSL has no literal for infinities and NaN, and constant evaluation refuses to make one. What a compiler makes of
+    // a division by a zero that it sees is its own affair.
+    if value.is_finite() && value != 0.0 {
         format!("f32({value:?}f)")
     } else {
         format!("bitcast<f32>(params.zero + {bits}u)")

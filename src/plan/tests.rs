@@ -325,6 +325,29 @@ fn ops_of_one_name_are_not_mixed_up() {
 }
 
 #[test]
+fn single_sums_go_on_in_any_shape() {
+    for device in devices() {
+        let x = array(&[1, 5], -1.0, 0.01, device);
+        check("sum", &(x.reshape(&[5]).sum(0).reshape(&[]) + 1.0), 1e-5);
+        check("mean", &x.square().mean(1).reshape(&[]).sqrt(), 1e-5);
+        check("turned", &(x.sum(1).t() + 1.0), 1e-5);
+        check("product", &(x.matmul(&x.t()).reshape(&[]) * 2.0), 1e-5);
+        check("argmax", &x.reshape(&[5]).argmax().astype(Dtype::F32), 0.0);
+    }
+}
+
+#[test]
+fn zeros_divide_as_they_do_elsewhere() {
+    for device in devices() {
+        let x = MLXArray::new_cpu(vec![1.0, -1.0, 0.0], ArrayShape::Shape1D(3)).to_device(device);
+        let y = (&x / 0.0).data();
+        assert!(y[0] == f32::INFINITY && y[1] == f32::NEG_INFINITY && y[2].is_nan(), "{device}: {y:?}");
+        let y = (0.0 / &x).data();
+        assert!(y[0] == 0.0 && y[1] == 0.0 && y[2].is_nan(), "{device}: {y:?}");
+    }
+}
+
+#[test]
 fn more_main_memory_than_there_is_is_an_error() {
     let Some(free) = crate::memory::host_memory() else { return };
     let e = MLXArray::mutable(&[free as usize / 2], Dtype::F32, Device::CPU).unwrap_err();
