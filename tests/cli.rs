@@ -463,8 +463,8 @@ fn a_prompt_is_kept_in_a_file() {
     assert!(fs::metadata(file).unwrap().len() > 1000);
     let (again, more) = (run("1,2,3,4,5,6"), run("1,2,3,4,5,6,7"));
     assert_eq!(first["ids"], again["ids"]);
-    assert_eq!(first["prompt_tokens"], 6);
-    assert_eq!(more["prompt_tokens"], 7);
+    assert_eq!((&first["prompt_tokens"], &first["cached_tokens"]), (&6.into(), &0.into()));
+    assert_eq!((&more["prompt_tokens"], &more["cached_tokens"]), (&7.into(), &6.into()));
     fails(
         &["generate", "--device", "cpu", "--tokens", "1,2", "--kv", "int4", "--prompt-cache", file],
         2,

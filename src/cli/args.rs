@@ -128,7 +128,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, conflicts_with = "tokens")]
     pub(crate) chat: bool,
     /// Keep what the model remembers of the prompt in a file: if it is there already, only what the prompt has
-    /// beyond it is read
+    /// beyond it is read. The file then holds this prompt, whatever it held before
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_cache: Option<PathBuf>,
     /// Tokens to generate at most
@@ -161,7 +161,7 @@ pub(crate) struct ChatArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
     /// Also say what is in a model folder, and how much context fits into memory here
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", env = "UNIMLX_MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]

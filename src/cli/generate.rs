@@ -65,6 +65,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
             "text": text,
             "finish_reason": match reason { Some(FinishReason::Stop) => "stop", _ => "length" },
             "prompt_tokens": ids.len(),
+            "cached_tokens": stats.cached_tokens,
             "prompt_tokens_per_second": stats.prompt_rate(),
             "generation_tokens_per_second": stats.generation_rate(),
             "peak_memory_bytes": stats.peak_bytes,
