@@ -432,6 +432,14 @@ fn info_and_fit_print_json() {
     let kinds = fit["kinds"].as_array().unwrap();
     let bytes = |name: &str| kinds.iter().find(|k| k["kv"] == name).unwrap()["kv_bytes"].as_u64().unwrap();
     assert_eq!(bytes("f32"), 2 * bytes("f16"));
+    // As `bench` has them when they are made, in units of 1e6 bytes.
+    for (config, quant, mb) in
+        [("llama-1b", "4bit", 695.2), ("llama-1b", "bf16", 2470.0), ("llama-8b", "8bit", 8530.0)]
+    {
+        let fit = json(&["fit", "--json", "--config", config, "--quant", quant]);
+        let weights = fit["weight_bytes"].as_f64().unwrap() / 1e6;
+        assert!((weights / mb - 1.0).abs() < 1e-3, "{config} {quant}: {weights}");
+    }
     assert!(succeeds(&["fit"]).contains("context that fits"));
     let beyond = succeeds(&["fit", "-c", "4000"]);
     assert!(beyond.contains("4000 tokens, but the model's own limit is 2048"), "{beyond}");

@@ -179,10 +179,12 @@ pub(crate) struct FitArgs {
     /// Model folder [default: the shipped storyteller]
     #[arg(short, long, value_name = "DIR", env = "UNIMLX_MODEL")]
     pub(crate) model: Option<PathBuf>,
-    /// The shape of a published model instead, such as llama-8b (`bench` knows them), or a config.json: cache and
-    /// scratch alone
+    /// The shape of a published model instead, such as llama-8b (`bench` knows them), or a config.json
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     pub(crate) config: Option<String>,
+    /// Its weights: f32, f16, bf16; 2bit to 8bit, in groups of 64 or, say, 4bit-g32 [default: as published]
+    #[arg(long, value_name = "KIND", requires = "config")]
+    pub(crate) quant: Option<String>,
     /// Tokens of prompt and answer together [default: the model's own limit]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
     pub(crate) context: Option<usize>,

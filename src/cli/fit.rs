@@ -13,7 +13,7 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
     }
     let memory = args.memory.map(|gb| (gb * 1e9) as u64).or_else(unimlx::memory::host_memory);
     let (kinds, obstacle) = if let Some(name) = &args.config {
-        let config = unimlx::synthetic_config(name, None)?;
+        let config = unimlx::synthetic_config(name, args.quant.as_deref())?;
         (KvKind::ALL.map(|kind| (kind, Fit::of_config(&config, args.context, kind))), None)
     } else {
         let checkpoint = checkpoint(args.model.as_deref())?;
@@ -42,11 +42,11 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         });
         return say(&format!("{object:#}\n"));
     }
-    let weights = if args.config.is_some() { "not counted".into() } else { bytes(kinds[0].1.weights) };
     let beyond =
         if context > most { format!(", but the model's own limit is {most}") } else { String::new() };
     let mut text = format!(
-        "weights           {weights}\nscratch           {}\ncontext           {context} tokens{beyond}\n",
+        "weights           {}\nscratch           {}\ncontext           {context} tokens{beyond}\n",
+        bytes(kinds[0].1.weights),
         bytes(kinds[0].1.scratch)
     );
     match memory {

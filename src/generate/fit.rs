@@ -2,6 +2,7 @@
 
 use crate::array::Device;
 use crate::cpu::PAGE;
+use crate::dtype::Dtype;
 use crate::io::{Checkpoint, ModelConfig};
 use crate::kv_quantization::{KvKind, window_pages};
 use crate::nn::Rope;
@@ -35,7 +36,8 @@ impl Fit {
         Self { weights, ..Self::of_config(checkpoint.config(), context, kind) }
     }
 
-    /// The same from a configuration alone; weights count as nothing.
+    /// The same from a configuration alone, with weights of the type or the quantization that it states, bf16 if it
+    /// states none. Norms and biases do not count.
     pub fn of_config(config: &ModelConfig, context: Option<usize>, kind: KvKind) -> Self {
         let most = Rope::context_length(&config.rope, config.max_position_embeddings).unwrap_or(4096);
         let context = context.unwrap_or(most);
@@ -50,7 +52,7 @@ impl Fit {
         let rows = chunk.min(context);
         let scratch = 4 * (rows * (4 * config.hidden_size + 4 * widest) + config.vocab_size) as u64;
         let fit = Self {
-            weights: 0,
+            weights: matrices(config),
             cache: 0,
             cache_per_token,
             scratch,
@@ -85,6 +87,26 @@ impl Fit {
     }
 }
 
+/// Bytes of embedding, projections and head.
+fn matrices(config: &ModelConfig) -> u64 {
+    let ModelConfig { hidden_size: hidden, intermediate_size: wide, vocab_size: vocab, .. } = *config;
+    let width = |heads: usize| heads * config.head_dim;
+    let (q, kv) = (width(config.num_attention_heads), width(config.num_key_value_heads));
+    let element = config.dtype.unwrap_or(Dtype::BF16).size();
+    let quantization = config.quantization.as_ref().and_then(|all| all.of(""));
+    let bytes = |rows: usize, columns: usize| {
+        let row = match quantization {
+            // Scale and bias of each group.
+            Some(q) => (columns * q.bits).div_ceil(8) + columns.div_ceil(q.group_size) * 2 * element,
+            None => columns * element,
+        };
+        rows as u64 * row as u64
+    };
+    let layer = bytes(q + 2 * kv + 2 * wide, hidden) + bytes(hidden, q) + bytes(hidden, wide);
+    let ends = if config.tie_word_embeddings { 1 } else { 2 };
+    config.num_hidden_layers as u64 * layer + ends * bytes(vocab, hidden)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,9 +123,9 @@ mod tests {
         let (whole, some) = (fit(None), fit(Some(1000)));
         assert_eq!((whole.cache_per_token, some.cache), (4 * 256, 4 * 256 * 1000));
         assert!(whole.cache < 2 * 256 * 131_072, "{}", whole.cache);
-        let bytes = whole.scratch + whole.cache;
+        let bytes = whole.total();
         assert_eq!((whole.context_in(bytes), whole.context_in(bytes - 1)), (131_072, 131_071));
-        assert_eq!(whole.context_in(whole.scratch + some.cache), 1000);
+        assert_eq!(whole.context_in(whole.weights + whole.scratch + some.cache), 1000);
     }
 
     /// The cache of 131072 tokens by the allocator's arithmetic, in units of 1e9 bytes.
