@@ -162,6 +162,11 @@ fn chat_answers_line_by_line() {
     let output = run_with_input(&["chat", "--device", "cpu"], b"\xff\xfe\n");
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("standard input: not UTF-8 text"), "{}", err(&output));
+    let long = "Once upon a time there was a little girl who had a red ball. ".repeat(20) + "\n";
+    let output = run_with_input(&["chat", "--device", "cpu", "-n", "8"], long.repeat(12));
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(err(&output).contains("2 oldest messages are forgotten"), "{}", err(&output));
+    assert!(!err(&output).contains("unimlx:"), "{}", err(&output));
     let output = run(&["chat", "--device", "cpu", "--temp", "-1"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("temperature is -1"), "{}", err(&output));

@@ -33,6 +33,9 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let mut editor = rustyline::DefaultEditor::new().map_err(|e| Error::io(format!("line editor: {e}")))?;
     let system = || args.system.iter().map(|s| json!({ "role": "system", "content": s })).collect();
     let mut messages: Vec<Value> = system();
+    // Where the conversation leaves no room for an answer, what stands first after the system's message goes.
+    let (first, context) = (messages.len(), model.context_length());
+    let room = context - args.max_tokens.min(context / 4);
     eprintln!("{HELP}");
 
     loop {
@@ -55,8 +58,22 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
                 // History is a convenience; an answer matters more.
                 let _ = editor.add_history_entry(text);
                 messages.push(json!({ "role": "user", "content": text }));
-                let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
-                let ids = template.render(&chat).and_then(|prompt| tokenizer.encode(&prompt, false))?;
+                let tokens = |messages: &[Value]| {
+                    let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
+                    template.render(&chat).and_then(|prompt| tokenizer.encode(&prompt, false))
+                };
+                let mut ids = tokens(&messages)?;
+                let before = messages.len();
+                while ids.len() > room && messages.len() > first + 2 {
+                    messages.drain(first..first + 2);
+                    ids = tokens(&messages)?;
+                }
+                if messages.len() < before {
+                    eprintln!(
+                        "The context is full: the {} oldest messages are forgotten.",
+                        before - messages.len()
+                    );
+                }
                 stopped.store(false, Ordering::Relaxed);
                 let answer = answer(&mut generator, &tokenizer, &ids, args, &model, &stopped);
                 match answer {
