@@ -29,6 +29,8 @@ pub use generator::{FinishReason, Generator, Stats};
 pub use hook::LogitsHook;
 pub use options::GenerateOptions;
 pub(crate) use pace::chunk_on;
+#[cfg(feature = "serve")]
+pub(crate) use room::common;
 pub use text::TextStream;
 #[cfg(feature = "serve")]
 pub(crate) use text::{certain, first_stop};

@@ -7,7 +7,7 @@ use crate::cpu::PAGE;
 use crate::error::{Error, Result};
 
 /// How many tokens two texts begin with alike.
-fn common(a: &[u32], b: &[u32]) -> usize {
+pub(crate) fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 

@@ -21,7 +21,7 @@ use super::hook::{Adjust, Record};
 use crate::array::Device;
 use crate::cpu::PAGE;
 use crate::error::{Error, Result};
-use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook};
+use crate::generate::{Batch, BatchItem, GenerateOptions, LogitsHook, common};
 use crate::gpu::Gpu;
 use crate::kv_quantization::KvKind;
 use crate::models::Model;
@@ -212,11 +212,6 @@ struct Worker {
     prefixes: bool,
     /// The ticket that a client had last.
     turns: HashMap<u64, u64>,
-}
-
-/// How many tokens two texts begin with alike.
-fn common(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 impl Worker {
