@@ -33,7 +33,6 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let mut editor = rustyline::DefaultEditor::new().map_err(|e| Error::io(format!("line editor: {e}")))?;
     let system = || args.system.iter().map(|s| json!({ "role": "system", "content": s })).collect();
     let mut messages: Vec<Value> = system();
-    // Where the conversation leaves no room for an answer, what stands first after the system's message goes.
     let (first, context) = (messages.len(), model.context_length());
     let room = context - args.max_tokens.min(context / 4);
     eprintln!("{HELP}");
@@ -62,18 +61,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
                     let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
                     template.render(&chat).and_then(|prompt| tokenizer.encode(&prompt, false))
                 };
-                let mut ids = tokens(&messages)?;
-                let before = messages.len();
-                while ids.len() > room && messages.len() > first + 2 {
-                    messages.drain(first..first + 2);
-                    ids = tokens(&messages)?;
-                }
-                if messages.len() < before {
-                    eprintln!(
-                        "The context is full: the {} oldest messages are forgotten.",
-                        before - messages.len()
-                    );
-                }
+                let ids = fitting(&mut messages, first, room, tokens)?;
                 stopped.store(false, Ordering::Relaxed);
                 let answer = answer(&mut generator, &tokenizer, &ids, args, &model, &stopped);
                 match answer {
@@ -88,6 +76,26 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
             }
         }
     }
+}
+
+/// The conversation as tokens. Where it leaves no room for an answer its oldest messages go, those from `first` on.
+fn fitting(
+    messages: &mut Vec<Value>,
+    first: usize,
+    room: usize,
+    tokens: impl Fn(&[Value]) -> Result<Vec<u32>>,
+) -> Result<Vec<u32>> {
+    let before = messages.len();
+    let mut ids = tokens(messages)?;
+    while ids.len() > room && messages.len() > first + 2 {
+        messages.drain(first..first + 2);
+        ids = tokens(messages)?;
+    }
+    let gone = before - messages.len();
+    if gone > 0 {
+        eprintln!("The context is full: the {gone} oldest messages are forgotten.");
+    }
+    Ok(ids)
 }
 
 /// One answer, as far as it came: Ctrl-C ends it and keeps what was said. `None` if it came before that.

@@ -147,11 +147,16 @@ impl KvCache {
 
     /// Whether so many tokens in a slot take more pages than there are, and may: arrays are then replaced by larger ones.
     pub(crate) fn must_grow(&self, slot: usize, tokens: usize) -> bool {
-        self.groups.iter().enumerate().any(|(i, group)| {
-            let pages = &group.pages;
-            let lacking = group.lacks(slot, self.lens[slot], tokens).saturating_sub(pages.free());
-            lacking > 0 && pages.total() + lacking <= self.budget_of(i)
+        (0..self.groups.len()).any(|group| {
+            let lacking = self.lacking(group, slot, tokens);
+            lacking > 0 && self.groups[group].pages.total() + lacking <= self.budget_of(group)
         })
+    }
+
+    /// Pages that a group has too few for so many tokens in a slot.
+    fn lacking(&self, group: usize, slot: usize, tokens: usize) -> usize {
+        let group = &self.groups[group];
+        group.lacks(slot, self.lens[slot], tokens).saturating_sub(group.pages.free())
     }
 
     /// Makes room for `tokens` tokens in all in a slot, `most` being the context length. Tokens that are there stay.
@@ -162,9 +167,9 @@ impl KvCache {
         self.widen(tokens, most)?;
         let len = self.lens[slot];
         for group in 0..self.groups.len() {
-            let lacking = self.groups[group].lacks(slot, len, tokens);
-            if lacking > self.groups[group].pages.free() {
-                self.grow(group, lacking - self.groups[group].pages.free())
+            let lacking = self.lacking(group, slot, tokens);
+            if lacking > 0 {
+                self.grow(group, lacking)
                     .with_context(|| format!("a KV cache for {tokens} tokens of one text"))?;
             }
             self.groups[group].extend(slot, len, tokens);
