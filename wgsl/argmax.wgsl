@@ -13,7 +13,7 @@ fn four(i: u32) -> vec4<f32> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     // Workgroups past the end do the last row's work again.
     row = min(group.y * params.stride + group.x, params.rows - 1u);
-    let best = likeliest(lane, params.n, false);
+    let best = likeliest(lane, params.n, 0.0);
     if lane == 0u {
         y[row] = best.index;
     }

@@ -1,7 +1,7 @@
 // token = one index drawn from `logits` as u says; without a scale, the first of the greatest.
 //
 // Work split: one workgroup; some passes over the logits, see parts/draw.wgsl.
-// Parts: logits4 (logits_aligned, logits_odd), likeliest, draw, threshold.
+// Parts: logits4 (logits_aligned, logits_odd), likeliest, draw, among_greatest, threshold.
 
 fn four(i: u32) -> vec4<f32> {
     return logits4(0u, i);
@@ -9,9 +9,10 @@ fn four(i: u32) -> vec4<f32> {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) lane: u32) {
-    let best = likeliest(lane, params.n, params.top_k > 0u);
-    let f = Filter(params.n, params.scale, best.value, params.min_p, 0u);
-    let index = draw(lane, best, f, params.top_k, params.top_p, u[0]);
+    let top_k = select(0u, params.top_k, params.top_k < params.n);
+    let best = likeliest(lane, params.n, select(params.scale, 0.0, top_k > 0u));
+    let rules = Rules(params.n, params.scale, top_k, params.top_p, params.min_p);
+    let index = draw(lane, best, rules, u[0]);
     if lane == 0u {
         token[0] = index;
     }

@@ -6,7 +6,7 @@
 use super::argmax::{LIKELIEST, logits4};
 use super::kernel::{declare, fits};
 use super::philox::{self, PHILOX};
-use super::sample::{self, DRAW, MOST, Sample, THRESHOLD, sample_host};
+use super::sample::{self, AMONG_GREATEST, DRAW, MOST, Sample, THRESHOLD, sample_host};
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
@@ -128,7 +128,7 @@ impl Op for Next {
         }
         let mut stage = Stage {
             name: "next",
-            files: vec![&NEXT, &LIKELIEST, &DRAW, &THRESHOLD, &PHILOX, file],
+            files: vec![&NEXT, &LIKELIEST, &DRAW, &AMONG_GREATEST, &THRESHOLD, &PHILOX, file],
             constants: sample::constants(site.caps),
             reads: vec![Arg::Input(0), Arg::Input(1), Arg::Input(2)],
             writes: vec![Arg::Output, Arg::Input(3), Arg::Input(4), Arg::Input(5), Arg::Input(6)],

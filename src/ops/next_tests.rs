@@ -68,7 +68,7 @@ fn the_device_chooses_as_the_host_does() {
     }
     let compared = std::cell::Cell::new(0);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(120));
-    let sizes = prop_oneof![1usize..70, 70usize..3000, Just(4096usize), Just(5003), Just(9001)];
+    let sizes = prop_oneof![1usize..70, 70usize..3000, Just(4096usize), Just(5003), Just(9001), Just(40_001)];
     let options = (
         prop_oneof![Just(0f32), 0.1f32..2.0],
         prop_oneof![Just(0usize), 1usize..60, 1000usize..4000],
@@ -130,5 +130,8 @@ fn a_token_that_is_forced_is_chosen() {
     for temperature in [0.0, 1.0] {
         let sample = Sample { temperature, top_k: 0, top_p: 1.0, min_p: 0.0 };
         assert_eq!(sample_host(&logits, &sample, 0.5), 1);
+        if Gpu::shared().is_ok() {
+            assert_eq!(on_device(&logits, &sample, 1.0, (5, 0), &[0]), 1, "{sample:?}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 static SAMPLE: File = wgsl!("sample.wgsl");
 pub(super) static DRAW: File = wgsl!("parts/draw.wgsl");
+pub(super) static AMONG_GREATEST: File = wgsl!("parts/among_greatest.wgsl");
 pub(super) static THRESHOLD: File = wgsl!("parts/threshold.wgsl");
 
 /// The most that logits are multiplied by: lower temperatures take the greatest all the same.
@@ -64,7 +65,7 @@ impl Op for Sample {
         let (file, kind) = logits4(&site.inputs[0]);
         let mut stage = Stage {
             name: "sample",
-            files: vec![&SAMPLE, &LIKELIEST, &DRAW, &THRESHOLD, file],
+            files: vec![&SAMPLE, &LIKELIEST, &DRAW, &AMONG_GREATEST, &THRESHOLD, file],
             constants: constants(site.caps),
             reads: vec![Arg::Input(0), Arg::Input(1)],
             writes: vec![Arg::Output],

@@ -3,16 +3,17 @@
 // top_p of them all, of these the ones no less than min_p; then the first index at which the running sum of
 // what is left exceeds u of its total; NONE if no value is a number. Every invocation gets the result; all must call.
 //
-// Teams of 32 invocations own runs of indices: their sums say in which run the draw falls, and all
-// invocations look for it there.
-// Parts: likeliest, threshold.
-
-const TEAM: u32 = 32u;
+// What a filter keeps is mostly found among the greatest few hundred (among_greatest). Else sums of teams say in which
+// team's run of indices the draw falls, and all invocations look for it there.
+// Parts: likeliest, among_greatest, threshold.
 
 var<workgroup> teams: array<f32, 32>;
 var<workgroup> passed: atomic<u32>;
 var<workgroup> last: atomic<u32>;
 var<workgroup> drawn: u32;
+
+// What is drawn from: the top_k greatest, 0 for all, and so on, with logits times `scale`.
+struct Rules { n: u32, scale: f32, top_k: u32, top_p: f32, min_p: f32 }
 
 struct Filter { n: u32, scale: f32, greatest: f32, min_p: f32, least: u32 }
 
@@ -23,8 +24,7 @@ fn key(x: f32) -> u32 {
 }
 
 fn weight(f: Filter, x: f32) -> f32 {
-    let p = exp(max(max(x - f.greatest, -1.0e5) * f.scale, -87.0));
-    return select(0.0, p, x > -1.0e38);
+    return relative(x, f.greatest, f.scale);
 }
 
 fn kept(f: Filter, x: f32) -> f32 {
@@ -48,18 +48,9 @@ fn scan(lane: u32, own: f32) -> f32 {
     return values[lane];
 }
 
-// Sums what is kept, by teams and in all.
-fn weigh(lane: u32, f: Filter) -> f32 {
-    let fours = (f.n + 3u) / 4u;
-    let run = (fours + WG / TEAM - 1u) / (WG / TEAM);
-    let first = (lane / TEAM) * run;
-    var sum = vec4<f32>(0.0);
-    let end = min(first + run, fours);
-    for (var i = first + lane % TEAM; i < end; i += 4u * TEAM) {
-        let x = sixteen(i, TEAM, end);
-        sum += (kept4(f, x.a) + kept4(f, x.b)) + (kept4(f, x.c) + kept4(f, x.d));
-    }
-    values[lane] = (sum.x + sum.y) + (sum.z + sum.w);
+// Sums by teams and in all.
+fn sum_teams(lane: u32, own: f32) -> f32 {
+    values[lane] = own;
     workgroupBarrier();
     if lane < WG / TEAM {
         var team = 0.0;
@@ -76,23 +67,55 @@ fn weigh(lane: u32, f: Filter) -> f32 {
     return all;
 }
 
-// `top_k` and `top_p` must be the same for all invocations, and known to be.
-fn draw(lane: u32, best: Likeliest, filters: Filter, top_k: u32, top_p: f32, u: f32) -> u32 {
-    var f = filters;
+// The weights of what is kept.
+fn weigh(lane: u32, f: Filter) -> f32 {
+    let own = own_fours(lane, (f.n + 3u) / 4u);
+    var sum = vec4<f32>(0.0);
+    for (var i = own.x; i < own.y; i += 4u * TEAM) {
+        let x = sixteen(i, TEAM, own.y);
+        sum += (kept4(f, x.a) + kept4(f, x.b)) + (kept4(f, x.c) + kept4(f, x.d));
+    }
+    return sum_teams(lane, (sum.x + sum.y) + (sum.z + sum.w));
+}
+
+// `rules` must be the same for all invocations, and known to be; without a top_k `best` has weights.
+fn draw(lane: u32, best: Likeliest, rules: Rules, u: f32) -> u32 {
+    let index = draw_kept(lane, best, rules, u);
+    // An infinite logit is chosen, and none where there is no number.
+    return select(index, best.index, best.index == NONE || best.value > 3.3e38);
+}
+
+fn draw_kept(lane: u32, best: Likeliest, rules: Rules, u: f32) -> u32 {
+    let top_k = rules.top_k;
+    let top_p = rules.top_p;
+    var f = Filter(rules.n, rules.scale, best.value, rules.min_p, 0u);
     let fours = (f.n + 3u) / 4u;
-    if top_k > 0u && top_k < params.n {
-        f.least = threshold(lane, f, select(NOTHING, best.floor, top_k <= WG), 0.0, top_k);
+    var all = sum_teams(lane, best.weight * relative(best.own, f.greatest, f.scale));
+    let filtered = top_k > 0u || top_p < 1.0 || rules.min_p > 0.0;
+    if filtered && top_k <= WG / 2u {
+        let index = among_greatest(lane, best, f, top_k, top_p, all, u);
+        if index != UNDECIDED {
+            return index;
+        }
+    }
+    if top_k > 0u {
+        f.least = threshold(lane, f, NOTHING, 0.0, top_k);
     }
     if top_p < 1.0 {
-        f.min_p = 0.0;
-        let all = weigh(lane, f);
-        f.min_p = filters.min_p;
+        if top_k > 0u {
+            f.min_p = 0.0;
+            all = weigh(lane, f);
+            f.min_p = rules.min_p;
+        }
         // Values of less than this weigh less than 1 - top_p of all even together.
         let floor = f.greatest + log((1.0 - top_p) * all / f32(f.n)) / f.scale;
         let unit = 2147483648.0 / all;
         f.least = threshold(lane, f, max(floor, NOTHING), unit, max(u32(top_p * 2147483648.0), 1u));
     }
-    let goal = u * weigh(lane, f);
+    if filtered {
+        all = weigh(lane, f);
+    }
+    let goal = u * all;
 
     // The team in which the sum exceeds the goal; should rounding deny it, the last that keeps any.
     var team = 0u;
@@ -139,5 +162,5 @@ fn draw(lane: u32, best: Likeliest, filters: Filter, top_k: u32, top_p: f32, u: 
         }
     }
     workgroupBarrier();
-    return select(drawn, NONE, best.index == NONE);
+    return drawn;
 }

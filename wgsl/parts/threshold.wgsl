@@ -63,12 +63,16 @@ fn tally4(f: Filter, s: Search, x: vec4<f32>) {
     tally(f, s, x.w);
 }
 
-// The bin that takes the sum from `above` to `wanted`, and the sum of all before it.
-fn search(lane: u32, f: Filter, s: Search, above: u32, wanted: u32) -> vec2<u32> {
+fn clear_bins(lane: u32) {
     for (var i = lane; i < BINS; i += WG) {
         atomicStore(&bins[i], 0u);
     }
     workgroupBarrier();
+}
+
+// The bin that takes the sum from `above` to `wanted`, and the sum of all before it.
+fn search(lane: u32, f: Filter, s: Search, above: u32, wanted: u32) -> vec2<u32> {
+    clear_bins(lane);
     let fours = (f.n + 3u) / 4u;
     for (var i = lane; i < fours; i += 4u * WG) {
         let x = sixteen(i, WG, fours);
@@ -77,6 +81,11 @@ fn search(lane: u32, f: Filter, s: Search, above: u32, wanted: u32) -> vec2<u32>
         tally4(f, s, x.c);
         tally4(f, s, x.d);
     }
+    return cut(lane, above, wanted);
+}
+
+// The same of bins that have been filled.
+fn cut(lane: u32, above: u32, wanted: u32) -> vec2<u32> {
     workgroupBarrier();
     let run = BINS / WG;
     var own = 0u;
