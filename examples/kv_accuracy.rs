@@ -26,9 +26,11 @@ const BUCKETS: [usize; 4] = [256, 512, 1024, 2048];
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (flags, files): (Vec<_>, Vec<_>) = args.iter().partition(|a| a.starts_with("--"));
-    let [mixed, recall] = files[..] else {
+    let known =
+        |flag: &str| ["--stressed", "--gpu", "--passkey"].contains(&flag) || flag.starts_with("--kinds=");
+    let ([mixed, recall], true) = (&files[..], flags.iter().all(|flag| known(flag))) else {
         return Err(Error::input(
-            "kv_accuracy MIXED.jsonl RECALL.jsonl [--stressed] [--gpu] [--kinds=A,B] [--passkey]",
+            "expected MIXED.jsonl RECALL.jsonl [--stressed] [--gpu] [--kinds=A,B] [--passkey]",
         ));
     };
     let wanted: Option<Vec<&str>> =

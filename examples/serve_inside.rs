@@ -8,7 +8,7 @@ use axum::http::Request;
 use axum::routing::get;
 use tower::ServiceExt;
 use unimlx::serve::{Card, EngineOptions, ModelEngine, router};
-use unimlx::{Checkpoint, GenerateOptions, LoadOptions, Model};
+use unimlx::{Checkpoint, Error, GenerateOptions, LoadOptions, Model};
 
 fn engine() -> unimlx::Result<ModelEngine> {
     let checkpoint = Checkpoint::open("examples/storyteller")?;
@@ -26,6 +26,14 @@ fn engine() -> unimlx::Result<ModelEngine> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let port = match &args[..] {
+        [] => None,
+        [flag, port] if flag == "--port" => {
+            Some(port.parse::<u16>().map_err(|e| Error::input(format!("--port {port}: {e}")))?)
+        }
+        _ => return Err(Error::input(format!("{}: expected nothing or --port N", args.join(" "))).into()),
+    };
     let api = router(engine()?);
 
     // No port: a request is a value, and so is the response. A desktop application's window can ask like this.
@@ -41,10 +49,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let models = Request::get("/ai/v1/models").body(Body::empty())?;
     println!("GET /ai/v1/models: {}", app.clone().oneshot(models).await?.status());
 
-    if let [_, flag, port] = &std::env::args().collect::<Vec<_>>()[..]
-        && flag == "--port"
-    {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
+    if let Some(port) = port {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.map_err(|e| Error::io(format!("port {port}: {e}")))?;
         axum::serve(listener, app).await?;
     }
     Ok(())

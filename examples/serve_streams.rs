@@ -3,28 +3,44 @@
 //! `cargo run --release --example serve_streams -- [-m DIR | --config llama-8b --quant 4bit] [-n TOKENS] [-p PROMPT]
 //! [--streams 1,8]`. A `--config` is a published model's shape with random weights, as in `unimlx bench`.
 
+use std::collections::HashMap;
 use std::time::Instant;
-use unimlx::serve::{Card, Engine, EngineOptions, Event, ModelEngine, Request};
-use unimlx::{Checkpoint, GenerateOptions, LoadOptions, Model};
+use unimlx::serve::{Card, Engine, EngineOptions, Event, ModelEngine, Refusal, Request};
+use unimlx::{Checkpoint, Error, GenerateOptions, LoadOptions, Model, Result};
+
+const FLAGS: [&str; 6] = ["-m", "--config", "--quant", "-n", "-p", "--streams"];
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let flag = |names: &[&str]| -> Option<&str> {
-        let at = args.iter().position(|arg| names.contains(&arg.as_str()))?;
-        args.get(at + 1).map(String::as_str)
+    let mut flags = HashMap::new();
+    for pair in args.chunks(2) {
+        match pair {
+            [name, value] if FLAGS.contains(&name.as_str()) => flags.insert(name.as_str(), value.as_str()),
+            _ => {
+                return Err(Error::input(format!(
+                    "{}: expected {} with a value",
+                    pair.join(" "),
+                    FLAGS.join(", ")
+                )));
+            }
+        };
+    }
+    let flag = |name: &str| flags.get(name).copied();
+    let number = |name: &str, text: &str| {
+        text.parse::<usize>().map_err(|e| Error::input(format!("{name} {text}: {e}")))
     };
-    let number = |names: &[&str], other: usize| flag(names).map_or(Ok(other), str::parse);
-    let (tokens, prompt) = (number(&["-n"], 256)?, number(&["-p"], 16)?);
-    let streams = flag(&["--streams"]).unwrap_or("1,8").split(',').map(str::parse);
-    let streams = streams.collect::<Result<Vec<usize>, _>>()?;
+    let (tokens, prompt) =
+        (number("-n", flag("-n").unwrap_or("256"))?, number("-p", flag("-p").unwrap_or("16"))?);
+    let streams = flag("--streams").unwrap_or("1,8").split(',').map(|n| number("--streams", n));
+    let streams = streams.collect::<Result<Vec<usize>>>()?;
 
     // Text plays no part here: ids go in and come out.
-    let folder = flag(&["-m", "--model"]).unwrap_or("examples/storyteller");
+    let folder = flag("-m").unwrap_or("examples/storyteller");
     let checkpoint = Checkpoint::open(folder)?;
-    let model = match flag(&["--config"]) {
+    let model = match flag("--config") {
         Some(name) => {
-            Model::synthetic(&unimlx::synthetic_config(name, flag(&["--quant"]))?, LoadOptions::default())?
+            Model::synthetic(&unimlx::synthetic_config(name, flag("--quant"))?, LoadOptions::default())?
         }
         None => Model::from_checkpoint(&checkpoint, LoadOptions::default())?,
     };
@@ -48,13 +64,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             engine.submit(Request { tokens: ids, options, ..Request::default() })
         };
         let begin = Instant::now();
-        let all = (0..n).map(submit).collect::<Result<Vec<_>, _>>().map_err(|e| format!("{e:?}"))?;
+        let all = (0..n).map(submit).collect::<Result<Vec<_>, _>>().map_err(refused)?;
         let mut generated = 0;
         for mut events in all {
             while let Some(event) = events.next().await {
                 match event {
                     Event::Token { .. } => generated += 1,
-                    Event::Failed(e) => return Err(e.into()),
+                    Event::Failed(e) => return Err(e),
                     _ => {}
                 }
             }
@@ -69,4 +85,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Full(_) => Error::input("more streams than the queue has room for"),
+        Refusal::Closed => Error::cancelled("the engine is going away"),
+        Refusal::Invalid(e) | Refusal::Failed(e) => e,
+    }
 }

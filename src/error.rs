@@ -123,9 +123,10 @@ impl fmt::Display for Error {
     }
 }
 
+/// The text, which is what a `main` that returns the error shows to users; `{:#?}` names the kind as well.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}({self})", self.0.kind)
+        if f.alternate() { write!(f, "{:?}({self})", self.0.kind) } else { fmt::Display::fmt(self, f) }
     }
 }
 
@@ -156,6 +157,7 @@ mod tests {
     fn chain_reads_outermost_first_and_keeps_the_kind() {
         let e = Error::format("header is 9 bytes").context("model.safetensors").context("loading llama");
         assert_eq!(e.to_string(), "loading llama: model.safetensors: header is 9 bytes");
+        assert_eq!((format!("{e:?}"), format!("{e:#?}")), (e.to_string(), format!("Format({e})")));
         assert!(e.is_format() && !e.is_io());
         assert_eq!(std::mem::size_of::<Error>(), std::mem::size_of::<usize>());
     }
