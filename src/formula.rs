@@ -10,6 +10,9 @@ use crate::layout::{Layout, broadcast_shape};
 use crate::prim::{Fold, Fun, Prim, Typing};
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
+/// The index of what there is not, and so the token where no logit is a number.
+pub(crate) const NO_INDEX: u32 = u32::MAX;
+
 impl MLXArray {
     /// The same values as another dtype; floats are rounded to nearest even, floats to integers truncate. What an integer
     /// cannot hold becomes whatever the device makes of it.
@@ -191,7 +194,7 @@ impl MLXArray {
         let last = self.dims().len() - 1;
         let n = self.dims()[last];
         let hit = self.equal(&self.max(last));
-        let index = Self::iota(n).where_(&hit, &Self::scalar_bits(u32::MAX, Dtype::U32));
+        let index = Self::iota(n).where_(&hit, &Self::scalar_bits(NO_INDEX, Dtype::U32));
         index.min(last).reshape(&self.dims()[..last])
     }
 

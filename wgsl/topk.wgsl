@@ -9,6 +9,8 @@ struct Params { n: u32, k: u32, rows: u32, stride: u32 }
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 @group(0) @binding(2) var<uniform> params: Params;
 
+const NONE: u32 = 0xffffffffu;
+
 var<workgroup> best: array<f32, 64>;
 var<workgroup> place: array<u32, 64>;
 
@@ -19,11 +21,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var last_at = 0u;
     for (var round = 0u; round < params.k; round++) {
         var value = 0.0;
-        var at = 0xffffffffu;
+        var at = NONE;
         for (var i = lane; i < params.n; i += 64u) {
             let v = x[row * params.n + i];
             let below = round == 0u || v < last || (v == last && i > last_at);
-            if below && (at == 0xffffffffu || v > value) {
+            if below && (at == NONE || v > value) {
                 value = v;
                 at = i;
             }
@@ -37,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let v = best[lane + half];
                 let mine = place[lane];
                 let better = v > best[lane] || (v == best[lane] && other < mine);
-                if other != 0xffffffffu && (mine == 0xffffffffu || better) {
+                if other != NONE && (mine == NONE || better) {
                     best[lane] = v;
                     place[lane] = other;
                 }

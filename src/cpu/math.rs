@@ -3,6 +3,7 @@
 use super::floats::Floats;
 use super::simd::{Kernel, LANES, Level, Simd};
 use super::threads::{Out, parallel};
+use crate::formula::NO_INDEX;
 
 /// Elements that a piece of elementwise work should hold at least.
 const GRAIN: usize = 1 << 14;
@@ -169,7 +170,7 @@ pub(crate) fn argmax(row: &[f32]) -> u32 {
         }
     }
     let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    row.iter().position(|&x| x == max).map_or(u32::MAX, |at| at as u32)
+    row.iter().position(|&x| x == max).map_or(NO_INDEX, |at| at as u32)
 }
 
 /// The activation of a gated linear unit.

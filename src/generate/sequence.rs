@@ -7,6 +7,7 @@ use super::options::GenerateOptions;
 use super::runner::{Runner, Want};
 use super::sampler::Sampler;
 use crate::error::{Error, Result};
+use crate::formula::NO_INDEX;
 use crate::gpu::Pending;
 use crate::models::Model;
 use crate::nn::Report;
@@ -194,7 +195,7 @@ impl Sequence {
     /// # Errors
     /// The hook's; no logit was a number, and so there is no token.
     pub(super) fn take(&mut self, token: u32) -> Result<Option<FinishReason>> {
-        if token == u32::MAX {
+        if token == NO_INDEX {
             return Err(Error::format(
                 "the model's logits are not numbers: its weights are damaged, or its sums leave what floats hold",
             ));

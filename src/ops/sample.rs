@@ -12,6 +12,7 @@ use super::kernel::declare;
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
+use crate::formula::NO_INDEX;
 use crate::gpu::Caps;
 use crate::op::{Arg, Case, CpuKernel, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
@@ -126,7 +127,7 @@ pub(super) fn drawn(
     let count = passed.astype(Dtype::F32).sum(1).astype(Dtype::U32);
     // The rounding of sums must not lead past the last that is kept.
     let last = index.where_(&zero.less(&p), &MLXArray::scalar_u32(0)).max(1);
-    let none = MLXArray::scalar_u32(u32::MAX);
+    let none = MLXArray::scalar_u32(NO_INDEX);
     none.where_(&x.argmax().equal(&none), &count.minimum(&last).reshape(&[1]))
 }
 

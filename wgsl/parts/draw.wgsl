@@ -138,7 +138,7 @@ fn draw_kept(lane: u32, best: Likeliest, rules: Rules, u: f32) -> u32 {
         own += (p.x + p.y) + (p.z + p.w);
     }
     if lane == 0u {
-        atomicStore(&passed, 0xffffffffu);
+        atomicStore(&passed, NONE);
         atomicStore(&last, 0u);
     }
     workgroupBarrier();
