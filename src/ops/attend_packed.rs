@@ -106,16 +106,52 @@ impl AttendPacked {
         let at = self.inputs();
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
         let chunks = (heads / kv_heads).div_ceil(HEADS);
-        let lanes = lanes(d);
         let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
         let splits = splits(&self.attention, site.caps, visible, [t, d]);
         let window = window.map_or(Word::U32(0), Word::from);
-        let norm: Word = rotation_norm(1 << d.trailing_zeros()).into();
-        let [keys, values] = self.packing();
-        let new = fresh(keys.groups(d));
+        let packing = self.packing();
+        let new = fresh(packing[0].groups(d));
 
         let split = Split { wg: WG, heads: HEADS, count: splits };
         let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], new);
+        constants.extend(coding(packing, d, new));
+        let files = [&self.files(integers, site.caps.f16)[..], &common].concat();
+        let words = packing.map(|packing| packing.row_words(kv_heads, d));
+        let params = vec![
+            ("chunks", chunks.into()),
+            ("window", window),
+            ("scale", scale.into()),
+            ("norm", norm(d)),
+            ("key_words", words[0].into()),
+            ("value_words", words[1].into()),
+        ];
+        let vectors = vectors(packing, words, integers);
+        let array = |n: usize| match n {
+            1 => "array<u32>",
+            2 => "array<vec2<u32>>",
+            _ => "array<vec4<u32>>",
+        };
+        let basis = ("bases", "array<vec4<f32>>", Arg::Input(at.rest));
+        let own = Own {
+            files: &files,
+            constants: &constants,
+            out: Arg::Scratch(0),
+            cache: vectors.map(array),
+            reads: if self.basis { &[basis] } else { &[] },
+            params,
+        };
+        let mut stage = Stage { name: "attend_packed", ..self.raw(d).stage(site, own) };
+        stage.generated += &access(packing, vectors, integers);
+        stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
+        Kernel {
+            scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
+            stages: vec![stage, self.combine([t, d])],
+            rounding: if integers { PLANES } else { 0.0 },
+        }
+    }
+
+    /// The parts of the first dispatch.
+    fn files(&self, integers: bool, f16: bool) -> Vec<&'static File> {
         let files: &[&File] = &[
             &ATTEND_PACKED,
             &PACKED8,
@@ -126,81 +162,28 @@ impl AttendPacked {
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
         ];
+        let centred: &[&File] = if f16 { &[&CENTRED_HALVES, &NARROW] } else { &[&CENTRED_FLOATS] };
         let way: &[&File] = match integers {
             true => &[&BY_INTEGERS, &QUERIES_INT, &DOT_PLANES],
             false => &[&BY_FLOATS, &PACKED_FLOATS],
         };
-        let centred: &[&File] = match site.caps.f16 {
-            true => &[&CENTRED_HALVES, &NARROW],
-            false => &[&CENTRED_FLOATS],
-        };
-        let files = &[files, centred, way, &common].concat();
-        constants.extend([
-            ("WHOLE", 0.0),
-            ("NEW", new as f64),
-            ("GROUPS", keys.groups(d) as f64),
-            ("KEY_HEAD", keys.head_words(d) as f64),
-            ("VALUE_HEAD", values.head_words(d) as f64),
-            ("KEY_BITS", f64::from(keys.bits)),
-            ("KEY_REACH", keys.reach().into()),
-            ("KEY_EDGE", keys.edge().into()),
-            ("VALUE_BITS", f64::from(values.bits)),
-            ("VALUE_REACH", values.reach().into()),
-            ("VALUE_EDGE", values.edge().into()),
-        ]);
-        let (key_words, value_words) = (keys.row_words(kv_heads, d), values.row_words(kv_heads, d));
-        let params = vec![
-            ("chunks", chunks.into()),
-            ("window", window),
-            ("scale", scale.into()),
-            ("norm", norm),
-            ("key_words", key_words.into()),
-            ("value_words", value_words.into()),
-        ];
-        // Several words are read at once from rows that are whole vectors.
-        let vector = |words: usize, wanted: usize| if words.is_multiple_of(wanted) { wanted } else { 1 };
-        let pairs = |packing: Packing| if packing.bits == 8 { 2 } else { 1 };
-        let key_vector = vector(key_words, if integers { 4 } else { pairs(keys) });
-        let value_vector = vector(value_words, pairs(values));
-        let array = |n: usize| match n {
-            1 => "array<u32>",
-            2 => "array<vec2<u32>>",
-            _ => "array<vec4<u32>>",
-        };
-        let basis = ("bases", "array<vec4<f32>>", Arg::Input(at.rest));
-        let own = Own {
-            files,
-            constants: &constants,
-            out: Arg::Scratch(0),
-            cache: [array(key_vector), array(value_vector)],
-            reads: if self.basis { &[basis] } else { &[] },
-            params,
-        };
-        let mut stage = Stage { name: "attend_packed", ..self.raw(d).stage(site, own) };
-        for (name, array, bits, n) in
-            [("key", "keys", keys.bits, key_vector), ("value", "values", values.bits, value_vector)]
-        {
-            let word = if n > 1 { format!("{array}[at / {n}u][at % {n}u]") } else { format!("{array}[at]") };
-            stage.generated += &format!(
-                "fn {name}_word(at: u32) -> u32 {{ return {word}; }}\n\
-                 fn set_{name}_word(at: u32, word: u32) {{ {word} = word; }}\n"
-            );
-            stage.generated += &match (name, integers) {
-                ("key", true) => key32(bits as usize, n),
-                _ => words8(name, array, bits, n),
-            };
-        }
-        stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
+        [files, centred, way].concat()
+    }
 
-        let mut combine = Stage {
+    /// The dispatch that adds up the splits of heads and turns them back.
+    fn combine(&self, [t, d]: [usize; 2]) -> Stage {
+        let Attention { heads, kv_heads, .. } = self.attention;
+        let at = self.inputs();
+        Stage {
             name: "attend_packed_combine",
             files: vec![&COMBINE, &ADD_SPLITS, &WALSH, &SIGNS],
             constants: vec![
                 ("WG", MAX_HEAD as f64),
-                ("COLUMNS", (2 * lanes) as f64),
+                ("COLUMNS", (2 * lanes(d)) as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
             ],
-            reads: vec![Arg::Scratch(0)],
+            // Without a basis the frequencies stand in for it, unread.
+            reads: vec![Arg::Scratch(0), Arg::Input(if self.basis { at.rest } else { at.inv_freq })],
             writes: vec![Arg::Output],
             baked: true,
             params: vec![
@@ -208,19 +191,60 @@ impl AttendPacked {
                 ("kv_heads", kv_heads.into()),
                 ("vectors", (d / 4).into()),
                 ("tokens", t.into()),
-                ("norm", norm),
+                ("norm", norm(d)),
             ],
             grid: [heads as u32, t as u32, 1],
             ..Stage::default()
-        };
-        // Without a basis the frequencies stand in for it, unread.
-        combine.reads.push(Arg::Input(if self.basis { at.rest } else { at.inv_freq }));
-        Kernel {
-            scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
-            stages: vec![stage, combine],
-            rounding: if integers { PLANES } else { 0.0 },
         }
     }
+}
+
+/// What the rotation of a head multiplies by.
+fn norm(d: usize) -> Word {
+    rotation_norm(1 << d.trailing_zeros()).into()
+}
+
+/// How keys and values of heads of `d` values are coded, with so many new ones in a workgroup.
+fn coding([keys, values]: [Packing; 2], d: usize, new: usize) -> [(&'static str, f64); 11] {
+    [
+        ("WHOLE", 0.0),
+        ("NEW", new as f64),
+        ("GROUPS", keys.groups(d) as f64),
+        ("KEY_HEAD", keys.head_words(d) as f64),
+        ("VALUE_HEAD", values.head_words(d) as f64),
+        ("KEY_BITS", f64::from(keys.bits)),
+        ("KEY_REACH", keys.reach().into()),
+        ("KEY_EDGE", keys.edge().into()),
+        ("VALUE_BITS", f64::from(values.bits)),
+        ("VALUE_REACH", values.reach().into()),
+        ("VALUE_EDGE", values.edge().into()),
+    ]
+}
+
+/// How many words of keys and of values are read at once: several from rows that are whole vectors.
+fn vectors([keys, values]: [Packing; 2], [key_words, value_words]: [usize; 2], integers: bool) -> [usize; 2] {
+    let vector = |words: usize, wanted: usize| if words.is_multiple_of(wanted) { wanted } else { 1 };
+    let pairs = |packing: Packing| if packing.bits == 8 { 2 } else { 1 };
+    [vector(key_words, if integers { 4 } else { pairs(keys) }), vector(value_words, pairs(values))]
+}
+
+/// Functions that read and write words of keys and of values in arrays of such vectors.
+fn access([keys, values]: [Packing; 2], vectors: [usize; 2], integers: bool) -> String {
+    let mut text = String::new();
+    for (name, array, bits, n) in
+        [("key", "keys", keys.bits, vectors[0]), ("value", "values", values.bits, vectors[1])]
+    {
+        let word = if n > 1 { format!("{array}[at / {n}u][at % {n}u]") } else { format!("{array}[at]") };
+        text += &format!(
+            "fn {name}_word(at: u32) -> u32 {{ return {word}; }}\n\
+             fn set_{name}_word(at: u32, word: u32) {{ {word} = word; }}\n"
+        );
+        text += &match (name, integers) {
+            ("key", true) => key32(bits as usize, n),
+            _ => words8(name, array, bits, n),
+        };
+    }
+    text
 }
 
 /// Words of lane c's 8 codes of the head whose first word is `at`, for lanes past the head the last. The array is of
