@@ -451,4 +451,4 @@ impl std::fmt::Debug for Matcher {
 
 #[cfg(test)]
 #[path = "grammar_tests.rs"]
-mod tests;
+pub(super) mod tests;

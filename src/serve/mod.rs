@@ -36,6 +36,7 @@ mod responses;
 mod routes;
 mod scheduler;
 mod schema;
+mod schema_size;
 mod server;
 mod sse;
 mod tool_prompt;

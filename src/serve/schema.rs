@@ -3,18 +3,15 @@
 //! A keyword that the grammar cannot enforce is refused, and so is what would take long or much memory to
 //! compile. Every refusal names the place in the schema.
 
+use super::schema_size;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 
-/// Bytes of a schema as text.
-const MOST_BYTES: usize = 256 << 10;
 /// Schemas, names and constants in a schema.
 const MOST_NODES: usize = 4096;
 /// Schemas within one another.
-const MOST_DEPTH: usize = 64;
-/// Schemas after alternatives are multiplied out with what stands beside them.
-const MOST_EXPANDED: usize = 50_000;
+pub(super) const MOST_DEPTH: usize = 64;
 /// Items, properties.
 const MOST_COUNT: u64 = 4096;
 /// Characters of a string.
@@ -25,7 +22,7 @@ pub(super) const MOST_PATTERN: usize = 4096;
 const MOST_NUMBER: f64 = 9_007_199_254_740_991.0;
 
 /// Keywords that say nothing about what is valid.
-const ANNOTATIONS: &[&str] = &[
+pub(super) const ANNOTATIONS: &[&str] = &[
     "$anchor",
     "$comment",
     "$defs",
@@ -64,8 +61,7 @@ pub(super) struct Checked {
 /// # Errors
 /// Something is malformed, unsupported or too large; the message begins with its place.
 pub(super) fn check(schema: &Value) -> Result<Checked> {
-    let mut bytes = 0;
-    measure(schema, 0, &mut bytes).ok_or_else(|| too_large("#", "the schema", "bytes", MOST_BYTES))?;
+    schema_size::check_text(schema)?;
     let mut walk = Walk {
         root: schema,
         nodes: 0,
@@ -90,8 +86,7 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
         places.push(place.clone());
         walk.node(node, &place)?;
     }
-    let mut budget = 2 * MOST_EXPANDED;
-    Weigh { root: schema, budget: &mut budget }.expanded(schema, "", 0)?;
+    schema_size::check_expanded(schema)?;
     let mut schema = schema.clone();
     for (place, key) in walk.drop {
         if let Some(Value::Object(fields)) = schema.pointer_mut(&place) {
@@ -119,6 +114,10 @@ pub(super) fn check(schema: &Value) -> Result<Checked> {
     }
     for place in walk.open.iter().filter(|_| !walk.combined) {
         if let Some(Value::Object(fields)) = schema.pointer_mut(place) {
+            let more: Vec<String> = unnamed(fields).map(str::to_owned).collect();
+            if let Some(Value::Object(named)) = fields.get_mut("properties") {
+                named.extend(more.into_iter().map(|name| (name, true.into())));
+            }
             fields.insert("additionalProperties".to_owned(), false.into());
         }
     }
@@ -159,28 +158,9 @@ pub(super) fn shown(place: &str) -> String {
     format!("schema #{place}")
 }
 
-fn too_large(place: &str, what: &str, unit: &str, most: impl std::fmt::Display) -> Error {
+pub(super) fn too_large(place: &str, what: &str, unit: &str, most: impl std::fmt::Display) -> Error {
     let place = place.trim_start_matches('#');
     Error::input(format!("{}: {what} is too large, {most} {unit} are the most", shown(place)))
-}
-
-/// Adds up bytes, without recursing deep; `None` is too many or too deep.
-fn measure(value: &Value, depth: usize, bytes: &mut usize) -> Option<()> {
-    *bytes += match value {
-        Value::String(text) => text.len() + 2,
-        _ => 4,
-    };
-    if *bytes > MOST_BYTES || depth > 4 * MOST_DEPTH {
-        return None;
-    }
-    match value {
-        Value::Array(list) => list.iter().try_for_each(|v| measure(v, depth + 1, bytes)),
-        Value::Object(map) => map.iter().try_for_each(|(key, v)| {
-            *bytes += key.len() + 4;
-            measure(v, depth + 1, bytes)
-        }),
-        _ => Some(()),
-    }
 }
 
 struct Walk<'a> {
@@ -222,13 +202,29 @@ fn range(format: &str) -> Option<(f64, f64)> {
     })
 }
 
-/// Whether an object may be closed: what it must have is named.
+/// Whether an object may be closed: its properties are named, and nothing says whether there are others.
 fn is_open(fields: &Map<String, Value>) -> bool {
-    let Some(Value::Object(named)) = fields.get("properties") else { return false };
     let decided = ["additionalProperties", "patternProperties", "minProperties"];
+    fields.get("properties").is_some_and(Value::is_object)
+        && !decided.iter().any(|key| fields.contains_key(*key))
+}
+
+/// Properties that objects must have and that are not among those that are named: they may be anything.
+fn unnamed(fields: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let named = fields.get("properties").and_then(Value::as_object);
     let required = fields.get("required").and_then(Value::as_array).into_iter().flatten();
-    !decided.iter().any(|key| fields.contains_key(*key))
-        && required.filter_map(Value::as_str).all(|name| named.contains_key(name))
+    let required = required.filter_map(Value::as_str);
+    required.filter(move |name| named.is_none_or(|named| !named.contains_key(*name)))
+}
+
+/// A property that objects must have and cannot.
+fn impossible(fields: &Map<String, Value>) -> Option<&str> {
+    let object = match fields.get("type") {
+        Some(Value::Array(types)) => types.iter().any(|name| name == "object"),
+        other => other.is_none_or(|name| name == "object"),
+    };
+    let closed = fields.get("additionalProperties") == Some(&Value::Bool(false));
+    unnamed(fields).next().filter(|_| object && closed && !fields.contains_key("patternProperties"))
 }
 
 /// What a format must match besides the compiler's own idea of it, which lets days and seconds pass
@@ -249,7 +245,7 @@ fn narrow(format: &str) -> Option<String> {
     }
 }
 
-fn below(place: &str, key: &str) -> String {
+pub(super) fn below(place: &str, key: &str) -> String {
     format!("{place}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
@@ -281,95 +277,51 @@ impl Walk<'_> {
         for (key, value) in fields {
             self.keyword(key, value, fields, place)?;
         }
-        Ok(())
+        match impossible(fields) {
+            Some(name) => Err(Error::input(format!(
+                "{}: `{name}` is not among the properties, and `additionalProperties` is false: no object is valid",
+                shown(&below(place, "required"))
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn keyword(&mut self, key: &str, value: &Value, all: &Map<String, Value>, place: &str) -> Result<()> {
         let at = below(place, key);
-        let expected = |what: &str| Err(Error::input(format!("{}: expected {what}", shown(&at))));
-        let unsupported = |what: &str| Err(Error::unsupported(format!("{}: {what}", shown(&at))));
         match key {
             "type" => {
                 let known = |v: &Value| v.as_str().is_some_and(|t| TYPES.contains(&t));
                 let list = value.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(known));
-                if list || known(value) { Ok(()) } else { expected("names of JSON types") }
+                if list || known(value) { Ok(()) } else { expected(&at, "names of JSON types") }
             }
             "enum" => match value.as_array() {
                 Some(list) if !list.is_empty() => list.iter().try_for_each(|v| self.constant(v, &at)),
-                _ => expected("a list of values"),
+                _ => expected(&at, "a list of values"),
             },
             "const" => self.constant(value, &at),
-            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => match value.as_f64() {
-                Some(n) if n.abs() <= MOST_NUMBER => {
-                    self.exclusive.extend(key.starts_with('e').then(|| place.to_owned()));
-                    Ok(())
-                }
-                Some(_) => unsupported("a number beyond 2^53 cannot be enforced"),
-                None => expected("a number"),
-            },
-            "multipleOf" => match value.as_f64() {
-                Some(n) if n > 0.0 && n <= MOST_NUMBER => {
-                    self.bounded.push(place.to_owned());
-                    Ok(())
-                }
-                _ => expected("a number above 0, at most 2^53"),
-            },
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" => {
+                self.number(key, value, place)
+            }
             "minLength" | "maxLength" => whole(value, MOST_CHARS, &at),
             "minItems" | "maxItems" | "minProperties" | "maxProperties" => whole(value, MOST_COUNT, &at),
             "pattern" => match value.as_str() {
                 Some(pattern) => short(pattern, &at),
-                None => expected("a regular expression"),
+                None => expected(&at, "a regular expression"),
             },
-            "format" => match value.as_str() {
-                Some(name) if FORMATS.contains(&name) => {
-                    self.add.extend(narrow(name).map(|pattern| (place.to_owned(), pattern)));
-                    Ok(())
-                }
-                Some(name) if FREE_FORMATS.contains(&name) || range(name).is_some() => {
-                    self.ranges.extend(range(name).map(|(least, most)| (place.to_owned(), least, most)));
-                    self.drop.push((place.to_owned(), "format"));
-                    Ok(())
-                }
-                Some(name) => unsupported(&format!("the format `{name}` cannot be enforced")),
-                None => expected("a name"),
-            },
+            "format" => self.format(value, place),
             "required" => match value.as_array() {
                 Some(list) if list.iter().all(Value::is_string) => self.count(list.len(), &at),
-                _ => expected("a list of names"),
+                _ => expected(&at, "a list of names"),
             },
-            "properties" | "patternProperties" => {
-                let Some(map) = value.as_object() else { return expected("an object of schemas") };
-                for (name, _) in map {
-                    if key == "patternProperties" {
-                        short(name, &below(&at, name))?;
-                    }
-                    self.queue.push(below(&at, name));
-                }
-                self.count(map.len(), &at)
-            }
-            "items" if value.is_array() => unsupported("a list of schemas here is `prefixItems` now"),
-            "items" | "additionalProperties" => {
-                self.queue.push(at);
-                Ok(())
-            }
-            "prefixItems" | "anyOf" | "oneOf" | "allOf" => match value.as_array() {
-                Some(list) if !list.is_empty() => {
-                    self.queue.extend((0..list.len()).map(|i| below(&at, &i.to_string())));
-                    self.count(list.len(), &at)
-                }
-                _ => expected("a list of schemas"),
-            },
-            "$ref" => match value.as_str() {
-                Some("#") => Ok(()),
-                Some(to) if to.starts_with("#/") && to.len() > 2 && !to.contains(['~', '%']) => {
-                    if self.root.pointer(&to[1..]).is_none() {
-                        return Err(Error::input(format!("{}: {to} is not there", shown(&at))));
-                    }
-                    self.queue.push(to[1..].to_owned());
-                    Ok(())
-                }
-                _ => unsupported("only references within the schema, as `#/$defs/name`"),
-            },
+            "properties"
+            | "patternProperties"
+            | "items"
+            | "additionalProperties"
+            | "prefixItems"
+            | "anyOf"
+            | "oneOf"
+            | "allOf" => self.schemas(key, value, at),
+            "$ref" => self.reference(value, &at),
             "uniqueItems" if value == &Value::Bool(false) => {
                 self.drop.push((place.to_owned(), "uniqueItems"));
                 Ok(())
@@ -381,8 +333,83 @@ impl Walk<'_> {
             _ if ANNOTATIONS.contains(&key) || (key.starts_with("x-") && key != "x-guidance") => Ok(()),
             _ => {
                 let beside = if all.len() == 1 { "" } else { " beside the others" };
-                unsupported(&format!("the keyword `{key}`{beside} cannot be enforced"))
+                unsupported(&at, &format!("the keyword `{key}`{beside} cannot be enforced"))
             }
+        }
+    }
+
+    /// A bound of numbers, or what they are multiples of.
+    fn number(&mut self, key: &str, value: &Value, place: &str) -> Result<()> {
+        let at = below(place, key);
+        match value.as_f64() {
+            Some(n) if key == "multipleOf" && n > 0.0 && n <= MOST_NUMBER => {
+                self.bounded.push(place.to_owned());
+                Ok(())
+            }
+            _ if key == "multipleOf" => expected(&at, "a number above 0, at most 2^53"),
+            Some(n) if n.abs() <= MOST_NUMBER => {
+                self.exclusive.extend(key.starts_with('e').then(|| place.to_owned()));
+                Ok(())
+            }
+            Some(_) => unsupported(&at, "a number beyond 2^53 cannot be enforced"),
+            None => expected(&at, "a number"),
+        }
+    }
+
+    fn format(&mut self, value: &Value, place: &str) -> Result<()> {
+        let at = below(place, "format");
+        match value.as_str() {
+            Some(name) if FORMATS.contains(&name) => {
+                self.add.extend(narrow(name).map(|pattern| (place.to_owned(), pattern)));
+                Ok(())
+            }
+            Some(name) if FREE_FORMATS.contains(&name) || range(name).is_some() => {
+                self.ranges.extend(range(name).map(|(least, most)| (place.to_owned(), least, most)));
+                self.drop.push((place.to_owned(), "format"));
+                Ok(())
+            }
+            Some(name) => unsupported(&at, &format!("the format `{name}` cannot be enforced")),
+            None => expected(&at, "a name"),
+        }
+    }
+
+    /// Keywords that hold schemas, which are looked at later.
+    fn schemas(&mut self, key: &str, value: &Value, at: String) -> Result<()> {
+        match (key, value) {
+            ("properties" | "patternProperties", Value::Object(map)) => {
+                for (name, _) in map {
+                    if key == "patternProperties" {
+                        short(name, &below(&at, name))?;
+                    }
+                    self.queue.push(below(&at, name));
+                }
+                self.count(map.len(), &at)
+            }
+            ("properties" | "patternProperties", _) => expected(&at, "an object of schemas"),
+            ("items", Value::Array(_)) => unsupported(&at, "a list of schemas here is `prefixItems` now"),
+            ("items" | "additionalProperties", _) => {
+                self.queue.push(at);
+                Ok(())
+            }
+            (_, Value::Array(list)) if !list.is_empty() => {
+                self.queue.extend((0..list.len()).map(|i| below(&at, &i.to_string())));
+                self.count(list.len(), &at)
+            }
+            _ => expected(&at, "a list of schemas"),
+        }
+    }
+
+    fn reference(&mut self, value: &Value, at: &str) -> Result<()> {
+        match value.as_str() {
+            Some("#") => Ok(()),
+            Some(to) if to.starts_with("#/") && to.len() > 2 && !to.contains(['~', '%']) => {
+                if self.root.pointer(&to[1..]).is_none() {
+                    return Err(Error::input(format!("{}: {to} is not there", shown(at))));
+                }
+                self.queue.push(to[1..].to_owned());
+                Ok(())
+            }
+            _ => unsupported(at, "only references within the schema, as `#/$defs/name`"),
         }
     }
 
@@ -399,6 +426,14 @@ impl Walk<'_> {
             _ => Ok(()),
         }
     }
+}
+
+fn expected(at: &str, what: &str) -> Result<()> {
+    Err(Error::input(format!("{}: expected {what}", shown(at))))
+}
+
+fn unsupported(at: &str, what: &str) -> Result<()> {
+    Err(Error::unsupported(format!("{}: {what}", shown(at))))
 }
 
 fn whole(value: &Value, most: u64, at: &str) -> Result<()> {
@@ -424,71 +459,6 @@ pub(super) fn ends_in_escape(pattern: &str) -> bool {
     pattern.bytes().rev().take_while(|&b| b == b'\\').count() % 2 == 1
 }
 
-/// How large a schema becomes when its alternatives are multiplied out.
-struct Weigh<'a, 'b> {
-    root: &'a Value,
-    budget: &'b mut usize,
-}
-
-impl Weigh<'_, '_> {
-    fn expanded(&mut self, node: &Value, place: &str, depth: usize) -> Result<usize> {
-        let (alternatives, size) = self.weight(node, place, depth)?;
-        let expanded = alternatives.saturating_mul(size);
-        if expanded > MOST_EXPANDED {
-            return Err(too_large(place, "what the alternatives multiply out to", "schemas", MOST_EXPANDED));
-        }
-        Ok(expanded)
-    }
-
-    /// Alternatives, and the size of each.
-    fn weight(&mut self, node: &Value, place: &str, depth: usize) -> Result<(usize, usize)> {
-        if *self.budget == 0 || depth > 2 * MOST_DEPTH {
-            return Err(too_large(place, "what is combined here", "schemas", MOST_EXPANDED));
-        }
-        *self.budget -= 1;
-        let Value::Object(fields) = node else { return Ok((1, 1)) };
-        let beside = fields.keys().filter(|key| !ANNOTATIONS.contains(&key.as_str())).count();
-        let (mut alternatives, mut size) = (1usize, 1usize);
-        for (key, value) in fields {
-            let at = below(place, key);
-            match (key.as_str(), value) {
-                ("properties" | "patternProperties", Value::Object(map)) => {
-                    for (name, v) in map {
-                        size = size.saturating_add(self.expanded(v, &below(&at, name), depth + 1)?);
-                    }
-                }
-                ("items" | "additionalProperties", v) => {
-                    size = size.saturating_add(self.expanded(v, &at, depth + 1)?);
-                }
-                ("prefixItems", Value::Array(list)) => {
-                    for v in list {
-                        size = size.saturating_add(self.expanded(v, &at, depth + 1)?);
-                    }
-                }
-                ("allOf", Value::Array(list)) => {
-                    for v in list {
-                        let (a, s) = self.weight(v, &at, depth + 1)?;
-                        (alternatives, size) = (alternatives.saturating_mul(a), size.saturating_add(s));
-                    }
-                }
-                ("anyOf" | "oneOf", Value::Array(list)) => {
-                    let (mut sum, mut most) = (0usize, 0);
-                    for v in list {
-                        let (a, s) = self.weight(v, &at, depth + 1)?;
-                        (sum, most) = (sum.saturating_add(a), most.max(s));
-                    }
-                    (alternatives, size) = (alternatives.saturating_mul(sum), size.saturating_add(most));
-                }
-                ("enum", Value::Array(list)) => alternatives = alternatives.saturating_mul(list.len()),
-                ("$ref", Value::String(to)) if beside > 1 => {
-                    if let Some(target) = self.root.pointer(to.trim_start_matches('#')) {
-                        let (a, s) = self.weight(target, &at, depth + 1)?;
-                        (alternatives, size) = (alternatives.saturating_mul(a), size.saturating_add(s));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok((alternatives, size))
-    }
-}
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;
