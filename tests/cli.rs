@@ -277,6 +277,10 @@ fn bad_arguments_have_a_code_of_their_own() {
     let cpu = ["generate", "--device", "cpu"];
     fails(&[&cpu[..], &["--temp", "-1"]].concat(), 2, &["temperature", "-1"]);
     fails(&[&cpu[..], &["--top-p", "1.5"]].concat(), 2, &["top_p", "1.5"]);
+    let kinds = ["int8"; 9].join(",");
+    for command in ["generate", "chat", "bench"] {
+        fails(&[command, "--device", "cpu", "--kv", &kinds], 2, &["9 KV cache kinds", "7 layers"]);
+    }
     fails(&[&cpu[..], &["--tokens", "99999"]].concat(), 2, &["99999", "4096"]);
 }
 

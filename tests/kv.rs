@@ -5,7 +5,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use unimlx::{
-    Checkpoint, Device, Fit, GenerateOptions, Generator, KvKind, LoadOptions, Model, logits, logits_after,
+    Batch, Checkpoint, Device, Fit, GenerateOptions, Generator, KvKind, LoadOptions, Model, logits,
+    logits_after,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -220,6 +221,14 @@ fn kinds_that_there_are_not_are_refused() {
             Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller")).unwrap();
         assert!(Fit::of(&checkpoint, None, kind).total() > 0);
     }
+    let layers = model.config().num_hidden_layers;
+    let kinds = vec![KvKind::F32; layers + 1];
+    assert!(Generator::with_kinds(&model, &kinds[1..]).cache().check().is_ok());
+    let said = format!("{} KV cache kinds by layer, but the model has {layers} layers", layers + 1);
+    let e = Generator::with_kinds(&model, &kinds).prompt(&ids(3), GenerateOptions::default()).unwrap_err();
+    assert_eq!((e.is_input(), e.to_string()), (true, said.clone()));
+    assert_eq!(Batch::with_kinds(&model, 2, &kinds).unwrap_err().to_string(), said);
+    assert_eq!(logits(&model, &ids(3), &kinds).unwrap_err().to_string(), said);
 }
 
 /// A prompt is never written over what is no file.

@@ -106,7 +106,8 @@ pub(crate) struct SamplingArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct KvArgs {
     /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
-    /// GPU, f32 on the CPU]; of several, each is a layer's, and the last that of all others
+    /// GPU, f32 on the CPU]; of several, at most one for each layer, each is a layer's, and the last that of all
+    /// others
     #[arg(long = "kv", value_name = "KIND,..", value_delimiter = ',', env = "UNIMLX_KV")]
     pub(crate) kinds: Vec<KvKind>,
 }

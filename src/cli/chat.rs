@@ -25,6 +25,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let model = load(&args.model, &checkpoint)?;
     options(&model, &args.sampling, args.max_tokens).check()?;
     let mut generator = Generator::with_kinds(&model, &args.sampling.kv.kinds);
+    generator.cache().check()?;
 
     let stopped = Arc::new(AtomicBool::new(false));
     let flag = stopped.clone();

@@ -92,7 +92,7 @@ impl Batch {
     /// An empty batch of 1 to 8 slots; `kind` as for [`Generator::new`](crate::Generator::new).
     ///
     /// # Errors
-    /// Another number of slots.
+    /// Another number of slots, a kind that cannot be.
     pub fn new(model: &Model, slots: usize, kind: Option<KvKind>) -> Result<Self> {
         Self::with_kinds(model, slots, kind.as_slice())
     }
@@ -100,11 +100,13 @@ impl Batch {
     /// [`Batch::new`] with a cache as [`Generator::with_kinds`](crate::Generator::with_kinds) has it.
     ///
     /// # Errors
-    /// Another number of slots.
+    /// Another number of slots, kinds that cannot be, more kinds than layers.
     pub fn with_kinds(model: &Model, slots: usize, kinds: &[KvKind]) -> Result<Self> {
         if !(1..=MOST).contains(&slots) {
             return Err(Error::input(format!("a batch of {slots} sequences, expected 1 to {MOST}")));
         }
+        let runner = Runner::with_kinds(model, slots, kinds);
+        runner.cache().check()?;
         let lane = |slot| Lane {
             sequence: Sequence::new(model, slot),
             pending: None,
@@ -115,7 +117,7 @@ impl Batch {
         };
         Ok(Self {
             model: model.clone(),
-            runner: Runner::with_kinds(model, slots, kinds),
+            runner,
             lanes: (0..slots).map(lane).collect(),
             prefixes: true,
             turns: 0,

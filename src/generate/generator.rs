@@ -92,7 +92,8 @@ impl Generator {
     }
 
     /// A generator whose cache keeps the first layers in `kinds`, one each, and all others in the last of these;
-    /// without any, in what suits the model's device.
+    /// without any, in what suits the model's device. Kinds that cannot be, or more than there are layers, are an error of
+    /// the first prompt, and of [`KvCache::check`].
     ///
     /// ```no_run
     /// # use unimlx::{Generator, KvKind, Model};
@@ -119,7 +120,7 @@ impl Generator {
     ///
     /// # Errors
     /// An empty prompt, one longer than the model's context, an id beyond the vocabulary, options out of
-    /// range; the device failed.
+    /// range, kinds of the cache that cannot be; the device failed.
     pub fn prompt(&mut self, tokens: &[u32], options: GenerateOptions) -> Result<()> {
         self.prompt_with(tokens, options, &mut |_| ControlFlow::Continue(()))
     }

@@ -29,6 +29,8 @@ pub struct KvCache {
     pub(super) head_dim: usize,
     /// How each layer stores them.
     kinds: Vec<KvKind>,
+    /// How many kinds were said: more than layers are an error.
+    said: usize,
     device: Device,
     /// Tokens in each slot.
     pub(super) lens: Vec<usize>,
@@ -67,6 +69,7 @@ impl KvCache {
             kv_heads,
             head_dim,
             kinds: vec![kind; windows.len()],
+            said: 1,
             device,
             lens: vec![0; slots],
             named: vec![Vec::new(); slots],
@@ -80,6 +83,7 @@ impl KvCache {
     /// Chooses how each layer stores keys and values, before the first reservation: the last of `kinds` is that of all
     /// layers that are left.
     pub(crate) fn set_kinds(&mut self, kinds: &[KvKind]) {
+        self.said = kinds.len();
         for (layer, kind) in self.kinds.iter_mut().enumerate() {
             *kind = *kinds.get(layer).or(kinds.last()).unwrap_or(kind);
         }
@@ -256,11 +260,17 @@ impl KvCache {
         self.bases.get(layer).filter(|_| self.kinds[layer].has_basis())
     }
 
-    /// Whether heads can be stored so.
+    /// Whether heads can be stored so, before the first is.
     ///
     /// # Errors
-    /// `is_input`: they cannot.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// `is_input`: they cannot, or there are more kinds than layers.
+    pub fn check(&self) -> Result<()> {
+        let (said, layers) = (self.said, self.layer_count);
+        if said > layers {
+            return Err(Error::input(format!(
+                "{said} KV cache kinds by layer, but the model has {layers} layers"
+            )));
+        }
         self.kinds.iter().try_for_each(|kind| kind.check(self.head_dim))
     }
 

@@ -106,7 +106,7 @@ impl ModelEngine {
     /// Starts the thread that runs `model`.
     ///
     /// # Errors
-    /// A number of slots that a batch cannot have; no thread.
+    /// Slots or kinds of caches that a batch cannot have; no thread.
     pub fn new(model: &Model, card: Card, options: EngineOptions) -> Result<Self> {
         let mut batch = Batch::with_kinds(model, options.slots, &options.kinds)?;
         batch.keep_prefixes(options.prefix_cache);
