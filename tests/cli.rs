@@ -147,6 +147,10 @@ fn nothing_to_generate_and_nothing_to_read() {
 fn a_prompt_longer_than_the_context_names_both_lengths() {
     let ids = ["7"; 2050].join(",");
     fails(&["generate", "--device", "cpu", "--tokens", &ids], 2, &["2050", "2048"]);
+    // Of a text so long only the beginning is tokenized.
+    let output = run_with_input(&["generate", "-p", "-"], "a story ".repeat(1 << 20));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("at least") && err(&output).contains("2048"), "{}", err(&output));
 }
 
 #[test]

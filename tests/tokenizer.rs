@@ -100,6 +100,23 @@ fn long_runs_of_wrong_bytes_stream_as_well() {
     }
 }
 
+/// A text that has too many tokens is not read to its end, and every other is as it would be.
+#[test]
+fn long_texts_are_tokenized_only_as_far_as_they_are_of_use() {
+    for folder in folders("tokenizer_") {
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        for text in ["one two ", "日本 🦀", " "] {
+            let text = text.repeat(3000);
+            let all = tokenizer.encode(&text, true).unwrap();
+            assert_eq!(tokenizer.encode_within(&text, true, all.len()).unwrap(), (all.clone(), true));
+            let (some, whole) = tokenizer.encode_within(&text, true, 5).unwrap();
+            assert!(whole && some == all || some.len() > 5 && some.len() < all.len(), "{}", folder.display());
+            assert!(!whole || text.len() < 4000, "{}", folder.display());
+        }
+        assert!(tokenizer.encode_within("one two", false, 0).unwrap().1);
+    }
+}
+
 /// Ordinary text comes out as it is decoded, not all at the end.
 #[test]
 fn streams_do_not_hold_text_back_needlessly() {

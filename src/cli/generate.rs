@@ -85,17 +85,23 @@ fn prompt(args: &GenerateArgs, checkpoint: &Checkpoint) -> Result<(Option<Tokeni
         return Ok((checkpoint.tokenizer().ok(), args.tokens.clone()));
     }
     let tokenizer = complete(checkpoint.tokenizer())?;
-    let text = text(args)?;
-    let ids = if args.chat {
+    let mut text = text(args)?;
+    if args.chat {
         let template = checkpoint.chat_template()?;
         let template =
             template.ok_or_else(|| Error::unsupported("--chat: the model has no chat template"))?;
         let messages = [json!({ "role": "user", "content": text })];
         let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
-        tokenizer.encode(&template.render(&chat)?, false)?
-    } else {
-        tokenizer.encode(&text, true)?
-    };
+        text = template.render(&chat)?;
+    }
+    let context = checkpoint.config().context_length().unwrap_or(usize::MAX);
+    let (ids, all) = tokenizer.encode_within(&text, !args.chat, context)?;
+    if !all {
+        let n = ids.len();
+        return Err(Error::input(format!(
+            "the prompt has at least {n} tokens, the model's context {context}"
+        )));
+    }
     if ids.is_empty() {
         return Err(Error::input("the prompt is empty"));
     }

@@ -5,7 +5,6 @@ use crate::cpu::PAGE;
 use crate::dtype::Dtype;
 use crate::io::{Checkpoint, ModelConfig};
 use crate::kv_quantization::{KvKind, window_pages};
-use crate::nn::Rope;
 
 /// Bytes that a model takes when it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ impl Fit {
     /// The same from a configuration alone, with weights of the type or the quantization that it states, bf16 if it
     /// states none. Norms and biases do not count.
     pub fn of_config(config: &ModelConfig, context: Option<usize>, kind: KvKind) -> Self {
-        let most = Rope::context_length(&config.rope, config.max_position_embeddings).unwrap_or(4096);
+        let most = config.context_length().unwrap_or(4096);
         let context = context.unwrap_or(most);
         let each = kind.bytes_per_token(config.num_key_value_heads, config.head_dim);
         let cache_per_token = each * config.num_hidden_layers as u64;

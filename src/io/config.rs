@@ -6,7 +6,7 @@
 
 use super::json::{self, Fields};
 use super::quantized::QuantizationConfig;
-use super::rope_config::{self, Rope};
+use super::rope_config::{self, Rope, RopeScaling};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -170,6 +170,24 @@ impl ModelConfig {
         // What transformers' configuration classes assume where a file is silent; `null` means none.
         let assumed = (qwen || self.model_type == "mistral") && self.raw().get("sliding_window").is_none();
         self.sliding_window.or(assumed.then_some(4096)).filter(|_| slides)
+    }
+
+    /// Tokens that the model's positions were made for; `None` where the file does not say.
+    pub fn context_length(&self) -> Option<usize> {
+        let claimed = self.max_position_embeddings;
+        let stretched = match self.rope.scaling {
+            RopeScaling::Dynamic { original_max_position_embeddings, .. } => {
+                return Some(original_max_position_embeddings);
+            }
+            // Meta claims less than the factor would give.
+            RopeScaling::Llama3 { .. } if claimed.is_some() => None,
+            RopeScaling::Llama3 { factor, original_max_position_embeddings, .. }
+            | RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+                Some(((factor * original_max_position_embeddings as f64) as usize).min(1 << 30))
+            }
+            _ => None,
+        };
+        claimed.max(stretched)
     }
 }
 

@@ -144,6 +144,24 @@ fn windows_follow_each_family() {
 }
 
 #[test]
+fn context_is_the_longer_claim() {
+    let context = |scaling: Value, claimed: Value| {
+        let c = with(json!({"rope_scaling": scaling, "max_position_embeddings": claimed})).unwrap();
+        c.context_length()
+    };
+    // Llama 3.2.
+    let llama = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192});
+    assert_eq!(context(llama.clone(), json!(131_072)), Some(131_072));
+    assert_eq!(context(llama, json!(null)), Some(262_144));
+    let linear = json!({"rope_type": "linear", "factor": 2.0});
+    assert_eq!(context(linear.clone(), json!(4096)), Some(4096));
+    assert_eq!(context(linear, json!(null)), None);
+    let dynamic = json!({"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 2048});
+    assert_eq!(context(dynamic, json!(4096)), Some(2048));
+}
+
+#[test]
 fn quantization_has_defaults_and_exceptions() {
     let affine = |bits, group_size| Some(Quantization { bits, group_size, mode: QuantizationMode::Affine });
     let c = with(json!({

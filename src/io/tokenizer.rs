@@ -97,6 +97,26 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// [`Tokenizer::encode`] where more than `most` tokens are of no use: the ids, and whether they are all. Of a long text
+    /// whose beginning has more already they are that beginning's, and the rest is not read.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_within(&self, text: &str, add_special: bool, most: usize) -> Result<(Vec<u32>, bool)> {
+        let mut end = most.saturating_mul(32).saturating_add(1024);
+        // So much must follow that a word that is cut makes no difference.
+        if text.len() / 2 > end {
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            let ids = self.encode(&text[..end], add_special)?;
+            if ids.len() > most {
+                return Ok((ids, false));
+            }
+        }
+        Ok((self.encode(text, add_special)?, true))
+    }
+
     /// The text of token ids; `skip_special` leaves out special tokens. Ids beyond the vocabulary have
     /// no text.
     ///

@@ -194,8 +194,7 @@ impl Model {
 
     /// The most tokens, prompt and answer together, that its positions were made for.
     pub fn context_length(&self) -> usize {
-        let config = &self.0.config;
-        Rope::context_length(&config.rope, config.max_position_embeddings).unwrap_or(u32::MAX as usize)
+        self.0.config.context_length().unwrap_or(u32::MAX as usize)
     }
 
     /// Tokens that end an answer, as the model's files say.

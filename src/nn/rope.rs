@@ -46,23 +46,6 @@ impl Rope {
         let op = ops::Rope { rotated: self.rotated, scale: self.scale, interleaved: false };
         MLXArray::apply(op, &[x, places, &self.inv_freq])
     }
-
-    /// Positions that the rope of a configuration was made for, given what the file claims.
-    pub(crate) fn context_length(rope: &io::Rope, claimed: Option<usize>) -> Option<usize> {
-        let stretched = match rope.scaling {
-            RopeScaling::Dynamic { original_max_position_embeddings, .. } => {
-                return Some(original_max_position_embeddings);
-            }
-            // Meta claims less than the factor would give.
-            RopeScaling::Llama3 { .. } if claimed.is_some() => None,
-            RopeScaling::Llama3 { factor, original_max_position_embeddings, .. }
-            | RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
-                Some(((factor * original_max_position_embeddings as f64) as usize).min(1 << 30))
-            }
-            _ => None,
-        };
-        claimed.max(stretched)
-    }
 }
 
 /// Values of a head that turn.
@@ -217,25 +200,5 @@ mod tests {
         assert!(soft[24] > f[24] && soft[39] < f[39]);
         assert_eq!(table(&rope(theta, yarn(true, Some(1.5), None, None)), 128).unwrap().1, 1.5);
         assert_eq!(table(&rope(theta, yarn(true, None, Some(0.7), Some(0.7))), 128).unwrap().1, 1.0);
-    }
-
-    #[test]
-    fn context_is_the_longer_claim() {
-        // Llama 3.2.
-        let llama = RopeScaling::Llama3 {
-            factor: 32.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 8192,
-        };
-        let llama = rope(500_000.0, llama);
-        assert_eq!(Rope::context_length(&llama, Some(131_072)), Some(131_072));
-        assert_eq!(Rope::context_length(&llama, None), Some(262_144));
-        let linear = rope(10_000.0, RopeScaling::Linear { factor: 2.0 });
-        assert_eq!(Rope::context_length(&linear, Some(4096)), Some(4096));
-        assert_eq!(Rope::context_length(&linear, None), None);
-        let dynamic =
-            rope(10_000.0, RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 2048 });
-        assert_eq!(Rope::context_length(&dynamic, Some(4096)), Some(2048));
     }
 }

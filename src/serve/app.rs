@@ -191,20 +191,13 @@ impl App {
         blocking(work).await
     }
 
-    /// Tokens of a prompt that fits: the text of a prompt that cannot fit is not tokenized to its end.
+    /// Tokens of a prompt that fits.
     pub(super) fn encode(&self, text: &str, special: bool, param: &str) -> Result<Vec<u32>, ApiError> {
         let card = self.card();
-        let mut probe = text.len().min(card.context_length.saturating_mul(32).saturating_add(1024));
-        while !text.is_char_boundary(probe) {
-            probe -= 1;
+        let (tokens, all) = card.tokenizer.encode_within(text, special, card.context_length)?;
+        if !all {
+            return Err(ApiError::context(param, tokens.len(), true, card.context_length));
         }
-        if probe < text.len() {
-            let least = card.tokenizer.encode(&text[..probe], special)?.len();
-            if least > card.context_length {
-                return Err(ApiError::context(param, least, true, card.context_length));
-            }
-        }
-        let tokens = card.tokenizer.encode(text, special)?;
         self.fits(&tokens, param)?;
         Ok(tokens)
     }
