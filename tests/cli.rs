@@ -128,7 +128,9 @@ fn prompts_come_from_arguments_files_and_pipes() {
     let told = succeeds(&with(&["-p", "One day, a fox"]));
     assert!(told.starts_with("One day, a fox") && told.len() > 20, "{told}");
     assert_eq!(succeeds(&with(&["-f", path])), told);
-    assert_eq!(out(&run_with_input(&with(&["-p", "-"]), "One day, a fox")), told);
+    for input in [["-p", "-"], ["-f", "-"]] {
+        assert_eq!(out(&run_with_input(&with(&input), "One day, a fox")), told);
+    }
     assert_eq!(out(&run_with_input(&with(&["-m", MODEL]), "One day, a fox")), told);
 
     fails(&with(&["-f", "/nonexistent"]), 1, &["/nonexistent"]);
@@ -260,7 +262,7 @@ fn bad_models_are_refused_in_one_line() {
 
 #[test]
 fn bad_arguments_have_a_code_of_their_own() {
-    let bad: [&[&str]; 11] = [
+    let bad: [&[&str]; 13] = [
         &[],
         &["sing"],
         &["generate", "--bogus"],
@@ -272,6 +274,8 @@ fn bad_arguments_have_a_code_of_their_own() {
         &["fit", "-c", "0"],
         &["fit", "--memory", "-3"],
         &["logits", "--tokens", "1"],
+        &["logits", "--tokens", "1", "-o", "-"],
+        &["generate", "--prompt-cache", "-"],
     ];
     for args in bad {
         let output = run(args);

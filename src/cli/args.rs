@@ -1,6 +1,6 @@
 //! Words and flags.
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{PathBufValueParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use unimlx::KvKind;
@@ -46,6 +46,17 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Write the logits of a prompt to a safetensors file.
     Logits(LogitsArgs),
+}
+
+const QUANT: &str =
+    "Its weights: f32, f16, bf16; 2bit to 8bit, in groups of 64 or, say, 4bit-g32 [default: as published]";
+
+/// A file of tensors. What is no text does not go to standard output unasked, nor into a file called `-`.
+fn tensors() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
+        true => Err("tensors are no text for standard output: name a file (./- is one, too)"),
+        false => Ok(path),
+    })
 }
 
 /// Which model, and where it runs.
@@ -119,7 +130,7 @@ pub(crate) struct GenerateArgs {
     /// The text to continue; `-` reads it from standard input, and so does a pipe if -m is given
     #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["tokens", "file"])]
     pub(crate) prompt: Option<String>,
-    /// Read the text from a file
+    /// Read the text from a file; `-` is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "tokens")]
     pub(crate) file: Option<PathBuf>,
     /// Token ids instead of text
@@ -130,7 +141,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) chat: bool,
     /// Keep what the model remembers of the prompt in a file: if it is there already, only what the prompt has
     /// beyond it is read. The file then holds this prompt, whatever it held before
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = tensors())]
     pub(crate) prompt_cache: Option<PathBuf>,
     /// Tokens to generate at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
@@ -183,8 +194,7 @@ pub(crate) struct FitArgs {
     /// The shape of a published model instead, such as llama-8b (`bench` knows them), or a config.json
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     pub(crate) config: Option<String>,
-    /// Its weights: f32, f16, bf16; 2bit to 8bit, in groups of 64 or, say, 4bit-g32 [default: as published]
-    #[arg(long, value_name = "KIND", requires = "config")]
+    #[arg(long, value_name = "KIND", help = QUANT, requires = "config")]
     pub(crate) quant: Option<String>,
     /// Tokens of prompt and answer together [default: the model's own limit]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
@@ -213,8 +223,7 @@ pub(crate) struct BenchArgs {
     /// path of any config.json
     #[arg(long, value_name = "NAME", group = "shape")]
     pub(crate) config: Option<String>,
-    /// Its weights: f32, f16, bf16; 2bit to 8bit, in groups of 64 or, say, 4bit-g32 [default: as published]
-    #[arg(long, value_name = "KIND", requires = "shape")]
+    #[arg(long, value_name = "KIND", help = QUANT, requires = "shape")]
     pub(crate) quant: Option<String>,
     /// Tokens of the prompts; 0 leaves one out
     #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
@@ -262,7 +271,7 @@ pub(crate) struct LogitsArgs {
     #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
     pub(crate) tokens: Vec<u32>,
     /// File to write: tensor `logits`, f32 [n_tokens, vocab]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = tensors())]
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) kv: KvArgs,

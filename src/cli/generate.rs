@@ -116,18 +116,18 @@ fn text(args: &GenerateArgs) -> Result<String> {
             _ => Error::io(format!("{name}: {e}")),
         })
     };
-    if let Some(path) = &args.file {
-        let name = path.display().to_string();
-        let mut file = std::fs::File::open(path).map_err(|e| Error::io(format!("{name}: {e}")))?;
-        return read(&name, &mut file);
-    }
     let mut stdin = std::io::stdin();
-    match args.prompt.as_deref() {
-        Some("-") => read("standard input", &mut stdin),
-        Some(text) => Ok(text.to_string()),
-        None if args.model.model.is_none() => Ok(STORY.to_string()),
-        None if !stdin.is_terminal() => read("standard input", &mut stdin),
-        None => Err(Error::input("no prompt: say -p TEXT, -f FILE or --tokens 1,2,3")),
+    match (&args.file, args.prompt.as_deref()) {
+        (Some(path), _) if path.as_os_str() != "-" => {
+            let name = path.display().to_string();
+            let mut file = std::fs::File::open(path).map_err(|e| Error::io(format!("{name}: {e}")))?;
+            read(&name, &mut file)
+        }
+        (Some(_), _) | (None, Some("-")) => read("standard input", &mut stdin),
+        (None, Some(text)) => Ok(text.to_string()),
+        (None, None) if args.model.model.is_none() => Ok(STORY.to_string()),
+        (None, None) if !stdin.is_terminal() => read("standard input", &mut stdin),
+        (None, None) => Err(Error::input("no prompt: say -p TEXT, -f FILE or --tokens 1,2,3")),
     }
 }
 
