@@ -33,6 +33,9 @@
 // multiprocessor: less is on its way. The loop cut into four pieces, each for a subgroup to go through first, is 2 us
 // slower: pieces do not overlap. Values fetched only after their keys' scores, so that less stands before the code in
 // memory's queue, is 1 us slower; workgroups of 256 and 512, two and one a multiprocessor, are 5 and 11 us slower.
+// A rehearsal beside the product before, four workgroups with a piece of the code each, makes 512 keys 5.2 us instead of
+// 7.9 and 16384 keys 21.3 instead of 23.4, but between timestamps alone: a step takes as long. Tiles shared out evenly
+// among all splits make a step of 16384 keys 1% faster and of 2048 keys 2% slower.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(row, rows.t, rows.h, rows.head + min(row, rows.count - 1u), c);

@@ -35,12 +35,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     inverse_penalty = knobs[5u * at + 4u];
     first_seen = slot * params.words;
 
-    let best = likeliest(lane, params.n, select(scale, 0.0, top_k > 0u));
+    let rules = Rules(params.n, scale, top_k, knobs[5u * at + 1u], knobs[5u * at + 2u]);
+    let best = likeliest(lane, params.n, select(0.0, scale, weighs_all(rules)));
     var index = best.index;
     if scale > 0.0 {
         let seed = vec2<u32>(counts[4u * at + 2u], counts[4u * at + 3u]);
         let u = uniform_number(seed, steps[row]);
-        let rules = Rules(params.n, scale, top_k, knobs[5u * at + 1u], knobs[5u * at + 2u]);
         index = draw(lane, best, rules, u);
     }
     if lane == 0u {

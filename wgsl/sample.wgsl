@@ -10,8 +10,8 @@ fn four(i: u32) -> vec4<f32> {
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) lane: u32) {
     let top_k = select(0u, params.top_k, params.top_k < params.n);
-    let best = likeliest(lane, params.n, select(params.scale, 0.0, top_k > 0u));
     let rules = Rules(params.n, params.scale, top_k, params.top_p, params.min_p);
+    let best = likeliest(lane, params.n, select(0.0, params.scale, weighs_all(rules)));
     let index = draw(lane, best, rules, u[0]);
     if lane == 0u {
         token[0] = index;

@@ -11,15 +11,6 @@ var<workgroup> sum: atomic<u32>;
 var<workgroup> total: atomic<u32>;
 var<workgroup> dropped: atomic<u32>;
 
-// What has been counted by all.
-fn agreed(lane: u32, count: u32) -> u32 {
-    if lane == 0u {
-        found.x = count;
-    }
-    workgroupBarrier();
-    return workgroupUniformLoad(&found).x;
-}
-
 // A bit for each of four values that is less than `reach` below the greatest.
 fn near(greatest: f32, reach: f32, x: vec4<f32>) -> u32 {
     let is_near = (4.0 + (vec4<f32>(greatest) - x) < vec4<f32>(reach)) & (x > vec4<f32>(-1.0e38));

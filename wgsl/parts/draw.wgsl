@@ -15,6 +15,11 @@ var<workgroup> drawn: u32;
 // What is drawn from: the top_k greatest, 0 for all, and so on, with logits times `scale`.
 struct Rules { n: u32, scale: f32, top_k: u32, top_p: f32, min_p: f32 }
 
+// Whether a draw begins with the weight of all values.
+fn weighs_all(rules: Rules) -> bool {
+    return rules.top_k == 0u && (rules.top_p < 1.0 || rules.min_p <= 0.0);
+}
+
 struct Filter { n: u32, scale: f32, greatest: f32, min_p: f32, least: u32 }
 
 // Greater floats have greater keys; zeros are equal.
@@ -78,7 +83,7 @@ fn weigh(lane: u32, f: Filter) -> f32 {
     return sum_teams(lane, (sum.x + sum.y) + (sum.z + sum.w));
 }
 
-// `rules` must be the same for all invocations, and known to be; without a top_k `best` has weights.
+// `rules` must be the same for all invocations, and known to be; `best` has weights if they say so.
 fn draw(lane: u32, best: Likeliest, rules: Rules, u: f32) -> u32 {
     let index = draw_kept(lane, best, rules, u);
     // An infinite logit is chosen, and none where there is no number.
@@ -89,34 +94,45 @@ fn draw_kept(lane: u32, best: Likeliest, rules: Rules, u: f32) -> u32 {
     let top_k = rules.top_k;
     let top_p = rules.top_p;
     var f = Filter(rules.n, rules.scale, best.value, rules.min_p, 0u);
-    let fours = (f.n + 3u) / 4u;
     var all = sum_teams(lane, best.weight * relative(best.own, f.greatest, f.scale));
-    let filtered = top_k > 0u || top_p < 1.0 || rules.min_p > 0.0;
-    if filtered && top_k <= WG / 2u {
+    // The first that there is of top_k, top_p and min_p.
+    let begin = select(select(select(3u, 2u, rules.min_p > 0.0), 1u, top_p < 1.0), 0u, top_k > 0u);
+    if begin < 2u && top_k <= WG / 2u {
         let index = among_greatest(lane, best, f, top_k, top_p, all, u);
         if index != UNDECIDED {
             return index;
         }
     }
-    if top_k > 0u {
-        f.least = threshold(lane, f, NOTHING, 0.0, top_k);
-    }
-    if top_p < 1.0 {
-        if top_k > 0u {
-            f.min_p = 0.0;
-            all = weigh(lane, f);
-            f.min_p = rules.min_p;
+    // In a loop, for what it calls is long.
+    for (var i = begin; i < 3u; i++) {
+        if i == 1u && top_p >= 1.0 {
+            continue;
         }
-        // Values of less than this weigh less than 1 - top_p of all even together.
-        let floor = f.greatest + log((1.0 - top_p) * all / f32(f.n)) / f.scale;
-        let unit = 2147483648.0 / all;
-        f.least = threshold(lane, f, max(floor, NOTHING), unit, max(u32(top_p * 2147483648.0), 1u));
+        let is_last = i == 2u;
+        if is_last || (i == 1u && top_k > 0u) {
+            f.min_p = select(0.0, rules.min_p, is_last);
+            all = weigh(lane, f);
+        }
+        if is_last {
+            break;
+        }
+        var floor = NOTHING;
+        var unit = 0.0;
+        var wanted = top_k;
+        if i == 1u {
+            // Values of less than this weigh less than 1 - top_p of all even together.
+            floor = max(f.greatest + log((1.0 - top_p) * all / f32(f.n)) / f.scale, NOTHING);
+            unit = 2147483648.0 / all;
+            wanted = max(u32(top_p * 2147483648.0), 1u);
+        }
+        f.least = threshold(lane, f, floor, unit, wanted);
     }
-    if filtered {
-        all = weigh(lane, f);
-    }
-    let goal = u * all;
+    return index_at(lane, f, u * all);
+}
 
+// Where the running sum of what is kept exceeds the goal; `teams` have their sums.
+fn index_at(lane: u32, f: Filter, goal: f32) -> u32 {
+    let fours = (f.n + 3u) / 4u;
     // The team in which the sum exceeds the goal; should rounding deny it, the last that keeps any.
     var team = 0u;
     var before = 0.0;

@@ -140,11 +140,8 @@ fn note4(f: Filter, s: Search, x: vec4<f32>) {
     note(f, s, x.w);
 }
 
-// The least key that a filter keeps: what is strictly greater comes to less than `wanted`.
-fn threshold(lane: u32, f: Filter, floor: f32, unit: f32, wanted: u32) -> u32 {
-    var s = Search(floor, unit, 0u, 0u, 0u);
-    var at = search(lane, f, s, 0u, wanted);
-    s.bin = at.x;
+// The values of a bin as they stand in the list; how many there are.
+fn list_bin(lane: u32, f: Filter, s: Search) -> u32 {
     if lane == 0u {
         atomicStore(&listed, 0u);
         atomicStore(&lowest, NONE);
@@ -159,29 +156,27 @@ fn threshold(lane: u32, f: Filter, floor: f32, unit: f32, wanted: u32) -> u32 {
         note4(f, s, x.d);
     }
     workgroupBarrier();
+    return agreed(lane, atomicLoad(&listed));
+}
+
+// What has been counted by all.
+fn agreed(lane: u32, count: u32) -> u32 {
     if lane == 0u {
-        found.x = atomicLoad(&listed);
+        found.x = count;
     }
     workgroupBarrier();
-    let count = workgroupUniformLoad(&found).x;
-    if count == 0u {
-        return max(f.least, key(floor)); // what rounding left below `wanted`
-    }
-    if count > LIST {
-        for (var level = 1u; level <= 4u; level++) {
-            s.level = level;
-            at = search(lane, f, s, at.y, wanted);
-            s.prefix = (s.prefix << 8u) | (255u - min(at.x, 255u));
-        }
-        return s.prefix;
-    }
+    return workgroupUniformLoad(&found).x;
+}
+
+// The least of the list's keys whose greater ones, with what is `before` them all, come to less than `wanted`.
+fn least_listed(lane: u32, f: Filter, s: Search, count: u32, before: u32, wanted: u32) -> u32 {
     for (var i = lane; i < count; i += WG) {
         atomicStore(&bins[i], amount(f, s, unkey(list[i])));
     }
     workgroupBarrier();
     for (var i = lane; i < count; i += WG) {
         let own = list[i];
-        var above = at.y;
+        var above = before;
         for (var j = 0u; j < count; j++) {
             above += select(0u, atomicLoad(&bins[j]), list[j] > own);
         }
@@ -190,5 +185,29 @@ fn threshold(lane: u32, f: Filter, floor: f32, unit: f32, wanted: u32) -> u32 {
         }
     }
     workgroupBarrier();
-    return max(f.least, min(atomicLoad(&lowest), key(f.greatest)));
+    return min(atomicLoad(&lowest), key(f.greatest));
+}
+
+// The least key that a filter keeps: what is strictly greater comes to less than `wanted`.
+fn threshold(lane: u32, f: Filter, floor: f32, unit: f32, wanted: u32) -> u32 {
+    var s = Search(floor, unit, 0u, 0u, 0u);
+    var before = 0u;
+    for (var level = 0u; level <= 4u; level++) {
+        s.level = level;
+        let at = search(lane, f, s, before, wanted);
+        before = at.y;
+        if level > 0u {
+            s.prefix = (s.prefix << 8u) | (255u - min(at.x, 255u));
+            continue;
+        }
+        s.bin = at.x;
+        let count = list_bin(lane, f, s);
+        if count == 0u {
+            return max(f.least, key(floor)); // what rounding left below `wanted`
+        }
+        if count <= LIST {
+            return max(f.least, least_listed(lane, f, s, count, before, wanted));
+        }
+    }
+    return s.prefix;
 }
