@@ -1,9 +1,9 @@
 //! Several answers at a time: what a server gets out of one pass over the weights.
 
-use super::{BenchRow, tokens};
+use super::{BenchOptions, BenchRow, answer, tokens};
 use crate::error::Result;
 use crate::generate::{Batch, BatchItem, GenerateOptions};
-use crate::kv_quantization::{KvCache, KvKind};
+use crate::kv_quantization::KvCache;
 use crate::models::Model;
 use std::time::Instant;
 
@@ -11,13 +11,15 @@ use std::time::Instant;
 pub(super) struct Sequences {
     model: Model,
     batch: Batch,
+    choice: GenerateOptions,
     count: usize,
     runs: usize,
 }
 
 impl Sequences {
-    pub(super) fn new(model: &Model, kv: &[KvKind], count: usize) -> Result<Self> {
-        Ok(Self { model: model.clone(), batch: Batch::with_kinds(model, count, kv)?, count, runs: 0 })
+    pub(super) fn new(model: &Model, options: &BenchOptions, count: usize) -> Result<Self> {
+        let batch = Batch::with_kinds(model, count, &options.kv)?;
+        Ok(Self { model: model.clone(), batch, choice: options.choice.clone(), count, runs: 0 })
     }
 
     /// Hands the generation of `generated` tokens for each sequence, after `depth` others, to `around`; the seconds
@@ -30,11 +32,7 @@ impl Sequences {
     ) -> Result<f64> {
         self.runs += 1;
         // The first token of an answer is the prompt's.
-        let options = GenerateOptions {
-            max_tokens: Some(generated + 1),
-            ignore_eos: true,
-            ..GenerateOptions::default()
-        };
+        let options = answer(&self.choice, generated + 1);
         for slot in 0..self.count {
             let prompt = tokens(&self.model, self.runs * self.count + slot, depth, 1);
             self.batch.prompt(slot, &prompt, options.clone())?;
@@ -61,13 +59,12 @@ impl Sequences {
 /// `generated` tokens for each of `batch` sequences, after `depth` others in each.
 pub(super) fn row(
     model: &Model,
-    kv: &[KvKind],
+    options: &BenchOptions,
     (depth, generated, batch): (usize, usize, usize),
-    repetitions: usize,
 ) -> Result<BenchRow> {
-    let mut sequences = Sequences::new(model, kv, batch)?;
+    let mut sequences = Sequences::new(model, options, batch)?;
     let mut run = || sequences.run(depth, generated, |work| work());
     run()?;
-    let seconds = (0..repetitions).map(|_| run()).collect::<Result<_>>()?;
+    let seconds = (0..options.repetitions).map(|_| run()).collect::<Result<_>>()?;
     Ok(BenchRow { prompt: 0, generated, depth, batch, seconds, gpu_seconds: None })
 }

@@ -42,6 +42,8 @@ pub struct BenchOptions {
     pub repetitions: usize,
     /// How keys and values are kept, as for [`Generator::with_kinds`].
     pub kv: Vec<KvKind>,
+    /// How tokens are chosen; how many, and what ends an answer, does not count.
+    pub choice: GenerateOptions,
 }
 
 impl Default for BenchOptions {
@@ -53,6 +55,7 @@ impl Default for BenchOptions {
             batches: vec![1],
             repetitions: 3,
             kv: Vec::new(),
+            choice: GenerateOptions::default(),
         }
     }
 }
@@ -174,7 +177,7 @@ pub fn bench(
     report: &mut dyn FnMut(BenchRow) -> Result<()>,
 ) -> Result<()> {
     options.check(model)?;
-    let mut bench = Bench::new(model, &options.kv)?;
+    let mut bench = Bench::new(model, options)?;
     for &depth in &options.depths {
         for &prompt in options.prompts.iter().filter(|n| **n > 0) {
             report(bench.row(depth, prompt, 0, options.repetitions)?)?;
@@ -183,7 +186,7 @@ pub fn bench(
             for &batch in &options.batches {
                 report(match batch {
                     1 => bench.row(depth, 0, generated, options.repetitions)?,
-                    _ => batch::row(model, &options.kv, (depth, generated, batch), options.repetitions)?,
+                    _ => batch::row(model, options, (depth, generated, batch))?,
                 })?;
             }
         }
@@ -197,14 +200,16 @@ struct Bench {
     generator: Generator,
     /// A GPU that can time.
     gpu: Option<std::sync::Arc<Gpu>>,
+    choice: GenerateOptions,
     runs: usize,
 }
 
 impl Bench {
-    fn new(model: &Model, kv: &[KvKind]) -> Result<Self> {
+    fn new(model: &Model, options: &BenchOptions) -> Result<Self> {
         let gpu = if model.device() == Device::GPU { Some(Gpu::shared()?) } else { None };
         let gpu = gpu.filter(|gpu| gpu.caps().timestamps);
-        Ok(Self { model: model.clone(), generator: Generator::with_kinds(model, kv), gpu, runs: 0 })
+        let generator = Generator::with_kinds(model, &options.kv);
+        Ok(Self { model: model.clone(), generator, gpu, choice: options.choice.clone(), runs: 0 })
     }
 
     fn row(&mut self, depth: usize, prompt: usize, generated: usize, repetitions: usize) -> Result<BenchRow> {
@@ -245,9 +250,9 @@ impl Bench {
         around: impl FnOnce(Option<&std::sync::Arc<Gpu>>, &mut dyn FnMut() -> Result<()>) -> Result<()>,
     ) -> Result<f64> {
         self.runs += 1;
-        let generator = &mut self.generator;
+        let (generator, choice) = (&mut self.generator, &self.choice);
         let tokens = tokens(&self.model, self.runs, depth, prompt.max(1));
-        let options = |n| GenerateOptions { max_tokens: Some(n), ignore_eos: true, ..Default::default() };
+        let options = |n| answer(choice, n);
         if generated > 0 {
             // One more than is timed: the first token is the prompt's.
             generator.prompt(&tokens, options(generated + 1))?;
@@ -262,6 +267,11 @@ impl Bench {
         })?;
         Ok(begin.elapsed().as_secs_f64())
     }
+}
+
+/// An answer of exactly `n` tokens, chosen so.
+fn answer(choice: &GenerateOptions, n: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(n), ignore_eos: true, stop_ids: Vec::new(), ..choice.clone() }
 }
 
 /// `depth` tokens that are always the same, so that they are read once, and `n` that differ from run to run
@@ -361,5 +371,24 @@ mod tests {
         })
         .unwrap();
         assert!(rows.len() == 1 && rows[0].gpu_seconds.is_some_and(|busy| busy > 0.0), "{rows:?}");
+    }
+
+    #[test]
+    fn drawn_tokens_are_measured_and_rules_that_mean_nothing_refused() {
+        let model = synthetic("4bit", Device::CPU);
+        let rows = |top_p| {
+            let choice = GenerateOptions { temperature: 0.8, top_p, ..Default::default() };
+            let (prompts, generations) = (vec![0], vec![3]);
+            let options =
+                BenchOptions { prompts, generations, batches: vec![1, 2], choice, ..Default::default() };
+            let mut tests = Vec::new();
+            bench(&model, &options, &mut |row| {
+                tests.push(row.test());
+                Ok(())
+            })?;
+            Ok::<_, Error>(tests)
+        };
+        assert_eq!(rows(0.9).unwrap(), ["tg3", "tg3 x 2"]);
+        assert!(rows(-1.0).unwrap_err().to_string().contains("top_p"));
     }
 }

@@ -10,7 +10,7 @@ use super::{Bench, BenchOptions, BenchRow, median};
 use crate::error::{Error, Result};
 use crate::generate::chunk_on;
 use crate::gpu::{Bind, Detail, Gpu, Recording, Seen, Step, Timed, watch};
-use crate::kv_quantization::{KvCache, KvKind};
+use crate::kv_quantization::KvCache;
 use crate::memory::Buffer;
 use crate::models::Model;
 use crate::nn::fill_stages;
@@ -82,7 +82,7 @@ impl Profile {
 /// `is_device`: the model is not on a GPU that has timestamps; else as [`bench`](super::bench).
 pub fn profile(model: &Model, options: &BenchOptions) -> Result<Vec<Profile>> {
     options.check(model)?;
-    let mut bench = Bench::new(model, &options.kv)?;
+    let mut bench = Bench::new(model, options)?;
     let Some(gpu) = bench.gpu.clone() else {
         return Err(Error::device("a profile needs a GPU that has timestamps"));
     };
@@ -98,7 +98,7 @@ pub fn profile(model: &Model, options: &BenchOptions) -> Result<Vec<Profile>> {
         for &batch in options.batches.iter().filter(|_| generated > 0) {
             all.push(match batch {
                 1 => bench.profile(depth, 0, generated, empty)?,
-                _ => of_batch(&gpu, model, &options.kv, (depth, generated, batch), empty)?,
+                _ => of_batch(&gpu, model, options, (depth, generated, batch), empty)?,
             });
         }
     }
@@ -125,12 +125,12 @@ impl Bench {
 fn of_batch(
     gpu: &Arc<Gpu>,
     model: &Model,
-    kv: &[KvKind],
+    options: &BenchOptions,
     (depth, generated, batch): (usize, usize, usize),
     empty: f64,
 ) -> Result<Profile> {
     let row = BenchRow { prompt: 0, generated, depth, batch, seconds: Vec::new(), gpu_seconds: None };
-    let mut sequences = Sequences::new(model, kv, batch)?;
+    let mut sequences = Sequences::new(model, options, batch)?;
     sequences.run(depth, generated, |work| work())?;
     let mut see = |detail| -> Result<Seen> {
         let mut seen = Seen::default();

@@ -86,12 +86,9 @@ pub(crate) enum On {
     Gpu,
 }
 
-/// How the next token is chosen.
+/// Which tokens may be drawn.
 #[derive(Debug, clap::Args)]
-pub(crate) struct SamplingArgs {
-    /// 0 takes the likeliest token; higher is bolder [default: as the model's files say, or 0]
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    pub(crate) temp: Option<f32>,
+pub(crate) struct FilterArgs {
     /// Choose among the K likeliest tokens; 0 is off
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
@@ -101,6 +98,16 @@ pub(crate) struct SamplingArgs {
     /// Leave out tokens less likely than this part of the likeliest; 0 is off
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SamplingArgs {
+    /// 0 takes the likeliest token; higher is bolder [default: as the model's files say, or 0]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
+    #[command(flatten)]
+    pub(crate) filters: FilterArgs,
     /// Divide the logits of tokens that were there already; 1 is off
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub(crate) repeat_penalty: Option<f32>,
@@ -240,6 +247,11 @@ pub(crate) struct BenchArgs {
     /// Timed runs, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 3)]
     pub(crate) repetitions: usize,
+    /// Draw tokens at this temperature, whatever the model's files say; 0 takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) temp: f32,
+    #[command(flatten)]
+    pub(crate) filters: FilterArgs,
     /// First measure how kernels are best arranged on this GPU for so many sequences, and keep that for later runs of
     /// any command
     #[arg(long)]

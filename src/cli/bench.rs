@@ -6,7 +6,8 @@ use super::terminal::{bytes, say};
 use serde_json::{Value, json};
 use std::time::Duration;
 use unimlx::{
-    BenchOptions, BenchRow, Device, Error, Gpu, KernelTime, Model, Profile, Result, bench as measure,
+    BenchOptions, BenchRow, Device, Error, GenerateOptions, Gpu, KernelTime, Model, Profile, Result,
+    bench as measure,
 };
 
 /// Prints one row per kind of work, and with `--profile` one per kernel.
@@ -24,6 +25,14 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     if let Some(prompt) = args.first {
         return first(args, &name, &model, prompt);
     }
+    let plain = GenerateOptions::default();
+    let choice = GenerateOptions {
+        temperature: args.temp,
+        top_k: args.filters.top_k.unwrap_or(plain.top_k),
+        top_p: args.filters.top_p.unwrap_or(plain.top_p),
+        min_p: args.filters.min_p.unwrap_or(plain.min_p),
+        ..plain
+    };
     let options = BenchOptions {
         prompts: args.prompt.clone(),
         generations: args.generate.clone(),
@@ -31,6 +40,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         batches: args.batch.clone(),
         repetitions: args.repetitions,
         kv: args.kv.kinds.clone(),
+        choice,
     };
     let gpu = if model.device() == Device::GPU { Some(Gpu::shared()?) } else { None };
     if args.profile && !gpu.as_ref().is_some_and(|gpu| gpu.caps().timestamps) {
