@@ -3,7 +3,7 @@
 use clap::builder::{PathBufValueParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use unimlx::KvKind;
+use unimlx::{GenerateOptions, KvKind};
 
 /// MLX for every GPU: run language models through wgpu, or natively on the CPU.
 ///
@@ -98,6 +98,18 @@ pub(crate) struct FilterArgs {
     /// Leave out tokens less likely than this part of the likeliest; 0 is off
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
+}
+
+impl FilterArgs {
+    /// Options, overruled by flags.
+    pub(crate) fn over(&self, options: GenerateOptions) -> GenerateOptions {
+        GenerateOptions {
+            top_k: self.top_k.unwrap_or(options.top_k),
+            top_p: self.top_p.unwrap_or(options.top_p),
+            min_p: self.min_p.unwrap_or(options.min_p),
+            ..options
+        }
+    }
 }
 
 /// How the next token is chosen.

@@ -25,14 +25,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     if let Some(prompt) = args.first {
         return first(args, &name, &model, prompt);
     }
-    let plain = GenerateOptions::default();
-    let choice = GenerateOptions {
-        temperature: args.temp,
-        top_k: args.filters.top_k.unwrap_or(plain.top_k),
-        top_p: args.filters.top_p.unwrap_or(plain.top_p),
-        min_p: args.filters.min_p.unwrap_or(plain.min_p),
-        ..plain
-    };
+    let choice = args.filters.over(GenerateOptions { temperature: args.temp, ..GenerateOptions::default() });
     let options = BenchOptions {
         prompts: args.prompt.clone(),
         generations: args.generate.clone(),

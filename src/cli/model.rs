@@ -91,12 +91,9 @@ pub(crate) fn options(model: &Model, args: &SamplingArgs, max_tokens: usize) -> 
     GenerateOptions {
         max_tokens: Some(max_tokens),
         temperature: args.temp.unwrap_or(suggested.temperature),
-        top_k: args.filters.top_k.unwrap_or(suggested.top_k),
-        top_p: args.filters.top_p.unwrap_or(suggested.top_p),
-        min_p: args.filters.min_p.unwrap_or(suggested.min_p),
         repetition_penalty: args.repeat_penalty.unwrap_or(suggested.repetition_penalty),
         seed: args.seed.unwrap_or_else(clock),
         stop: args.stop.clone(),
-        ..suggested
+        ..args.filters.over(suggested)
     }
 }

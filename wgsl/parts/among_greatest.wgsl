@@ -55,7 +55,7 @@ fn hold_greatest(lane: u32, own: f32, f: Filter, wanted: u32) -> u32 {
     let count = agreed(lane, atomicLoad(&listed));
     // Where the bin ends; the last has no end.
     let reach = select(3.0e38, bitcast<f32>(((edge + 1u) << SHIFT) + 0x40800000u), edge + 1u < BINS);
-    let each = (own_fours(0u, fours).y + TEAM - 1u) / TEAM;
+    let each = (team_run(fours) + TEAM - 1u) / TEAM;
     let teams_here = WG / TEAM;
     for (var entry = lane / TEAM; entry < count; entry += 4u * teams_here) {
         for (var c = lane % TEAM; c < each; c += TEAM) {

@@ -94,7 +94,10 @@ fn draw_kept(lane: u32, best: Likeliest, rules: Rules, u: f32) -> u32 {
     let top_k = rules.top_k;
     let top_p = rules.top_p;
     var f = Filter(rules.n, rules.scale, best.value, rules.min_p, 0u);
-    var all = sum_teams(lane, best.weight * relative(best.own, f.greatest, f.scale));
+    var all = 0.0;
+    if weighs_all(rules) {
+        all = sum_teams(lane, best.weight * relative(best.own, f.greatest, f.scale));
+    }
     // The first that there is of top_k, top_p and min_p.
     let begin = select(select(select(3u, 2u, rules.min_p > 0.0), 1u, top_p < 1.0), 0u, top_k > 0u);
     if begin < 2u && top_k <= WG / 2u {
@@ -144,7 +147,7 @@ fn index_at(lane: u32, f: Filter, goal: f32) -> u32 {
             sum += teams[i];
         }
     }
-    let run = (fours + WG / TEAM - 1u) / (WG / TEAM);
+    let run = team_run(fours);
     let own_run = (run + WG - 1u) / WG;
     let first = min(team * run + lane * own_run, fours);
     let end = min(min(first + own_run, (team + 1u) * run), fours);

@@ -36,9 +36,14 @@ fn sixteen(i: u32, step: u32, end: u32) -> Sixteen {
     );
 }
 
+// How many fours a team owns, but for the last.
+fn team_run(fours: u32) -> u32 {
+    return (fours + WG / TEAM - 1u) / (WG / TEAM);
+}
+
 // Where an invocation begins among the fours, and where its team ends: it takes every TEAM-th.
 fn own_fours(lane: u32, fours: u32) -> vec2<u32> {
-    let run = (fours + WG / TEAM - 1u) / (WG / TEAM);
+    let run = team_run(fours);
     let first = lane / TEAM * run;
     return vec2<u32>(first + lane % TEAM, min(first + run, fours));
 }
