@@ -13,29 +13,9 @@
 // (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of, keep_ready,
 // with_new (rows); deliver, deliver_none (meet). Bindings and q4, k4, v4 are generated, for queries, keys and values may
 // be one array.
-// What it takes at few keys is the way there and back: weights that stream past between two layers leave neither its
-// code nor its tables in any cache, so both ends are short. On an NVIDIA H200 a KB of instructions takes some 0.3 us
-// the first time: the loop unrolled twice (12 KB more) made 2048 keys 4 us slower. Right after a run of the same code
-// over no keys 512 keys take 5.0 us instead of 7.7 and 16384 keys 20.9 instead of 22.9; but that run takes 10 us by
-// itself.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s) 38.3 (77%), 23.0 (64%), 8.6. Each 16384 keys more are what memory gives. Of 22.9: after 1.0 us the
-// range is known, after 1.4 the page, after 4.4 the first keys are here, after 6.4 all have gone through the loop's
-// code and rows are ready, after 22.6 the keys are through. Either half of the loop takes till 6.1 the first time, rows
-// till 5.3.
-// Splits added up by the workgroup that ends last, without attend_combine, gain 1% of a model of 1B and lose 1% at
-// 16384 keys; idle workgroups that fetch the next weights gain nothing, nor do keys of later tiles that are touched
-// early (each such tile made 16384 keys 1 us slower), nor the loop's code gone through before places are known.
-// Workgroups of no keys that begin with the loop's code make the kernel 0.7 us faster between timestamps and a step no
-// faster. With places, table and angles written in as constants 16384 keys take as long. Two keys a part instead of
-// four, a loop of half the size, make 512 keys 0.5 us faster and 16384 keys 1.5 slower, with four workgroups on a
-// multiprocessor: less is on its way. The loop cut into four pieces, each for a subgroup to go through first, is 2 us
-// slower: pieces do not overlap. Values fetched only after their keys' scores, so that less stands before the code in
-// memory's queue, is 1 us slower; workgroups of 256 and 512, two and one a multiprocessor, are 5 and 11 us slower.
-// A rehearsal beside the product before, four workgroups with a piece of the code each, makes 512 keys 5.2 us instead of
-// 7.9 and 16384 keys 21.3 instead of 23.4, but between timestamps alone: a step takes as long. Tiles shared out evenly
-// among all splits make a step of 16384 keys 1% faster and of 2048 keys 2% slower.
+// (4.56 TB/s) 38.0 (78%), 23.0 (64%), 8.6. README.md beside this file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(row, rows.t, rows.h, rows.head + min(row, rows.count - 1u), c);

@@ -3,25 +3,14 @@
 //
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
-// 32 heads of 128 over 8, without attend_packed_combine (2.6 us): on an NVIDIA H200 32768 keys of 8 bits 31.8 us, of 4 bits
-// 30.8, attend over f16 38.3; 16384 keys 19.9, 18.8 and 23.0; 2048 keys 9.5, 9.2 and 8.6. What takes time is instructions,
-// some 460 for 8 keys of a subgroup of 32, two thirds of which multiply values, whatever their bits; and code that runs for
-// the first time, as in attend. Bits that are masked and set in one instruction (codes8) made it 2% faster, two codes at a
-// time as halves (centred_halves) 4 to 5%. On an H100 4 bits take 10.3 us for each 16384 keys more, and 8.5 to 8.8 with
-// scores alone, values alone or neither: then memory is waited for. Two tiles on their way at once took longer up to 32768 keys
-// (32.4 us), addresses with less arithmetic (15 instructions) as long. Two tiles fetched together and gone through in a loop:
-// 4 bits 11.2 us for each 16384 keys more instead of 12.0, but 31.8 instead of 30.8 in all; of 8 bits registers overflow (48).
-// With few keys the workgroup that has this step's is the last to end, for it runs the most code: it goes through the loop
-// once, for its barriers, and makes words without divisions (2048 keys 10.5 and 11.4 us before). Scores with half of a
-// part's lanes for two keys, queries in registers instead of workgroup memory: 31.5 us (4 bits) and 47 (8 bits).
-// Matrix units took 53 to 74 us, with 16 or 32 keys to a subgroup, keys and values in one loop or first all scores of some 500
-// keys: 34 to 44 KB of workgroup memory leave one workgroup on a multiprocessor, 180 to 240 registers, of which NVIDIA's
-// compiler copies sums in every turn, and 42 to 52 KB of code make 512 keys 18 to 22 us.
+// 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200 32768 keys of 8 bits 31.8 us, of 4 bits
+// 31.0, attend over f16 38.0; 16384 keys 20.2, 19.0 and 23.0; 2048 keys 9.4, 9.0 and 8.6. README.md beside this file has
+// what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with packed8,
 // codes8, lanes_* and by_integers or by_floats); keep_query (queries_int, packed_floats); dot_planes (dot_planes); own_frequency, make_angles
 // (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains);
-// basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8), signed (signs); coded (fresh8);
+// basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8 with walsh4, signs); coded (fresh8);
 // store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 

@@ -62,7 +62,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     if AFFINE == 0u {
-        walsh(lane, 1u, size, d);
+        walsh(lane, size, d);
         for (var i = lane; i < size; i += WG) {
             values[i] *= params.norm;
         }

@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             values[i] = signed((value - own.x) * own.y, i % d);
         }
     }
-    walsh(lane, 1u, size, d);
+    walsh(lane, size, d);
     for (var i = lane; i < size; i += WG) {
         let value = values[i] * params.norm;
         if INVERSE == 1u {

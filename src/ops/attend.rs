@@ -137,7 +137,7 @@ impl Attend {
 
     /// Many tokens: one dispatch makes their heads ready and fills the cache, then the attention is as without.
     fn many(&self, site: &Site<'_>, subgroups: bool) -> Vec<Kernel> {
-        let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
+        let lanes_file = exchange(subgroups);
         let Attention { heads, kv_heads, .. } = self.attention;
         let at = self.inputs();
         let Shape { t, d, .. } = self.shape(site.inputs);
@@ -254,7 +254,7 @@ pub(super) fn few_tokens(
     [t, d]: [usize; 2],
     new: usize,
 ) -> ([&'static File; 9], Vec<(&'static str, f64)>) {
-    let lanes_file = if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED };
+    let lanes_file = exchange(subgroups);
     let files = [&FOUND, &STEP_ANGLES, &OVER_KEYS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
     let group = attention.heads / attention.kv_heads;
     let lanes = lanes(d);
@@ -269,6 +269,16 @@ pub(super) fn few_tokens(
         ("STEP", step(d, split.wg) as f64),
     ];
     (files, constants)
+}
+
+/// How lanes exchange values: directly, or through workgroup memory.
+pub(super) fn exchange(subgroups: bool) -> &'static File {
+    if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED }
+}
+
+/// Whether `lanes` neighbours are in one subgroup on every adapter of this kind.
+pub(super) fn in_subgroup(caps: &Caps, lanes: usize) -> bool {
+    caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes)
 }
 
 /// Parts that add up by shuffles.
@@ -318,7 +328,7 @@ impl Op for Attend {
         if !suits || bindings > site.caps.storage_buffers as usize {
             return Vec::new();
         }
-        let subgroups = site.caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes(d));
+        let subgroups = in_subgroup(site.caps, lanes(d));
         let ways = if subgroups { &[true, false][..] } else { &[false] };
         if t > FEW {
             return ways.iter().flat_map(|&way| self.many(site, way)).collect();

@@ -1,9 +1,11 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attend::{ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, Split, WG, few_tokens, meeting, splits};
+use super::attend::{
+    ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, Split, WG, exchange, few_tokens, in_subgroup, meeting, splits,
+};
 use super::attention::codes;
 use super::kernel::{NARROW, fits};
-use super::kv_pack::{SIGNS, WALSH};
+use super::kv_pack::SIGNS;
 use super::pages::paged;
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::weight::DOT_PLANES;
@@ -11,12 +13,14 @@ use super::{Attention, FEW, KvPack, Rope, Rotate};
 use crate::array::MLXArray;
 use crate::cpu::{PAGE, Packing, rotation_norm};
 use crate::dtype::Dtype;
+use crate::gpu::Caps;
 use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
 
 static ATTEND_PACKED: File = wgsl!("attend_packed.wgsl");
 static COMBINE: File = wgsl!("attend_packed_combine.wgsl");
+static WALSH4: File = wgsl!("parts/walsh4.wgsl");
 static WALSH8: File = wgsl!("parts/walsh8.wgsl");
 static FRESH8: File = wgsl!("parts/fresh8.wgsl");
 static PACKED8: File = wgsl!("parts/packed8.wgsl");
@@ -145,7 +149,7 @@ impl AttendPacked {
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
         Kernel {
             scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
-            stages: vec![stage, self.combine([t, d])],
+            stages: vec![stage, self.combine([t, d], site.caps, subgroups)],
             rounding: if integers { PLANES } else { 0.0 },
         }
     }
@@ -156,6 +160,7 @@ impl AttendPacked {
             &ATTEND_PACKED,
             &PACKED8,
             &WALSH8,
+            &WALSH4,
             &SIGNS,
             &FRESH8,
             &STORE_FRESH,
@@ -171,15 +176,17 @@ impl AttendPacked {
     }
 
     /// The dispatch that adds up the splits of heads and turns them back.
-    fn combine(&self, [t, d]: [usize; 2]) -> Stage {
+    fn combine(&self, [t, d]: [usize; 2], caps: &Caps, subgroups: bool) -> Stage {
         let Attention { heads, kv_heads, .. } = self.attention;
         let at = self.inputs();
+        let columns = 2 * lanes(d);
+        let lanes_file = exchange(subgroups && in_subgroup(caps, columns));
         Stage {
             name: "attend_packed_combine",
-            files: vec![&COMBINE, &ADD_SPLITS, &WALSH, &SIGNS],
+            files: vec![&COMBINE, &ADD_SPLITS, &WALSH4, &SIGNS, lanes_file],
             constants: vec![
-                ("WG", MAX_HEAD as f64),
-                ("COLUMNS", (2 * lanes(d)) as f64),
+                ("COLUMNS", columns as f64),
+                ("LANES", columns as f64),
                 ("BASIS", f64::from(u8::from(self.basis))),
             ],
             // Without a basis the frequencies stand in for it, unread.
@@ -339,7 +346,7 @@ impl Op for AttendPacked {
         if !suits {
             return Vec::new();
         }
-        let subgroups = site.caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes(d));
+        let subgroups = in_subgroup(site.caps, lanes(d));
         let ways = [(true, true), (false, true), (false, false)];
         ways.into_iter()
             .filter(|&(integers, exchange)| (subgroups || !exchange) && (site.caps.dot4 || !integers))

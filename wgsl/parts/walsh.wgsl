@@ -5,10 +5,10 @@ override WG: u32 = 128u;
 
 var<workgroup> values: array<f32, 512>;
 
-// All call; afterwards `values` is transformed, but for the factor. With `first` 4 neighbours of four are already.
-fn walsh(lane: u32, first: u32, size: u32, d: u32) {
+// All call; afterwards `values` is transformed, but for the factor.
+fn walsh(lane: u32, size: u32, d: u32) {
     let block = d & (~d + 1u);
-    for (var half = first; half < block; half *= 2u) {
+    for (var half = 1u; half < block; half *= 2u) {
         workgroupBarrier();
         for (var i = lane; i < size / 2u; i += WG) {
             // The half is a power of two.
