@@ -360,6 +360,7 @@ fn bench_prints_one_object_per_kind_of_work() {
     fails(&["bench", "--device", "cpu", "--gemm", "8,8,8"], 2, &["--gemm", "a GPU", "cpu"]);
     fails(&["bench", "--device", "cpu", "--roof"], 2, &["--roof", "a GPU", "cpu"]);
     assert_eq!(run(&["bench", "--gemm", "8,8,8", "--first", "4"]).status.code(), Some(2));
+    assert_eq!(run(&["bench", "--first", "4", "--temp", "1"]).status.code(), Some(2));
     fails(&["bench", "--device", "cpu", "--first", "5000"], 2, &["5000", "2048"]);
 }
 

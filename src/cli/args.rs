@@ -234,6 +234,10 @@ pub(crate) enum Output {
     Md,
 }
 
+/// Options of `bench` that say which rates to measure, and mean nothing where none are.
+const RATES: [&str; 10] =
+    ["prompt", "generate", "depth", "batch", "temp", "top_k", "top_p", "min_p", "tune", "profile"];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
@@ -277,13 +281,13 @@ pub(crate) struct BenchArgs {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// Instead of rates, time the first token after a prompt of N: plans and pipelines count, loading does not
-    #[arg(long, value_name = "N", conflicts_with_all = ["tune", "profile", "roof", "gemm"])]
+    #[arg(long, value_name = "N", conflicts_with_all = RATES, conflicts_with_all = ["repetitions", "roof", "gemm"])]
     pub(crate) first: Option<usize>,
     /// Instead of a model, time a product of x [M, K] and a weight [N, K] on the GPU [--quant: default f16]
-    #[arg(long, value_name = "M,N,K", value_delimiter = ',', group = "shape", conflicts_with_all = ["config", "tune", "profile", "roof"])]
+    #[arg(long, value_name = "M,N,K", value_delimiter = ',', group = "shape", conflicts_with_all = RATES, conflicts_with_all = ["config", "roof"])]
     pub(crate) gemm: Option<Vec<usize>>,
     /// Measure what the GPU can do at best, instead of a model
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = RATES, conflicts_with = "repetitions")]
     pub(crate) roof: bool,
 }
 
