@@ -137,18 +137,18 @@ impl<'a> Weights<'a> {
 
     /// [`Weights::can_join_floats`] of packed words.
     ///
-    /// Whether there are tensors whose names begin so.
+    /// # Errors
+    /// As [`Weights::packed`].
+    pub(crate) fn can_join_packed(&self, tensors: &[Named]) -> Result<bool> {
+        Ok(self.device == Device::GPU && can_join(&self.source.packed(tensors)?))
+    }
+
+    /// Whether any stored tensor's name begins with `prefix`; synthetic weights are only what is asked for.
     pub(crate) fn has_under(&self, prefix: &str) -> bool {
         match &self.source {
             Source::Checkpoint(checkpoint) => checkpoint.names().any(|name| name.starts_with(prefix)),
             Source::Synthetic(_) => false,
         }
-    }
-
-    /// # Errors
-    /// As [`Weights::packed`].
-    pub(crate) fn can_join_packed(&self, tensors: &[Named]) -> Result<bool> {
-        Ok(self.device == Device::GPU && can_join(&self.source.packed(tensors)?))
     }
 
     fn load(&mut self, tensors: &[Tensor]) -> Result<MLXArray> {
