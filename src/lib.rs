@@ -133,7 +133,7 @@ pub use {ndarray, wgpu};
 /// What the crate's own integration tests need and users do not.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Pending, Prepared, Recording, Step, Ticket};
+    pub use crate::gpu::{Bind, Buffer, Dispatch, Gpu, Pending, Prepared, Recording, Step, Ticket, or_skip};
     pub use crate::kv_quantization::Baseline;
     pub use crate::nn::fill_stages;
     pub use crate::trial::Trial;

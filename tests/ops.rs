@@ -1,6 +1,6 @@
 //! Every op against its definition: each case, each kernel, each adapter's choice, and the native kernels.
 //!
-//! Without an adapter the GPU half is skipped, unless `UNIMLX_REQUIRE_GPU=1` promises one.
+//! Without an adapter the GPU half is skipped (see `or_skip`).
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::process::Command;
 use std::sync::Arc;
 use support::{adapters, may_have_none};
-use unimlx::internals::{Gpu, Trial};
+use unimlx::internals::{Gpu, Trial, or_skip};
 use unimlx::ops::{Format, GateKind, Linear};
 use unimlx::{Case, Dtype, Fill, Spec, ops};
 
@@ -34,13 +34,7 @@ fn native_kernels_mean_what_the_definition_says() {
 }
 
 fn gpu() -> Option<Arc<Gpu>> {
-    match Gpu::shared() {
-        Ok(gpu) => Some(gpu),
-        Err(e) if std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1") => {
-            panic!("a GPU was promised: {e}")
-        }
-        Err(_) => None,
-    }
+    or_skip(Gpu::shared())
 }
 
 #[test]

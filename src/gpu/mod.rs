@@ -37,7 +37,7 @@ pub use device::{Gpu, Ticket};
 pub(crate) use disk::{unkept, write_whole};
 pub use encode::Prepared;
 pub use memory::Buffer;
-pub use open::Options;
+pub use open::{Options, or_skip};
 pub use readback::Pending;
 pub use recording::{Bind, Dispatch, Recording, Step};
 pub(crate) use timing::{Detail, Seen, Timed, watch};

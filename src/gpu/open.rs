@@ -314,3 +314,20 @@ fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
     };
     (kind, backend)
 }
+
+/// For tests: the device, or `None` if it could not be opened and the test is to be skipped.
+///
+/// # Panics
+/// If it could not be opened and `UNIMLX_REQUIRE_GPU=1` says that there is one: then no test may pass idly.
+pub fn or_skip(opened: Result<Arc<Gpu>>) -> Option<Arc<Gpu>> {
+    match opened {
+        Ok(gpu) => Some(gpu),
+        Err(e) if std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1") => {
+            panic!("UNIMLX_REQUIRE_GPU=1, but there is no GPU: {e}")
+        }
+        Err(e) => {
+            log::warn!("skipped: {e}");
+            None
+        }
+    }
+}

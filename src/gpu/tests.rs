@@ -1,7 +1,7 @@
 //! Tests on a real adapter; the software one will do.
 //!
-//! With `UNIMLX_REQUIRE_GPU=1` a machine without an adapter fails them, else they are skipped. What
-//! moves bytes is tested twice: with mapped buffers and through staging.
+//! Where there is none they are skipped (see [`or_skip`]). What moves bytes is tested twice: with mapped
+//! buffers and through staging.
 
 use std::sync::Arc;
 
@@ -18,14 +18,7 @@ pub(super) fn options() -> Options {
 pub(super) fn open(disable: &[&str]) -> Option<Arc<Gpu>> {
     let mut options = Options { counters: Some(Arc::default()), pipeline_cache: None, ..Options::from_env() };
     options.disable.extend(disable.iter().map(|word| word.to_string()));
-    match Gpu::open(&options) {
-        Ok(gpu) => Some(gpu),
-        Err(e) if std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1") => panic!("{e}"),
-        Err(e) => {
-            log::warn!("skipped: {e}");
-            None
-        }
-    }
+    or_skip(Gpu::open(&options))
 }
 
 /// The same test with mapped tensors and with staged ones.

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
     use crate::MLXArray;
     use crate::dtype::Dtype;
-    use crate::gpu::Options;
+    use crate::gpu::{Options, or_skip};
     use crate::ops::{Format, Gate, GateKind, Linear};
     use crate::plan::graph::Target;
     use std::path::Path;
@@ -224,11 +224,7 @@ mod tests {
     /// The adapter, with another memory of what was tried.
     fn open(folder: &Path) -> Option<Arc<Gpu>> {
         let options = Options { pipeline_cache: Some(folder.to_path_buf()), ..Options::from_env() };
-        match Gpu::open(&options) {
-            Ok(gpu) => Some(gpu),
-            Err(e) if std::env::var_os("UNIMLX_REQUIRE_GPU").is_some() => panic!("{e}"),
-            Err(_) => None,
-        }
+        or_skip(Gpu::open(&options))
     }
 
     fn graph(gpu: &Arc<Gpu>) -> Graph {
