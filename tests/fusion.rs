@@ -1,31 +1,31 @@
 //! What fusion is for: few dispatches per token, and the same answers.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
+use unimlx::internals::or_skip;
 use unimlx::{
-    Device, GenerateOptions, Generator, KvKind, LoadOptions, Model, logits, logits_after, set_fusion,
+    Device, GenerateOptions, Generator, Gpu, KvKind, LoadOptions, Model, logits, logits_after, set_fusion,
 };
 
-/// Fusion is one switch for the process: tests take turns.
+/// Fusion is one switch for the process, which decides how models are loaded, too: tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(|e| e.into_inner())
+}
 
 const MODELS: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
-/// Loads a fixture on the GPU, if there is one; `UNIMLX_REQUIRE_GPU=1` insists.
+/// Loads a fixture on the GPU, if there is one.
 fn load(name: &str) -> Option<Model> {
-    if Device::GPU.or_fallback() != Device::GPU {
-        let required = std::env::var("UNIMLX_REQUIRE_GPU").is_ok_and(|v| v == "1");
-        assert!(!required, "UNIMLX_REQUIRE_GPU=1, but there is no adapter");
-        return None;
-    }
+    or_skip(Gpu::shared())?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("model");
     let options = LoadOptions { device: Some(Device::GPU), ..LoadOptions::default() };
     Some(Model::load(folder, options).unwrap())
 }
 
-/// Runs with and without fusion.
+/// Runs with and without fusion, in a test whose [`turn`] it is.
 fn both<T>(run: impl Fn() -> T) -> (T, T) {
-    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
     let fused = run();
     set_fusion(false);
     let plain = run();
@@ -35,6 +35,7 @@ fn both<T>(run: impl Fn() -> T) -> (T, T) {
 
 #[test]
 fn a_layer_is_six_dispatches() {
+    let _turn = turn();
     for name in MODELS {
         let Some(model) = load(name) else { return };
         let layers = model.config().num_hidden_layers;
@@ -50,7 +51,7 @@ const PACKED: [KvKind; 4] = [KvKind::Int8, KvKind::K8V4, KvKind::Int4, KvKind::K
 
 #[test]
 fn a_layer_over_a_packed_cache_is_six_dispatches_too() {
-    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let _turn = turn();
     for name in MODELS {
         let Some(model) = load(name) else { return };
         let layers = model.config().num_hidden_layers;
@@ -64,6 +65,7 @@ fn a_layer_over_a_packed_cache_is_six_dispatches_too() {
 
 #[test]
 fn fusion_over_a_packed_cache_does_not_change_logits() {
+    let _turn = turn();
     for (name, kind) in MODELS.into_iter().zip(PACKED) {
         let Some(model) = load(name) else { return };
         let ids: Vec<u32> = (0..30).map(|i| (7 * i + 3) % 90).collect();
@@ -86,7 +88,7 @@ fn fusion_over_a_packed_cache_does_not_change_logits() {
 /// However many sequences, and however weights are stored: each matrix is read by one dispatch.
 #[test]
 fn up_to_eight_rows_are_one_pass_over_the_weights() {
-    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let _turn = turn();
     for name in fixtures() {
         let Some(model) = load(&name) else { return };
         // Of a layer: q, k and v (apart where they are stored differently), o, gate and up, down; then the head.
@@ -102,7 +104,7 @@ fn up_to_eight_rows_are_one_pass_over_the_weights() {
 
 #[test]
 fn layers_that_are_stored_differently_are_fused_too() {
-    let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+    let _turn = turn();
     let Some(model) = load("llama-mlx-mixed46") else { return };
     let recording = model.step_recording(1).unwrap();
     assert_eq!(recording.matches("attend ").count(), model.config().num_hidden_layers, "{recording}");
@@ -110,6 +112,7 @@ fn layers_that_are_stored_differently_are_fused_too() {
 
 #[test]
 fn fusion_does_not_change_logits() {
+    let _turn = turn();
     for name in MODELS {
         let Some(model) = load(name) else { return };
         let ids: Vec<u32> = (0..8).map(|i| 7 * i + 3).collect();
@@ -134,6 +137,7 @@ fn fixtures() -> Vec<String> {
 
 #[test]
 fn fusion_does_not_change_greedy_tokens() {
+    let _turn = turn();
     let names = fixtures();
     assert!(names.len() >= 18, "{names:?}");
     for name in names {
