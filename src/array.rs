@@ -16,8 +16,8 @@ use std::sync::{Arc, RwLock};
 
 /// Where an array lives and is computed.
 ///
-/// On unified-memory adapters the GPU's buffers are the CPU's memory and moving costs one copy at most;
-/// on discrete ones it is one staged transfer.
+/// On unified-memory adapters the CPU maps the GPU's buffers, so moving an array is a plain copy; on discrete
+/// ones it goes through a staging buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Device {
     /// Native kernels.

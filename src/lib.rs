@@ -63,16 +63,25 @@
 //! # }
 //! ```
 //!
-//! A generator, a batch and a model are `Send`; a thread that owns them and a channel are all that a window needs. Reading
-//! a long prompt can be stopped as well: [`Generator::prompt_with`].
+//! A generator, a batch and a model are `Send`: an application with a window needs no more than a thread that
+//! owns them and a channel. Reading a long prompt can be cancelled, too: [`Generator::prompt_with`].
 //!
 //! # Floors
 //!
-//! A module imports only from lower floors. 0: `error`, `dtype`, `layout`. 1: `wgsl` links shader files, `gpu`
-//! is everything that touches wgpu. 2: `array`, `formula`, `prim`, `op`, `memory`: the graph. 3:
-//! `reference` says what everything means, `ops` have kernels, `cpu` has native ones. 4: `plan` turns graphs
-//! into work. 5: `io` reads checkpoints, `nn` builds layers, `kv_quantization` keeps keys and values. 6:
-//! `models`, one paper per file. 7: `generate`. 8: `serve`, `bench`.
+//! A module imports only from its own floor and those below; from 6 up, only from those below.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 | `error`, `dtype`, `layout` |
+//! | 1 | `wgsl` links shader files, `gpu` is everything that touches wgpu |
+//! | 2 | `array`, `formula`, `prim`, `op`, `memory`: the graph |
+//! | 3 | `reference` says what everything means, `trial` holds kernels to it, `ops` have kernels, `cpu` has native ones |
+//! | 4 | `plan` turns graphs into work |
+//! | 5 | `io` reads checkpoints, `nn` builds layers, `kv_quantization` keeps keys and values |
+//! | 6 | `models`, one paper per file |
+//! | 7 | `generate`: prompts, the decode loop, sampling |
+//! | 8 | `serve`, the OpenAI API; `bench` |
+//! | 9 | the command: `main`, `cli` |
 
 // The library never prints; the binary and the examples do.
 #![warn(clippy::print_stdout, clippy::print_stderr)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Modules by floor; one may use only what is below it, and its own.
+/// Modules by floor; one may use only what is below, and up to floor 5 what is on its own.
 const FLOORS: &[&[&str]] = &[
     &["error", "dtype", "layout"],
     &["wgsl", "gpu"],
