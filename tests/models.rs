@@ -84,6 +84,9 @@ fn fixtures() -> Vec<Fixture> {
         affine && unimlx::model_types().any(|name| config["model_type"] == name)
     };
     let all: Vec<_> = found.into_iter().filter(known).map(Fixture::open).collect();
+    for name in unimlx::model_types() {
+        assert!(all.iter().any(|fixture| fixture.name == name), "no fixture tests/golden/{name}");
+    }
     assert!(all.len() >= 18, "{} fixtures", all.len());
     all
 }
