@@ -1,8 +1,8 @@
 //! [`Batch`]: several sequences, advanced together.
 //!
 //! A step reads the weights once for all sequences. Where the device chooses tokens, one step runs ahead of
-//! what the host knows, as in [`Generator`](super::Generator); when a sequence ends or another
-//! joins, that step is given up and the device is told anew who takes part.
+//! what the host knows, as in [`Generator`](super::Generator); when a sequence ends or another joins, that
+//! step is dropped and the device is told anew which sequences take part.
 
 use super::decode::MOST;
 use super::generator::FinishReason;
@@ -32,9 +32,9 @@ pub(super) struct Lane {
     /// A token that is chosen but not yet handed out.
     pending: Option<u32>,
     pub(super) active: bool,
-    /// Its pages are others' for now: it goes on when it can have some again.
+    /// Others have its pages for now: it goes on when there are pages for it again.
     pub(super) parked: bool,
-    /// When its prompt came.
+    /// Which prompt of the batch its own was: lower is older.
     pub(super) turn: u64,
     /// What the hook said when it ended the answer.
     pub(super) failure: Option<Error>,
@@ -73,15 +73,15 @@ pub struct Batch {
     model: Model,
     pub(super) runner: Runner,
     pub(super) lanes: Vec<Lane>,
-    /// Prompts begin with what the cache has of them.
+    /// Whether prompts begin with what the cache has of them.
     pub(super) prefixes: bool,
     /// Prompts so far.
     turns: u64,
     /// Answers that had to wait for pages so far.
     pub(super) preempted: usize,
-    /// The lanes of the steps that are launched, in the order of rows.
+    /// The lane of each row of the steps that are launched.
     rows: Vec<usize>,
-    /// The rows that the device has are `rows`.
+    /// Whether the device knows these rows.
     loaded: bool,
     ahead: Option<Pending>,
     logits: Vec<f32>, // [slots, vocab]
@@ -204,8 +204,8 @@ impl Batch {
         self.preempted
     }
 
-    /// Allows so many tokens in all slots together, in pages of 128 that are made at first use; an answer that needs more
-    /// than there is ends with an error of kind memory. Without a limit pages are added as they are needed.
+    /// Limits all slots together to `tokens` tokens, in pages of 128 that are made on first use; an answer that
+    /// needs more ends with an error of kind memory. Without a limit pages are added as they are needed.
     pub fn limit_cache(&mut self, tokens: usize) {
         let most = self.lanes.len() * self.model.context_length().next_multiple_of(PAGE);
         self.runner.limit(tokens.min(most));
@@ -228,8 +228,9 @@ impl Batch {
     }
 
     /// Advances every answer by one token, or ends it: an item for each that was active. Right after prompts it
-    /// hands out their first tokens alone. Where pages run out, the youngest answers wait until others have ended, and go
-    /// on as if nothing had been; one that all pages are too few for ends, with [`Batch::failure`]. An error ends all.
+    /// hands out only their first tokens. When pages run out, the youngest answers wait until others have ended,
+    /// then go on as if nothing had happened; one that needs more than all pages ends, with [`Batch::failure`].
+    /// An error ends all.
     ///
     /// # Errors
     /// The device failed.
@@ -368,7 +369,7 @@ impl Batch {
         self.lanes.iter().for_each(|lane| lane.sequence.rewind(&mut self.runner));
     }
 
-    /// Whether an answer has not ended.
+    /// Whether any answer is under way.
     pub fn is_active(&self) -> bool {
         self.lanes.iter().any(|lane| lane.active)
     }
@@ -378,7 +379,7 @@ impl Batch {
         self.lanes.iter().position(|lane| !lane.active)
     }
 
-    /// A slot's prompt and answer so far; none for no such slot.
+    /// A slot's prompt and answer so far; empty if there is no such slot.
     pub fn tokens(&self, slot: usize) -> &[u32] {
         self.lanes.get(slot).map_or(&[], |lane| &lane.sequence.tokens)
     }
@@ -388,7 +389,7 @@ impl Batch {
         self.lanes.get(slot)?.failure.as_ref()
     }
 
-    /// Pages of the cache that some slots have, each counted once.
+    /// How many pages of the cache these slots have, shared ones counted once.
     pub fn pages_of(&self, slots: impl Iterator<Item = usize>) -> usize {
         self.runner.cache().pages_of(slots)
     }

@@ -16,7 +16,7 @@ pub(super) struct Row<'a> {
     pub(super) sampler: &'a Sampler,
 }
 
-/// The most sequences in one step: linear layers take so many rows in one pass over their weights.
+/// The most sequences in one step: linear layers take this many rows in one pass over their weights.
 pub(crate) const MOST: usize = 8;
 
 /// The state of `r` sequences: [`ops::Next`] reads all of it and updates the first three.
@@ -40,7 +40,7 @@ impl State {
         })
     }
 
-    /// Says what the sequences are.
+    /// Tells the device what the sequences are.
     pub(super) fn load(&self, rows: &[Row<'_>]) -> Result<()> {
         let (mut ids, mut places, mut steps) = ([0u32; MOST], [[0u32; 2]; MOST], [0u32; MOST]);
         let (mut knobs, mut counts) = ([[0f32; 5]; MOST], [[0u32; 4]; MOST]);
@@ -57,7 +57,7 @@ impl State {
         self.counts.overwrite(bytemuck::cast_slice(&counts[..n]))
     }
 
-    /// Says where the sequences are, when the cache has moved.
+    /// Tells the device where the sequences are, when the cache has moved.
     pub(super) fn place(&self, places: &[[u32; 2]]) -> Result<()> {
         self.places.overwrite(bytemuck::cast_slice(places))
     }

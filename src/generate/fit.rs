@@ -63,18 +63,18 @@ impl Fit {
         Self { cache: fit.cache_of(context), ..fit }
     }
 
-    /// Keys and values of so many tokens.
+    /// Bytes of the keys and values of `tokens` tokens.
     fn cache_of(&self, tokens: usize) -> u64 {
         let whole = (self.cache_per_token - self.windowed_per_token).saturating_mul(tokens as u64);
         whole.saturating_add(self.windowed_per_token.saturating_mul(tokens.min(self.window) as u64))
     }
 
-    /// All of it.
+    /// Bytes in all.
     pub fn total(&self) -> u64 {
         self.weights.saturating_add(self.cache).saturating_add(self.scratch)
     }
 
-    /// The longest context within so many bytes, at most the model's own.
+    /// The longest context that fits into `bytes`, at most the model's own.
     pub fn context_in(&self, bytes: u64) -> usize {
         let rest = bytes.saturating_sub(self.weights + self.scratch);
         let (mut fits, mut too_many) = (0, self.most + 1);

@@ -1,7 +1,7 @@
 //! [`Generator`]: an iterator of tokens, with the memory of a conversation.
 //!
-//! Where the device chooses tokens, the step after the one that is waited for has been submitted already: it
-//! begins as soon as its token is chosen, and the host learns of that token meanwhile. A step too many, past
+//! Where the device chooses tokens, the step after the one that the host waits for is already submitted: it
+//! begins as soon as its token is chosen, and meanwhile the host learns of that token. A step too many, past
 //! an end token or a stop string, is forgotten.
 
 use super::hook::LogitsHook;
@@ -138,7 +138,7 @@ impl Generator {
         self.begin(tokens, options, None, progress)
     }
 
-    /// [`Generator::prompt`] with a say in the choice of each token.
+    /// [`Generator::prompt`] with a hook that takes part in the choice of each token.
     ///
     /// # Errors
     /// As [`Generator::prompt`]; the hook's.
@@ -169,7 +169,7 @@ impl Generator {
         self.stats =
             Stats { cached_tokens: cached, prompt_tokens: tokens.len() - cached, ..Stats::default() };
         let first = self.sequence.read(&mut self.runner, tokens, &mut self.logits, progress)?;
-        // A step that must be planned first would keep this one's token waiting.
+        // Planning the next step would delay this one's token.
         if matches!(first, Choice::Later(_)) && self.runner.can_launch() {
             self.run_ahead()?;
         }
@@ -250,8 +250,8 @@ impl Generator {
         self.runner.cache().save(path.as_ref(), self.model.fingerprint(), &self.sequence.tokens)
     }
 
-    /// Remembers, in place of what it did, what a file says: a prompt that begins with the same tokens costs no more
-    /// than its rest. How many tokens that are. The file may come from another device.
+    /// Replaces what the model remembers by what a file says: a prompt that begins with the same tokens costs no more
+    /// than its rest. Returns the number of tokens in the file, which may come from another device.
     ///
     /// # Errors
     /// A file that is malformed, or of another model, another kind of cache or another version; not enough memory. What

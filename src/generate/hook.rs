@@ -1,4 +1,4 @@
-//! [`LogitsHook`]: a say in the choice of each token.
+//! [`LogitsHook`]: takes part in the choice of each token.
 
 use crate::error::Result;
 
@@ -27,7 +27,7 @@ pub trait LogitsHook: Send {
     /// End the answer.
     fn adjust(&mut self, prompt: &[u32], answer: &[u32], logits: &mut [f32]) -> Result<()>;
 
-    /// Called with each token that joins the answer, not with one that ends it; whether the answer is
+    /// Called with each token that joins the answer, not with one that ends it; returns whether the answer is
     /// complete with it.
     ///
     /// # Errors

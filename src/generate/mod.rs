@@ -3,7 +3,7 @@
 //! [`Runner`](runner::Runner) puts tokens through the model: the prompt in chunks, then one at a time by a
 //! program that is planned once and replayed. [`Generator`] decides when to stop and is an iterator of token
 //! ids; [`TextStream`] turns them into text and looks for stop strings. [`Batch`] advances several sequences
-//! together. A [`LogitsHook`] has a say in the choice of each token.
+//! together. A [`LogitsHook`] takes part in the choice of each token.
 
 mod batch;
 mod decode;

@@ -11,7 +11,7 @@ pub struct GenerateOptions {
     pub max_tokens: Option<usize>,
     /// Divisor of the logits; 0 takes the likeliest token.
     pub temperature: f32,
-    /// Keep so many of the likeliest tokens; 0 keeps all.
+    /// Keep this many of the likeliest tokens; 0 keeps all.
     pub top_k: usize,
     /// Keep the likeliest tokens that together have this probability, above 0; 1 keeps all.
     pub top_p: f32,
@@ -47,14 +47,14 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// What the model's makers suggest, where they say anything.
+    /// What the model's makers suggest; the default where they say nothing.
     pub fn suggested(config: &GenerationConfig) -> Self {
         let plain = Self::default();
         let repetition_penalty = config.repetition_penalty.unwrap_or(plain.repetition_penalty);
         if config.do_sample == Some(false) {
             return Self { repetition_penalty, ..plain };
         }
-        // Who says that it samples means 1 unless it says how.
+        // `do_sample` without a temperature means 1.
         let temperature = if config.do_sample == Some(true) { 1.0 } else { plain.temperature };
         Self {
             temperature: config.temperature.unwrap_or(temperature),

@@ -1,5 +1,5 @@
-//! How long a submission may be. Systems end those that run for seconds, and draw nothing meanwhile: a step of
-//! many tokens is cut into several.
+//! How long a submission may be. Systems kill those that run for seconds, and draw nothing meanwhile: so a step
+//! of many tokens is cut into several.
 
 use crate::array::Device;
 use crate::gpu::{Caps, Gpu};
@@ -12,7 +12,7 @@ const LEAST: usize = 32;
 
 /// Tokens that go through a model at once, at most, where matrix units make that short work.
 pub(super) const LARGE_CHUNK: usize = 2048;
-/// And elsewhere, or where others wait.
+/// The same elsewhere, or where other answers wait.
 pub(super) const CHUNK: usize = 512;
 
 /// Tokens that go through a model on this device at once, at most.
@@ -47,8 +47,8 @@ fn operations(config: &ModelConfig, context: usize) -> [f64; 5] {
 
 /// Into how many submissions a step of `tokens` goes when a sequence has room for `context` tokens.
 ///
-/// A guess from the operations of the step. A fast GPU is asked more often than need be: some 30 us each time, while it
-/// still works on what came before.
+/// An estimate from the operations of the step. A fast GPU gets more submissions than it needs: some 30 us each, while
+/// it still works on what came before.
 pub(super) fn submissions(config: &ModelConfig, caps: &Caps, tokens: usize, context: usize) -> usize {
     let layer: f64 = operations(config, context).iter().sum();
     let operations = config.num_hidden_layers as f64 * tokens as f64 * layer;
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(chunk(&config, &shared, 512, 4096), 64);
     }
 
-    /// As submissions are made: cut after so many kernels, at any of them.
+    /// As submissions are made: cut after every so many kernels, wherever that is.
     #[test]
     fn no_submission_is_estimated_longer_than_a_quarter_of_a_second() {
         for (config, name) in [

@@ -1,5 +1,5 @@
-//! Who of a batch gets pages of the cache: prompts begin with what is there, idle slots give way to answers, and where
-//! that is not enough the youngest answers wait and are read again.
+//! Which sequences of a batch get pages of the cache: prompts begin with what is there, idle slots give way to
+//! answers, and where that is not enough the youngest answers wait and are read again.
 
 use super::batch::Batch;
 use super::generator::FinishReason;
@@ -13,8 +13,8 @@ pub(crate) fn common(a: &[u32], b: &[u32]) -> usize {
 
 impl Batch {
     /// Lets a slot begin with what the cache has of a prompt: the slot's own tokens, those of another, or pages that
-    /// nobody has any more. What they have in common is kept once, in whole pages. How many tokens of the prompt need
-    /// not be read; what the slot was doing is given up.
+    /// no slot has any more. What slots have in common is kept once, in whole pages. Returns how many tokens of the
+    /// prompt need not be read; what the slot was doing is given up.
     ///
     /// # Errors
     /// No such slot; the device failed.
@@ -47,7 +47,7 @@ impl Batch {
         Ok(shared)
     }
 
-    /// Whether there are pages for a text of so many tokens beside those of answers under way.
+    /// Whether there are pages for a text of `tokens` tokens beside those of answers under way.
     pub fn has_room(&self, tokens: usize) -> bool {
         let cache = self.runner.cache();
         let running = (0..self.lanes.len()).filter(|&slot| self.lanes[slot].active);
@@ -60,7 +60,7 @@ impl Batch {
         self.runner.truncate(slot, 0);
     }
 
-    /// Takes the pages of the slot that has been idle for longest; whether there was one, other than `slot`.
+    /// Takes the pages of the slot that has been idle for longest, other than `slot`; returns whether there was one.
     pub(super) fn drop_idle(&mut self, slot: usize) -> bool {
         let idle = (0..self.lanes.len()).filter(|&other| {
             other != slot && !self.lanes[other].active && self.runner.cache().slot_len(other) > 0
@@ -121,15 +121,15 @@ impl Batch {
         self.runner.truncate(slot, 0);
     }
 
-    /// Reads a chunk of the oldest answer that waits, if there is room for all of it: of one that has waited, all
-    /// tokens go through the model again but those that the cache still has.
+    /// Reads a chunk of the oldest answer that waits, if there is room for all of it: all its tokens go through the
+    /// model again but those that the cache still has.
     fn resume(&mut self) -> Result<()> {
         let waiting = (0..self.lanes.len()).filter(|&slot| self.lanes[slot].parked);
         let Some(slot) = waiting.min_by_key(|&slot| self.lanes[slot].turn) else { return Ok(()) };
         let running = self.lanes.iter().filter(|lane| lane.runs()).count();
         let tokens = self.lanes[slot].sequence.tokens.len();
         let begun = self.runner.cache().slot_len(slot) > 0;
-        // Not to be sent back at once, it needs a page more for each who goes on beside it.
+        // It needs a page more for each answer that goes on beside it, lest it be sent back at once.
         if running > 0 && !begun && !self.has_room(tokens + PAGE * (running + 1)) {
             return Ok(());
         }

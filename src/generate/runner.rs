@@ -4,8 +4,8 @@
 //! once and replayed with new leaves. Growing the cache replaces its buffers, so programs are bound anew
 //! then; plans themselves are kept by their structure elsewhere.
 //!
-//! On the GPU a step ends with the choice of the next tokens ([`crate::ops::Next`]) and leaves the leaves of the next step
-//! behind ([`State`]): steps are launched without waiting for what the last one chose.
+//! On the GPU a step ends with the choice of the next tokens ([`crate::ops::Next`]) and writes the leaves of the
+//! next step itself ([`State`]): steps are launched without waiting for what the last one chose.
 
 use super::decode::{MOST, Row, State};
 use super::pace::{CHUNK, LARGE_CHUNK, chunk, chunk_on, submissions};
@@ -48,13 +48,13 @@ struct Bound {
 /// A model with a cache and the programs bound to it.
 pub(super) struct Runner {
     model: Model,
-    /// Tokens that go through it at once; fewer where a slow GPU would take long with the room that the cache has.
+    /// The most tokens that go through the model at once; a slow GPU takes fewer when the cache is large.
     pub(super) chunk: usize,
     pub(super) cache: KvCache,
     programs: HashMap<(usize, Want), Bound>,
     generation: u64,
     latest: (usize, Want),
-    /// By the number of rows, made on first use.
+    /// The device's state for each number of rows, made on first use.
     states: [Option<State>; MOST + 1],
     /// Tokens seen, `[slots, vocab / 32]` u32: of device states.
     seen: Option<MLXArray>,
@@ -71,10 +71,10 @@ impl Runner {
         Self::with_kinds(model, slots, &[kind])
     }
 
-    /// A runner whose cache keeps each layer in its own kind; the last of `kinds` is that of all that are left, and by
-    /// default what suits the device.
+    /// A runner whose cache keeps the first layers in `kinds`, one each, and all others in the last of these;
+    /// without any, in what suits the device.
     pub(super) fn with_kinds(model: &Model, slots: usize, kinds: &[KvKind]) -> Self {
-        // Who shares a model waits for others' chunks.
+        // Sequences that share a model wait for each other's chunks.
         let chunk = if slots > 1 { CHUNK } else { chunk_on(model.device()) };
         let mut cache = model.cache(slots, KvKind::default_for(model.device()));
         cache.set_kinds(kinds);
@@ -104,7 +104,7 @@ impl Runner {
         self.cache.truncate(slot, len);
     }
 
-    /// Lets a slot begin as another does; how many tokens it has then.
+    /// Lets a slot begin as another does; returns how many tokens it has then.
     ///
     /// # Errors
     /// The device failed.
@@ -114,7 +114,7 @@ impl Runner {
         shared
     }
 
-    /// Lets a slot begin with what pages are known for these tokens; how many tokens it has then.
+    /// Lets a slot begin with the pages that are known for these tokens; returns how many tokens it has then.
     ///
     /// # Errors
     /// Not enough memory; the device failed.
@@ -129,7 +129,7 @@ impl Runner {
         self.cache.remember(slot, tokens);
     }
 
-    /// Allows so many tokens in all slots together.
+    /// Limits all slots together to `tokens` tokens.
     pub(super) fn limit(&mut self, tokens: usize) {
         self.cache.set_budget(tokens);
     }
@@ -147,7 +147,7 @@ impl Runner {
         })
     }
 
-    /// Makes room for so many tokens in a slot, so that no step has to.
+    /// Makes room for `tokens` tokens in a slot, so that no step has to.
     ///
     /// # Errors
     /// More than the model's context; not enough memory.
@@ -161,7 +161,7 @@ impl Runner {
             self.cache.set_bases(&self.model.bases()?)?;
         }
         if self.cache.must_grow(slot, tokens) {
-            // They hold the arrays that are to go.
+            // Programs hold the arrays that are about to be replaced.
             self.programs.clear();
         }
         let outcome = self.cache.reserve(slot, tokens, most);
@@ -180,7 +180,7 @@ impl Runner {
         }
     }
 
-    /// Fills the first slot from a file; the tokens that it then holds. After an error it is empty.
+    /// Fills the first slot from a file; returns the tokens that it then holds. After an error it is empty.
     ///
     /// # Errors
     /// As [`Generator::load_prompt`](super::Generator::load_prompt).

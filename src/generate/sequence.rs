@@ -66,7 +66,7 @@ impl Sequence {
         }
     }
 
-    /// Makes ready for a prompt, without a hook; how many of its tokens are in the cache already.
+    /// Gets ready for a prompt, without a hook; returns how many of its tokens are in the cache already.
     ///
     /// # Errors
     /// Options out of range; no tokens, an id beyond the vocabulary, a prompt longer than the context; not
@@ -94,10 +94,10 @@ impl Sequence {
         if !options.ignore_eos {
             self.end_ids.extend(model.eos_token_ids());
         }
-        // Who shares pages with others takes them as needed.
+        // A sequence that shares its pages takes new ones as needed.
         let ahead = if runner.cache().slots() > 1 { 0 } else { options.max_tokens.unwrap_or(0).min(ROOM) };
         let room = prompt.len() + ahead;
-        // Where all the room that the answer may want is not to be had, it may do with less.
+        // Where there is not as much room as the answer may want, it may do with less.
         runner.reserve(self.slot, room.min(context)).or_else(|e| match e.is_memory() {
             true => runner.reserve(self.slot, prompt.len()),
             false => Err(e),
@@ -108,8 +108,8 @@ impl Sequence {
         Ok(cached)
     }
 
-    /// Puts the rest of the prompt through the model; the first token of the answer, in `logits` on the way if
-    /// the host chooses.
+    /// Puts the rest of the prompt through the model; returns the first token of the answer. If the host chooses
+    /// it, its logits are left in `logits`.
     ///
     /// # Errors
     /// The device failed; cancelled. What went through stays useful.

@@ -1,4 +1,4 @@
-//! What a model makes of a whole text: logits and hidden states of every position.
+//! A whole text at once: logits and hidden states of every position.
 
 use super::runner::{Runner, Want};
 use crate::error::Result;
@@ -41,7 +41,7 @@ pub fn each_logits(
     Ok(())
 }
 
-/// What the last layer makes of every token, after the final norm: `[n, hidden]` row by row, in f32. `kinds` as for
+/// Hidden states of every token, after the final norm: `[n, hidden]` row by row, in f32. `kinds` as for
 /// [`logits`].
 ///
 /// # Errors

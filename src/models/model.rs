@@ -38,7 +38,7 @@ pub(crate) trait Architecture: Send + Sync {
     /// `ids` `[t]` u32 -> `[t, hidden]`, writing keys and values into the cache.
     fn hidden(&self, ids: &MLXArray, step: &Step<'_>) -> MLXArray;
 
-    /// What a layer's attention makes of the results of its heads, `[t, heads * head_dim] -> [t, hidden]`
+    /// A layer's output projection: results of its heads `[t, heads * head_dim] -> [t, hidden]`
     fn project(&self, layer: usize, o: &MLXArray) -> MLXArray;
 
     /// The final norm, `[t, hidden] -> [t, hidden]`
@@ -95,7 +95,7 @@ struct Inner {
     device: Device,
     bytes: usize,
     bases: OnceLock<Arc<[Vec<f32>]>>,
-    /// What no other model has.
+    /// See [`Model::fingerprint`].
     fingerprint: String,
 }
 
@@ -187,7 +187,7 @@ impl Model {
         self.0.bytes
     }
 
-    /// What a model of other weights or another configuration does not have.
+    /// A text that no model of other weights or another configuration shares.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.0.fingerprint
     }
@@ -208,7 +208,7 @@ impl Model {
         ids
     }
 
-    /// An empty cache for so many sequences of this model.
+    /// An empty cache for `slots` sequences of this model.
     pub(crate) fn cache(&self, slots: usize, kind: KvKind) -> KvCache {
         let config = &self.0.config;
         let heads = [config.num_key_value_heads, config.head_dim];
@@ -217,7 +217,7 @@ impl Model {
         KvCache::new(&windows.collect::<Vec<_>>(), heads, slots, kind, self.0.device)
     }
 
-    /// In what basis a packed cache keeps the heads of each layer, from a few random tokens, measured once. Any basis
+    /// The basis in which a packed cache keeps the heads of each layer, measured once on a few random tokens. Any basis
     /// is right; this one leaves the smallest errors.
     ///
     /// # Errors
@@ -261,12 +261,12 @@ impl Model {
         Ok(self.0.bases.get_or_init(|| bases).clone())
     }
 
-    /// How much each layer's output projection makes of each channel of its values: squares of columns, summed over
-    /// the heads that share it, `[1 + kv_heads * head_dim]`, the first of which is 0.
+    /// How strongly each layer's output projection weighs each channel of its values: squares of its columns, summed
+    /// over the heads that share the channel, `[1 + kv_heads * head_dim]`, the first of which is 0.
     fn value_weights(&self, layers: usize) -> Result<Vec<MLXArray>> {
         let config = &self.0.config;
         let (heads, kv_heads, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        // A channel is put through for all its heads at once: columns are nearly orthogonal, signs do the rest.
+        // One probe per channel, for all its heads at once: columns are nearly orthogonal, signs do the rest.
         let mut probes = vec![0f32; (1 + kv_heads * d) * heads * d];
         for (i, probe) in probes.chunks_exact_mut(heads * d).skip(1).enumerate() {
             for head in 0..heads / kv_heads {
@@ -302,10 +302,10 @@ impl Model {
         self.0.architecture.logits(&hidden)
     }
 
-    /// Measures, for a few seconds, the arrangements that kernels of a step of so many tokens may have (1, or
+    /// Measures, for a few seconds, the arrangements that kernels of a step of `tokens` tokens may have (1, or
     /// as many answers as a [`Batch`](crate::Batch) makes at a time), and uses the fastest in plans made from
     /// now on; so do later processes on this adapter, with the same driver and the same version of this crate,
-    /// unless `UNIMLX_CACHE` is empty. Generators that are at work already stay with theirs. Never happens by
+    /// unless `UNIMLX_CACHE` is empty. Generators that are already at work keep theirs. Never happens by
     /// itself.
     ///
     /// # Errors
@@ -389,7 +389,7 @@ impl Model {
         recording_for(&[self.step(t, 4096, KvKind::default_for(self.device()))?], caps, fuse)
     }
 
-    /// The graph of a step of `t` tokens that chooses one, over an empty cache of so many rows.
+    /// The graph of a step of `t` tokens that chooses one, over an empty cache of `rows` rows.
     fn step(&self, t: usize, rows: usize, kind: KvKind) -> Result<MLXArray> {
         Ok(MLXArray::apply(ops::Argmax, &[&self.step_logits(t, rows, kind, true)?]))
     }

@@ -91,7 +91,7 @@ impl<A: SelfAttention> Decoder<A> {
         self.layers.iter().fold(embedded, |x, layer| layer.forward(&x, step))
     }
 
-    /// What a layer's attention makes of the results of its heads, `[t, heads * head_dim] -> [t, hidden]`
+    /// A layer's output projection: results of its heads `[t, heads * head_dim] -> [t, hidden]`
     pub(crate) fn project(&self, layer: usize, o: &MLXArray) -> MLXArray {
         self.layers[layer].self_attn.project(o)
     }
