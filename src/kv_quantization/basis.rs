@@ -1,8 +1,8 @@
 //! Where packed heads lie before they are rotated and coded: centred, and balanced channel by channel.
 //!
-//! A rotation spreads over a head what stands out in it, and the codes' error is the same in every direction after
-//! it. So two things pay before: taking off what all keys have in common, and making channels alike in what they
-//! weigh. Both are exact. Softmax does not see a constant taken off all keys; a pair of key channels that turns with
+//! A rotation spreads outliers over the whole head, after which the codes' error is the same in every direction.
+//! So two things pay before it: to subtract what all keys have in common, and to give all channels the same weight.
+//! Both are exact. Softmax does not see a constant taken off all keys; a pair of key channels that turns with
 //! the position may be divided by any `w` if the queries' is multiplied by it, a channel of values if the result's
 //! is. The sum of the errors of all scores is least at `w^2 = rms k / rms q`; and this `w` follows a model whose keys
 //! are scaled against its queries, channel by channel, so that outliers of that kind cost nothing at all. Values
@@ -15,7 +15,7 @@ pub(crate) struct Sample<'a> {
     pub(crate) queries: &'a [f32],
     pub(crate) keys: &'a [f32],
     pub(crate) values: &'a [f32],
-    /// How much the layer makes of each channel of its values: squares of the columns that multiply it, `[kv_heads *
+    /// How strongly the layer weighs each channel of its values: squares of the columns that multiply it, `[kv_heads *
     /// head_dim]`.
     pub(crate) weights: &'a [f32],
     /// The position of the first token.
@@ -43,7 +43,7 @@ impl Sample<'_> {
         let tokens = (self.keys.len() / width).max(1);
         let heads = self.queries.len() / tokens / d;
         let mut basis = vec![0f32; 8 * width];
-        // A model that overflows on the sample gets no basis worth the name, but no worse than none.
+        // Where a model overflows on the sample, channels stay as they are.
         let mut set = |row: usize, at: usize, centre: f64, factor: f64| {
             basis[row * width + at] = if centre.is_finite() { centre as f32 } else { 0.0 };
             basis[(row + 1) * width + at] = if factor.is_finite() { factor as f32 } else { 1.0 };

@@ -29,7 +29,7 @@ pub struct KvCache {
     pub(super) head_dim: usize,
     /// How each layer stores them.
     kinds: Vec<KvKind>,
-    /// How many kinds were said: more than layers are an error.
+    /// How many kinds were asked for: more than there are layers is an error.
     said: usize,
     device: Device,
     /// Tokens in each slot.
@@ -39,14 +39,14 @@ pub struct KvCache {
     pub(super) names: Names,
     /// Tokens that a slot's table has room for: whole pages.
     pub(super) capacity: usize,
-    /// Pages that there may be.
+    /// The most pages that a group may have.
     pub(super) budget: usize,
     generation: u64,
 }
 
 impl KvCache {
-    /// An empty cache of so many slots, for layers that see so many tokens (all if none) with so many key heads (and value
-    /// heads).
+    /// An empty cache of `slots` slots, for layers that see as many tokens as `windows` says (`None`: all), with
+    /// `kv_heads` key heads and as many value heads.
     pub(crate) fn new(
         windows: &[Option<usize>],
         [kv_heads, head_dim]: [usize; 2],
@@ -80,8 +80,8 @@ impl KvCache {
         }
     }
 
-    /// Chooses how each layer stores keys and values, before the first reservation: the last of `kinds` is that of all
-    /// layers that are left.
+    /// Chooses how each layer stores keys and values, before the first reservation: the first layers are stored as
+    /// `kinds` says, one each, and all others as the last of these.
     pub(crate) fn set_kinds(&mut self, kinds: &[KvKind]) {
         self.said = kinds.len();
         for (layer, kind) in self.kinds.iter_mut().enumerate() {
@@ -89,12 +89,12 @@ impl KvCache {
         }
     }
 
-    /// Says how many tokens all sequences together may have, in whole pages, which are there from the first use on.
+    /// Limits all sequences together to `tokens` tokens, in whole pages, which are all made on first use.
     pub(crate) fn set_budget(&mut self, tokens: usize) {
         self.budget = tokens / PAGE;
     }
 
-    /// Says how many tokens are put through at once, at most: layers with a window have room for those beside it.
+    /// Says how many tokens go through the model at once, at most: layers with a window have room for these as well.
     pub(crate) fn set_chunk(&mut self, tokens: usize) {
         self.groups.iter_mut().for_each(|group| group.chunk = tokens);
     }
@@ -126,7 +126,7 @@ impl KvCache {
         Ok([one(0)?, one(1)?])
     }
 
-    /// Whether heads are to lie in a basis that nobody has told yet.
+    /// Whether heads are to lie in a basis that has not been set yet.
     pub(crate) fn wants_bases(&self) -> bool {
         self.bases.is_empty() && self.kinds.iter().any(|kind| kind.has_basis())
     }
@@ -149,7 +149,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Whether so many tokens in a slot take more pages than there are, and may: arrays are then replaced by larger ones.
+    /// Whether `tokens` tokens in a slot take more pages than there are, and may: arrays are then replaced by larger ones.
     pub(crate) fn must_grow(&self, slot: usize, tokens: usize) -> bool {
         (0..self.groups.len()).any(|group| {
             let lacking = self.lacking(group, slot, tokens);
@@ -157,7 +157,7 @@ impl KvCache {
         })
     }
 
-    /// Pages that a group has too few for so many tokens in a slot.
+    /// How many more pages a group needs for `tokens` tokens in a slot than are free.
     fn lacking(&self, group: usize, slot: usize, tokens: usize) -> usize {
         let group = &self.groups[group];
         group.lacks(slot, self.lens[slot], tokens).saturating_sub(group.pages.free())
@@ -166,7 +166,7 @@ impl KvCache {
     /// Makes room for `tokens` tokens in all in a slot, `most` being the context length. Tokens that are there stay.
     ///
     /// # Errors
-    /// Not enough memory; then every sequence is as it was, but for pages that it has too many.
+    /// Not enough memory; then every sequence is as it was, though it may have more pages than it needs.
     pub(crate) fn reserve(&mut self, slot: usize, tokens: usize, most: usize) -> Result<()> {
         self.widen(tokens, most)?;
         let len = self.lens[slot];
@@ -183,7 +183,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Makes the tables of all slots long enough for so many tokens in each.
+    /// Makes the tables of all slots long enough for `tokens` tokens in each.
     pub(super) fn widen(&mut self, tokens: usize, most: usize) -> Result<()> {
         if tokens <= self.capacity {
             return Ok(());
@@ -199,7 +199,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Adds at least so many pages to a group. Arrays are replaced, their content moves.
+    /// Adds at least `lacking` pages to a group. Arrays are replaced, their content moves.
     pub(super) fn grow(&mut self, group: usize, lacking: usize) -> Result<()> {
         let (before, slots, budget) = (self.groups[group].pages.total(), self.slots(), self.budget_of(group));
         let least = before + lacking;
@@ -210,8 +210,8 @@ impl KvCache {
                 (budget - before.min(budget) + self.groups[group].pages.free()) * PAGE
             )));
         }
-        // A budget is there to be used. Else one sequence gets what its table has room for; several share, and a long one
-        // may take what others do not.
+        // A budget is there to be used in full. Without one, a single sequence gets what its table has room for; several
+        // share, and a long one may take what others do not.
         let usual = match slots {
             _ if self.budget < usize::MAX / PAGE => budget,
             1 => self.groups[group].most(self.capacity),
@@ -224,8 +224,8 @@ impl KvCache {
         }
     }
 
-    /// One layer after the other, so that little is there twice. If memory ends on the way, some layers have more room
-    /// than their group's pages.
+    /// Replaces arrays one layer after the other, so that little is in memory twice. If memory runs out on the way, some
+    /// layers have more room than their group has pages.
     fn enlarge(&mut self, group: usize, total: usize) -> Result<()> {
         self.generation += 1;
         for layer in 0..self.layer_count {
@@ -260,7 +260,7 @@ impl KvCache {
         self.bases.get(layer).filter(|_| self.kinds[layer].has_basis())
     }
 
-    /// Whether heads can be stored so, before the first is.
+    /// Checks, before anything is stored, that heads can be stored as `kinds` says.
     ///
     /// # Errors
     /// `is_input`: they cannot, or there are more kinds than layers.
@@ -274,7 +274,7 @@ impl KvCache {
         self.kinds.iter().try_for_each(|kind| kind.check(self.head_dim))
     }
 
-    /// What pages sequences have in a layer, `[slots * pages of a slot]`.
+    /// Which pages sequences have in a layer, `[slots * pages of a slot]`.
     ///
     /// # Panics
     /// Before the first reservation.
@@ -295,8 +295,8 @@ impl KvCache {
         }
     }
 
-    /// Forgets all but the first `len` tokens of a slot, and gives back the pages that these do not need. It forgets these,
-    /// too, where a layer with a window no longer has what they need to go on.
+    /// Forgets all but the first `len` tokens of a slot, and gives back the pages that these do not need. These are
+    /// forgotten, too, if a layer with a window no longer has what is needed to go on from them.
     pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
         let len = self.within(slot, len);
         self.lens[slot] = len;
@@ -345,7 +345,7 @@ impl KvCache {
         self.capacity
     }
 
-    /// Pages that there are, of 128 tokens each, in the layers that see most.
+    /// How many pages there are, of 128 tokens each, in the layers that see most.
     pub fn pages(&self) -> usize {
         self.groups.first().map_or(0, |group| group.pages.total())
     }

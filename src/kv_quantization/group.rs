@@ -12,7 +12,7 @@ const SLACK: usize = 64;
 /// In the place of a page that has fallen out of the window.
 const GONE: u32 = u32::MAX;
 
-/// Pages of a layer that a sequence has at most, that sees `window` tokens and is put through in chunks.
+/// The most pages that a sequence has in a layer with a window, when it goes through the model in chunks.
 pub(crate) fn window_pages(window: usize, chunk: usize) -> usize {
     window.saturating_add(SLACK).saturating_add(chunk).div_ceil(PAGE) + 1
 }
@@ -29,7 +29,7 @@ pub(super) struct Group {
     held: Vec<Vec<u32>>,
     /// How many of them, at the beginning, have gone.
     gone: Vec<usize>,
-    /// The same for kernels, `[slots * pages of a slot]`: where a sequence has no page, any.
+    /// The same for kernels, `[slots * pages of a slot]`: any page where a sequence has none.
     words: Vec<u32>,
     table: Option<MLXArray>,
     stale: bool,
@@ -53,13 +53,13 @@ impl Group {
         self.window
     }
 
-    /// Pages that a sequence of so many tokens has at most.
+    /// The most pages that a sequence of `tokens` tokens has.
     pub(super) fn most(&self, tokens: usize) -> usize {
         let all = tokens.div_ceil(PAGE);
         self.window.map_or(all, |window| all.min(window_pages(window, self.chunk)))
     }
 
-    /// Makes a table with room for so many pages of each sequence.
+    /// Makes a table with room for `each` pages of each sequence.
     ///
     /// # Errors
     /// Not enough memory.
@@ -126,7 +126,7 @@ impl Group {
         self.gone[slot] = self.gone[slot].max(first);
     }
 
-    /// Lets an empty sequence of `len` tokens to come do without the pages that it would have given back.
+    /// Prepares an empty sequence for `len` tokens at once, without the pages that it would have given back by then.
     pub(super) fn skip(&mut self, slot: usize, len: usize) {
         for _ in 0..self.first(len, SLACK) {
             self.push(slot, GONE);
@@ -139,7 +139,7 @@ impl Group {
         self.gone[slot] <= self.first(len, 0)
     }
 
-    /// Another page in the place of a sequence's `i`th, which is given back.
+    /// Puts another page in the place of a sequence's `i`th, which is given back.
     pub(super) fn replace(&mut self, slot: usize, i: usize, page: u32) {
         let each = self.words.len() / self.held.len();
         self.words[slot * each + i] = page;
@@ -157,14 +157,14 @@ impl Group {
         self.gone[slot] = self.gone[slot].min(self.held[slot].len());
     }
 
-    /// Says what the `i`th page of a sequence holds.
+    /// Names the content of the `i`th page of a sequence.
     pub(super) fn name(&mut self, slot: usize, i: usize, name: Name) {
         if let Some(&page) = self.held[slot].get(i).filter(|page| **page != GONE) {
             self.pages.name(page, name);
         }
     }
 
-    /// How many of these pages, one after another, a sequence can begin with.
+    /// With how many of these pages, from the first on, a sequence can begin.
     pub(super) fn known(&self, names: &[Name]) -> usize {
         let is_known = |name: &&Name| self.pages.find(**name).is_some();
         if self.window.is_none() {
@@ -220,7 +220,7 @@ impl Group {
         self.page(slot, position).map(|page| page as usize * PAGE + position % PAGE)
     }
 
-    /// The page of a sequence that a token is in, if it has that.
+    /// The page of a sequence that a token is in, if the sequence still has it.
     pub(super) fn page(&self, slot: usize, position: usize) -> Option<u32> {
         self.held[slot].get(position / PAGE).copied().filter(|page| *page != GONE)
     }

@@ -3,11 +3,11 @@
 //! [`KvKind`] names what a value takes: floats, or codes of 8 to 3 bits with a scale for 64 neighbours. Packed heads
 //! are centred, balanced and rotated first, so that no value stands out, in a basis that changes no result.
 //!
-//! One matrix `[pages * 128, kv_heads * head_dim]` per layer for keys and one for values, so that a token's row is one
-//! contiguous write. Sequences take pages of 128 tokens as they grow and give them back; a table says which sequence has
-//! which, and kernels follow it. Sequences that begin alike have pages in common; layers with a
-//! sliding window give back what falls out of it. Where pages are added the
-//! buffers are replaced, and [`KvCache::generation`] tells programs that were bound to the old ones.
+//! One matrix `[pages * 128, kv_heads * head_dim]` per layer for keys and one for values, so that a token's row is
+//! one contiguous write. Sequences take pages of 128 tokens as they grow and give them back; a table, which kernels
+//! follow, says which sequence has which pages. Sequences that begin alike share pages; layers with a sliding window
+//! give back what falls out of it. When pages are added the buffers are replaced, and [`KvCache::generation`] tells
+//! programs that were bound to the old ones.
 
 mod baseline;
 mod basis;

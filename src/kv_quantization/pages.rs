@@ -1,13 +1,13 @@
-//! Who has which page of a cache, and what pages hold that nobody has any more.
+//! How many sequences have each page of a cache, and what those pages hold that none has any more.
 //!
-//! A full page has a name: a hash of its tokens and of the name of the page before it, so that equal names are equal
-//! beginnings of texts. A page that is given back keeps its content until it is needed, the one that was given
-//! back first is the first to go; until then who begins alike finds it by its name.
+//! A full page has a name: a hash of its tokens and of the name of the page before it, so that equal names mean equal
+//! beginnings of texts. A page that is given back keeps its content until it is needed, and the one that was given
+//! back first is the first to go; until then a sequence that begins alike finds it by its name.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// What a page holds, and all before it. Two hashes that nobody can foresee.
+/// Stands for what a page and all before it hold: two hashes with random keys, so that no client can make them collide.
 pub(super) type Name = u128;
 
 /// Makes names.
@@ -32,24 +32,24 @@ pub(super) struct Pages {
     /// When each was given back.
     times: Vec<u64>,
     time: u64,
-    /// Pages that nobody has and that have no name. The next to be handed out is the last.
+    /// Pages without owner or name. The last is the next to be handed out.
     free: Vec<u32>,
-    /// How many nobody has that have a name.
+    /// How many pages have a name but no owner.
     kept: usize,
 }
 
 impl Pages {
-    /// Pages that there are.
+    /// How many pages there are.
     pub(super) fn total(&self) -> usize {
         self.owners.len()
     }
 
-    /// Pages that can be had.
+    /// How many pages can be taken.
     pub(super) fn free(&self) -> usize {
         self.free.len() + self.kept
     }
 
-    /// Says that there are so many now.
+    /// Adds pages until there are `total`.
     pub(super) fn grow(&mut self, total: usize) {
         let before = self.total();
         let total = total.max(before);
@@ -76,14 +76,14 @@ impl Pages {
         Some(page)
     }
 
-    /// One more sequence has this page.
+    /// Gives a page one more owner.
     pub(super) fn share(&mut self, page: u32) {
         let owners = &mut self.owners[page as usize];
         self.kept -= usize::from(*owners == 0);
         *owners += 1;
     }
 
-    /// A sequence gives a page back.
+    /// Takes an owner from a page.
     pub(super) fn give(&mut self, page: u32) {
         let at = page as usize;
         self.owners[at] = self.owners[at].saturating_sub(1);
@@ -104,7 +104,7 @@ impl Pages {
         self.owners[page as usize] > 1
     }
 
-    /// Says what a sequence's page holds, now that it is full; the first page of a name is the one that is found.
+    /// Names what a sequence's page holds, now that it is full; of several pages of one name the first is found.
     pub(super) fn name(&mut self, page: u32, name: Name) {
         if self.names[page as usize].is_none() && !self.known.contains_key(&name) {
             self.names[page as usize] = Some(name);
@@ -117,7 +117,7 @@ impl Pages {
         self.known.get(&name).copied()
     }
 
-    /// Says that a page will hold something else.
+    /// Forgets a page's name, because it will hold something else.
     pub(super) fn forget(&mut self, page: u32) {
         let Some(name) = self.names[page as usize].take() else { return };
         self.known.remove(&name);

@@ -37,7 +37,7 @@ impl KvCache {
     }
 
     /// Lets a slot begin with the first `tokens` tokens of another: it shares their whole pages, and gets a copy of the
-    /// rest, made on the device, if there are pages for it. What it had is forgotten. How many tokens it has then.
+    /// rest, made on the device, if there are pages for it. What it had is forgotten. Returns how many tokens it has then.
     ///
     /// # Errors
     /// A device that does not answer.
@@ -98,7 +98,7 @@ impl KvCache {
         }
     }
 
-    /// How many of these tokens pages are known for.
+    /// For how many of these tokens, from the first on, pages are known.
     pub(crate) fn known(&self, tokens: &[u32]) -> usize {
         self.known_names(tokens).len() * PAGE
     }
@@ -121,7 +121,7 @@ impl KvCache {
         Ok(self.lens[slot])
     }
 
-    /// Pages that a text of so many tokens has at most, in the layers that see most.
+    /// The most pages that a text of `tokens` tokens has in the layers that see most.
     pub(crate) fn needs(&self, tokens: usize) -> usize {
         self.groups.first().map_or(0, |group| group.most(tokens))
     }
