@@ -38,8 +38,8 @@ pub struct FirstToken {
     pub gpu: Option<Duration>,
 }
 
-/// Times the first token after a prompt of so many tokens. It is the first only if nothing was computed in this
-/// process before: on a model of which no step was ever planned.
+/// Times the first token after a prompt of `prompt` tokens. It counts as a first only if this process has computed
+/// nothing before: on a model of which no step was ever planned.
 ///
 /// # Errors
 /// No tokens, or more than the model's context; the device failed.

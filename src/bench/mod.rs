@@ -230,7 +230,7 @@ impl Bench {
         let seconds = self.timed(depth, prompt, generated, |gpu, work| match (gpu, under) {
             (Some(gpu), Some(detail)) => {
                 let seen = watch(gpu, detail, work)?;
-                // A step that ran ahead was submitted before: the others speak for it.
+                // A step that ran ahead was submitted before the watch began: the others stand for it.
                 let missed =
                     if generated > seen.runs { generated as f64 / seen.runs.max(1) as f64 } else { 1.0 };
                 busy = seen.seconds * missed;

@@ -2,8 +2,8 @@
 //!
 //! Timestamps around a dispatch wait for all before it and cost time themselves, so three things are
 //! measured: a dispatch that does nothing, which is what timestamp and start-up cost; each dispatch of the
-//! step, of which that is taken off; and the step without timestamps inside. What the last has more than the
-//! sum of the kernels is the price of running one after another.
+//! step, of which that is taken off; and the step without timestamps inside. The step takes longer
+//! than the sum of its kernels by the price of running one after another.
 
 use super::batch::Sequences;
 use super::{Bench, BenchOptions, BenchRow, median};

@@ -51,7 +51,7 @@ pub(crate) enum Command {
 const QUANT: &str =
     "Its weights: f32, f16, bf16; 2bit to 8bit, in groups of 64 or, say, 4bit-g32 [default: as published]";
 
-/// A file of tensors. What is no text does not go to standard output unasked, nor into a file called `-`.
+/// A file to write tensors to. `-` is refused: binary data does not go to standard output, nor into a file of that name.
 fn tensors() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
         true => Err("tensors are no text for standard output: name a file (./- is one, too)"),
@@ -135,7 +135,7 @@ pub(crate) struct SamplingArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct KvArgs {
-    /// Keep keys and values so: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
+    /// How to keep keys and values: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
     /// GPU, f32 on the CPU]; of several, at most one for each layer, each is a layer's, and the last that of all
     /// others
     #[arg(long = "kv", value_name = "KIND,..", value_delimiter = ',', env = "UNIMLX_KV")]

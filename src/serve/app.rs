@@ -21,13 +21,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
 
-/// How far the server is from its end.
+/// How far a shutdown has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Serving,
-    /// No new work; what runs may end.
+    /// No new work; what runs may finish.
     Draining,
-    /// What still runs is cut.
+    /// What still runs is cut off.
     Ending,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct App {
     /// KiB of large bodies.
     bodies: Arc<Semaphore>,
     ids: AtomicU64,
-    /// Makes ids that nobody guesses.
+    /// Makes ids that nobody can guess.
     secret: RandomState,
     pub(super) kept: Kept,
     grammars: OnceLock<Outcome<Grammars>>,
@@ -109,7 +109,7 @@ impl App {
         ids.len() == 1 && tokenizer.decode(&ids, true).is_ok_and(|shown| shown.is_empty())
     }
 
-    /// Holds so many answers to a form.
+    /// Gives each of `answers` answers a matcher that holds it to a form.
     pub(super) fn constrain(
         &self,
         params: &mut Params,
@@ -180,7 +180,7 @@ impl App {
         let turn = self.preparing.clone().acquire_owned().await.map_err(|_| ApiError::closing())?;
         let app = self.clone();
         let work = move || {
-            // A client that goes away does not end the work, and what it holds is held until then.
+            // The work goes on when its client goes away, and keeps what it holds until it is done.
             let _held = (room, turn);
             let value = serde_json::from_slice(&body).map_err(|e| {
                 let error = ApiError::bad(format!("The body is not valid JSON: {e}"));
@@ -266,7 +266,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|e| Err(if e.is_panic() { ApiError::internal() } else { ApiError::closing() }))
 }
 
-/// Who asks, and what the log calls the request.
+/// Which client asks, and what the log calls the request.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     label: String,

@@ -35,9 +35,9 @@ struct Prepared {
 struct Shown {
     /// The prompts before them.
     echo: bool,
-    /// So many of those to each prompt, the likeliest ones.
+    /// How many answers to each prompt are shown, the likeliest ones.
     n: usize,
-    /// Probabilities, and of so many likely tokens.
+    /// `Some(k)`: probabilities of tokens and of the `k` likeliest.
     logprobs: Option<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! [`Engine`]: token ids in, a stream of events out. HTTP knows nothing else of what generates.
+//! [`Engine`]: token ids in, a stream of events out. This is all that HTTP knows of what generates.
 //!
 //! Dropping the stream cancels the request. An engine never waits for a reader: one that falls
 //! [`BACKLOG`] events behind is cancelled.
@@ -104,9 +104,9 @@ pub struct Request {
     pub presence_penalty: f32,
     /// What to take from them for each time it contains them.
     pub frequency_penalty: f32,
-    /// Report the probability of each token and of so many of the likeliest.
+    /// `Some(k)`: report the probability of each token and of the `k` likeliest.
     pub logprobs: Option<usize>,
-    /// Whose request it is: those who wait are served by clients in turn.
+    /// The client whose request it is: clients that wait take turns.
     pub client: u64,
     /// Takes part in the choice of tokens, before all of the above: a grammar's masks.
     pub hook: Option<Box<dyn LogitsHook>>,
@@ -155,7 +155,7 @@ pub enum Refusal {
     Full(Duration),
     /// The engine is going away.
     Closed,
-    /// It cannot be done, whenever.
+    /// It can never be done.
     Invalid(Error),
     /// The engine failed.
     Failed(Error),

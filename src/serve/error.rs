@@ -23,7 +23,7 @@ impl ApiError {
         Self { status, message: message.to_string(), param: None, code, extra: None, retry_after: None }
     }
 
-    /// A request that makes no sense, whenever it is sent.
+    /// A request that makes no sense, however often it is sent.
     pub(super) fn bad(message: impl ToString) -> Self {
         Self::new(StatusCode::BAD_REQUEST, None, message)
     }
@@ -127,7 +127,7 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, seconds.into());
             headers.insert("x-should-retry", HeaderValue::from_static("true"));
         } else if self.status.is_server_error() {
-            // What failed here will fail again: clients need not hammer.
+            // What failed here will fail again: clients need not retry.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.status == StatusCode::UNAUTHORIZED {

@@ -1,8 +1,8 @@
 //! Answers of a given form: JSON, JSON of a schema, a regular expression, tool calls.
 //!
 //! A [`Constraint`] says what is wanted. [`Grammars`] knows a vocabulary and turns a constraint into a
-//! [`Matcher`], which follows one answer: before each token it rules out what cannot go on
-//! ([`Matcher::mask`]), after it it takes note ([`Matcher::accept`]). As a [`LogitsHook`] it does both by
+//! [`Matcher`], which follows one answer: before each token it rules out those that cannot come next
+//! ([`Matcher::mask`]), and it takes note of the one that comes ([`Matcher::accept`]). As a [`LogitsHook`] it does both by
 //! itself. The grammar work is done by the crate `llguidance`.
 
 use super::numbers::Numbers;
@@ -143,7 +143,7 @@ impl Constraint {
         Ok(constraint)
     }
 
-    /// This or that; of the two, at most one is made of tool calls.
+    /// Either of two; at most one of them is made of tool calls.
     #[must_use]
     pub(super) fn or(mut self, other: Self) -> Self {
         self.rules = format!("answer: this_answer | that_answer\nthis_{}that_{}", self.rules, other.rules);
@@ -264,7 +264,7 @@ impl Grammars {
         })
     }
 
-    /// A matcher that has been asked for a first token.
+    /// A matcher, after a trial of its first token.
     fn first(&self, grammar: TopLevelGrammar) -> Result<llguidance::Matcher> {
         let parser = guarded(|| self.0.create_parser(grammar))?;
         let mut matcher = llguidance::Matcher::new(Ok(parser));
@@ -343,7 +343,7 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// One that is as far as this one and goes on by itself; far cheaper than to compile the form again.
+    /// A copy that goes on by itself from here; far cheaper than to compile the form again.
     #[must_use]
     pub fn another(&self) -> Self {
         Self { inner: self.inner.deep_clone(), env: self.env.clone(), numbers: self.numbers }
@@ -375,8 +375,8 @@ impl Matcher {
         Ok(set)
     }
 
-    /// Sets the logits of all tokens that cannot come next to minus infinity. JSON, and calls of tools, end where
-    /// they may if the model would sooner say what it may not than go on.
+    /// Sets the logits of all tokens that cannot come next to minus infinity. Where JSON or a tool call may end, it
+    /// does so if the token that the model likes best is one that cannot come next.
     ///
     /// # Errors
     /// The grammar grew too complex on the way; no token is left.
@@ -405,7 +405,7 @@ impl Matcher {
         if left { Ok(()) } else { Err(Error::input("no token can continue the answer in its required form")) }
     }
 
-    /// Takes note of the next token; whether the answer is complete, so that nothing may follow.
+    /// Takes note of the next token; returns whether the answer is complete, so that nothing may follow.
     ///
     /// # Errors
     /// The token is not among those that may come.

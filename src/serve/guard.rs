@@ -35,7 +35,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request<Body
     let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let browser = request.uri().path() == "/" && method == Method::GET && wants_html(request.headers());
     let mut response = match permitted(&app, &request) {
-        // The page asks for the key that it is denied for: there is nowhere else to enter it.
+        // The page that asks for the key is the answer itself: there is nowhere else to enter it.
         Err(error) if error.status == StatusCode::UNAUTHORIZED && browser => {
             (error.status, plain::page().await).into_response()
         }
@@ -159,7 +159,7 @@ fn is_foreign(app: &App, request: &Request<Body>) -> bool {
         return false;
     }
     match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
-        // Only browsers can say this, and behind a proxy they alone know.
+        // Only browsers send this, and behind a proxy only they know it.
         Some(b"same-origin") => return false,
         Some(b"cross-site") => return true,
         _ => {}

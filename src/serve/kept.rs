@@ -53,7 +53,7 @@ impl Inner {
     }
 }
 
-/// Responses, up to so many bytes of JSON.
+/// Responses, up to a number of bytes of JSON.
 pub(super) struct Kept {
     most: usize,
     inner: Mutex<Inner>,

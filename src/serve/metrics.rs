@@ -9,7 +9,7 @@ use std::time::Duration;
 const BOUNDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
-/// Times, counted by size.
+/// A histogram of times.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
     counts: [AtomicU64; BOUNDS.len() + 1],

@@ -30,7 +30,7 @@ pub struct Script {
     pub queue: usize,
     /// Tokens of prompt and answer together.
     pub context_length: usize,
-    /// Fail after so many tokens.
+    /// `Some(n)`: fail after `n` tokens.
     pub fails_after: Option<usize>,
     /// The chat template; without one, lines of `role: content`.
     pub template: Option<String>,

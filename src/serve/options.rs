@@ -8,8 +8,8 @@ use std::time::Duration;
 pub struct Options {
     /// If there are any, every route but `/health` wants one of them: `Authorization: Bearer KEY`.
     pub api_keys: Vec<String>,
-    /// Names that the `Host` header may have, without port; `None` allows all. A web page cannot reach a server
-    /// on this machine through a name of its own then.
+    /// Names that the `Host` header may have, without port; `None` allows all. With a list, a web page cannot reach a
+    /// server on this machine through a name of its own (DNS rebinding).
     pub hosts: Option<Vec<String>>,
     /// Origins whose pages may ask and read answers; `*` is all. By default only pages that this server's own host
     /// has sent may ask.
