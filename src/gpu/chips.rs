@@ -2,8 +2,8 @@
 //!
 //! No interface says how wide a GPU is, and yet work must be cut into as many pieces as keep all of it busy. What
 //! maker and driver call an adapter usually says which chip it is. A core is what runs workgroups of its own: a
-//! multiprocessor (NVIDIA), a core (Apple). Where a chip is sold with fewer of them the table has the most: pieces
-//! that are a little too small cost less than cores that stand still.
+//! multiprocessor (NVIDIA), a core (Apple). Where a chip is sold with several counts the table has the greatest: pieces
+//! that are a little too small cost less than idle cores.
 
 /// Words of a name, and cores. The first line of which all words are in an adapter's name counts.
 const CHIPS: &[(&[&str], u32)] = &[

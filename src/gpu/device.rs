@@ -76,7 +76,7 @@ struct Flight {
 /// The device of this process, once somebody asked for it or handed one in.
 static SHARED: Mutex<Option<Result<Arc<Gpu>>>> = Mutex::new(None);
 
-/// A panic while a lock was held leaves data that is still whole here: go on with it.
+/// Locks, even after a panic: what our locks guard is whole at any time.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

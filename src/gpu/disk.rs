@@ -18,9 +18,9 @@ use super::device::lock;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Spent};
 
-/// A larger file is left alone: kernels of many models and many versions of a driver's mind.
+/// A larger file is not read: it would hold kernels of many models and of many driver versions.
 const MOST: u64 = 256 << 20;
-/// Saving may take this part of the time between two saves.
+/// How many times as long as a save took the next one waits.
 const SHARE: u32 = 20;
 const MAGIC: &[u8; 8] = b"unimlxpc";
 

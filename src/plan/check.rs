@@ -182,7 +182,7 @@ fn smallest(op: &dyn Op, inputs: &[Spec], code: u64, caps: &Caps) -> Option<(Cas
 }
 
 /// Tries every kernel of every op on the adapter, as first use would, and returns how many were tried and
-/// what disagreed with its definition. `only` those of which the name of a stage or of the op contains this.
+/// what disagreed with its definition; with `only`, just those whose op's or stage's name contains it.
 ///
 /// # Errors
 /// No adapter.

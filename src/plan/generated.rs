@@ -48,8 +48,8 @@ impl Lowering<'_> {
         Ok(output)
     }
 
-    /// `element(o, j)` folded over `j < n` for each output `o` of node `i`, then what of node `root` is
-    /// computed from it; `root` is `i` where nothing is.
+    /// For each output `o` of node `i`, `element(o, j)` folded over `j < n`; then the elementwise chain from there to
+    /// node `root`, which is `i` where there is none.
     fn fold(
         &mut self,
         (i, root): (usize, usize),
@@ -108,8 +108,8 @@ impl Lowering<'_> {
         Ok(output)
     }
 
-    /// A reduction, or a general product, for operands that are no weights: node `i`, then what of `root` is
-    /// computed from it.
+    /// A reduction or a general product (of operands that are no weights), node `i`, with the elementwise chain from
+    /// there to node `root`.
     pub(super) fn folded(&mut self, i: usize, root: usize) -> Result<Operand> {
         let (graph, stored) = (self.graph, self.stored.clone());
         let mut printer = Printer::new(graph, &stored);

@@ -1,12 +1,13 @@
 //! From a lazy graph to work that runs.
 //!
-//! [`graph`] flattens the graph and picks a kernel for each op, or its meaning, after [`check`] has tried
-//! it; [`fuse`] joins what one kernel can do at once; [`host`] and [`gpu`] turn
-//! the list into steps over buffers ([`slots`]) for native kernels or a [`Recording`](crate::gpu::Recording);
-//! [`expr`] and [`generated`] print the WGSL of whatever has no kernel of its own; [`program`] keeps plans by structure and
-//! binds them to buffers; [`eval`] is everything that looks at elements.
-//! Where an op has several arrangements of a kernel, [`tune`](mod@tune) can measure them, and [`tuned`] keeps what it found
-//! ([`kept`]: in which files).
+//! In the order of the work: [`graph`] flattens the graph and picks a kernel for each op, or its meaning; [`fuse`]
+//! joins what one kernel can do at once; [`check`] tries kernels before they are trusted; [`host`] and [`gpu`] turn
+//! the list into steps over buffers ([`slots`]), for native kernels or as a [`Recording`](crate::gpu::Recording);
+//! [`expr`] and [`generated`] print the WGSL of whatever has no kernel of its own; [`program`] keeps plans by their
+//! structure and binds them to buffers; [`eval`] is everything that looks at elements.
+//!
+//! Where an op has several arrangements of a kernel, [`tune`](mod@tune) can measure them; [`tuned`] remembers what it
+//! found, and [`kept`] writes such findings to files.
 
 mod check;
 mod eval;

@@ -53,8 +53,9 @@ pub(crate) fn planning_time() -> PlanningTime {
 
 static FUSE: AtomicBool = AtomicBool::new(true);
 
-/// Whether ops become one kernel where one can do their work on the GPU (they do unless switched off), and linear layers
-/// of one input one matrix. Holds for plans made and models loaded from now on; results are the same up to rounding.
+/// Switches fusion: whether several ops become one kernel where one can do their work on the GPU, and linear layers
+/// of one input one matrix. It is on at first. Plans made and models loaded from now on heed it; results are the same
+/// up to rounding.
 pub fn set_fusion(on: bool) {
     FUSE.store(on, Ordering::Relaxed);
 }

@@ -60,7 +60,7 @@ impl Slots {
         operand.offset == 0 && bytes == operand.spec.bytes()
     }
 
-    /// Lets temporaries share buffers: returns the new number of each slot, and the slots that are left.
+    /// Lets temporaries share buffers; returns the new number of each slot, and the slots that are left.
     pub(super) fn share(&self) -> (Vec<usize>, Vec<Slot>) {
         let first_use = &self.first_use;
         let mut order: Vec<usize> = (0..self.kinds.len()).collect();

@@ -33,11 +33,12 @@ const ROUNDS: std::ops::RangeInclusive<usize> = 3..=31;
 const CHAIN: f64 = 1e-3;
 /// Dispatches of a short chain.
 const LINKS: std::ops::RangeInclusive<usize> = 4..=256;
-/// What no cache holds, nearly: an NVIDIA H200 has 50 MB.
+/// Bytes that hardly fit into any cache: an NVIDIA H200 has 50 MB.
 const COLD: u64 = 128 << 20;
 /// Sets of inputs that a chain walks through.
 const SETS: usize = 64;
-/// A change must be worth more than what is not measured.
+/// The share of the time of the op's own choice below which an arrangement replaces it: a gain must exceed what
+/// measurements err by.
 const WORTH: f64 = 0.97;
 
 /// What a tuner found out about one shape of an op.
