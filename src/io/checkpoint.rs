@@ -101,7 +101,7 @@ impl Checkpoint {
         &self.generation_config
     }
 
-    /// How errors call the configuration file.
+    /// The configuration file's name in errors.
     pub(crate) fn config_name(&self) -> String {
         self.files.describe(CONFIG)
     }
@@ -137,8 +137,8 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, &shard)| self.shards[shard].byte_len(name)).sum()
     }
 
-    /// A number that other weights or another configuration do not have: of the configuration, and of each tensor's
-    /// name, type, shape, and first and last bytes.
+    /// A hash that tells checkpoints apart: of the configuration, and of each tensor's name, type, shape, and first and
+    /// last bytes.
     pub(crate) fn fingerprint(&self) -> String {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
         hash.add(self.config.raw().to_string().as_bytes());
@@ -240,7 +240,7 @@ impl Checkpoint {
         Ok(Some(quantization))
     }
 
-    /// What errors call the weights.
+    /// The weights' name in errors.
     fn weights_name(&self) -> String {
         match self.shards.as_slice() {
             [one] => one.file().to_owned(),
@@ -259,7 +259,7 @@ impl Checkpoint {
     }
 }
 
-/// What turns a folder's names into those that architectures ask for, if they are others: embedding models are
+/// What turns a folder's tensor names into those that architectures ask for, if they differ: embedding models are
 /// published without `model.`, and language models that were part of another with `language_model.`.
 fn usual_names(tensors: &BTreeMap<String, usize>) -> Option<fn(&str) -> String> {
     let has = |name: &str| tensors.contains_key(name);

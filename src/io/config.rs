@@ -79,7 +79,7 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads the content of a `config.json`; `file` is how errors call it.
+    /// Reads the content of a `config.json`; `file` is its name in errors.
     ///
     /// # Errors
     /// Bad JSON, or a field that is missing, of the wrong type or out of range, by name; a quantization

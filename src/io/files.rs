@@ -37,7 +37,7 @@ impl Files {
         Self::Memory(files.into_iter().map(|(name, bytes)| (name.into(), Bytes::from_cow(bytes))).collect())
     }
 
-    /// How errors call the file `name`.
+    /// The name in errors of the file `name`.
     pub(crate) fn describe(&self, name: &str) -> String {
         match self {
             Self::Folder(folder) => folder.join(name).display().to_string(),

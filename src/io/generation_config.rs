@@ -24,7 +24,7 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// Reads the file's content; `file` is how errors call it.
+    /// Reads the file's content; `file` is its name in errors.
     pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Self> {
         let value = json::parse(file, bytes)?;
         let f = Fields::top(file, &value)?;

@@ -98,7 +98,7 @@ impl QuantizationConfig {
         Ok(Some(Self { default, overrides }))
     }
 
-    /// Calls the modules of which it says something otherwise.
+    /// Renames the modules that it names.
     pub(crate) fn rename(&mut self, name: impl Fn(&str) -> String) {
         let overrides = std::mem::take(&mut self.overrides);
         self.overrides = overrides.into_iter().map(|(module, how)| (name(&module), how)).collect();

@@ -180,19 +180,19 @@ struct Entry {
 }
 
 impl SafetensorsFile {
-    /// Checks a whole file; `file` is how errors call it.
+    /// Checks a whole file; `file` is its name in errors.
     pub(crate) fn parse(file: String, bytes: Bytes) -> Result<Self> {
         let (tensors, start) = parse_header(&bytes).with_context(|| &file)?;
         let data = bytes.slice(start..bytes.len());
         Ok(Self { file, tensors, data })
     }
 
-    /// How errors call the file.
+    /// The file's name in errors.
     pub(crate) fn file(&self) -> &str {
         &self.file
     }
 
-    /// Calls every tensor otherwise.
+    /// Renames every tensor.
     pub(crate) fn rename(&mut self, name: impl Fn(&str) -> String) {
         self.tensors =
             std::mem::take(&mut self.tensors).into_iter().map(|(old, e)| (name(&old), e)).collect();

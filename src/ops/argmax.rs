@@ -45,7 +45,7 @@ impl Op for Argmax {
     }
 }
 
-/// Invocations that share a row: one workgroup reads all of it, so many of them where there may be. Their
+/// Invocations that share a row: one workgroup reads all of it, the larger one where the adapter allows it. Its
 /// memory is for the filters of a draw.
 pub(super) fn lanes(caps: &Caps) -> usize {
     if caps.workgroup_size >= 1024 && caps.workgroup_memory >= 32 << 10 { 1024 } else { 256 }

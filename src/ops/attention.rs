@@ -64,16 +64,17 @@ pub struct Attention {
 
 /// Greatest head that the kernels hold: 64 vectors of 4 values.
 const MAX_HEAD: usize = 256;
-/// Queries up to which the keys are split among workgroups, and rows that a block takes otherwise.
+/// Queries up to which the keys are split among workgroups.
 const FEW: usize = 8;
+/// Rows of a block, where there are more queries.
 const BLOCK_ROWS: usize = 64;
-/// Workgroups that a split attention should have at least, and keys that a split should have at most where
-/// the cache is full.
+/// The fewest workgroups that split keys should keep busy.
 const GROUPS: usize = 256;
+/// The most keys of a split where the cache is full.
 const SPLIT_KEYS: usize = 256;
-/// Blocks that keep a large GPU busy; where there are fewer, workgroups share their keys, of which a part has at
-/// least so many where the cache is full. Reasoned, not measured.
+/// Blocks that keep a large GPU busy; where there are fewer, workgroups share the keys of a block.
 const BUSY: usize = 128;
+/// The fewest keys that such a workgroup takes where the cache is full. Both are reasoned, not measured.
 const PART_KEYS: usize = 1024;
 
 /// What shaders call the bits, the manner and the row's length of packed keys and values.

@@ -1,4 +1,5 @@
-//! `y = x W^T + b` with the weight as the file stores it, and what often stands around it.
+//! `y = x W^T + b` with the weight as the file stores it, and what often stands around it: a norm of `x` before,
+//! a gate and a residual sum after.
 
 use super::gate::{Gate, GateKind};
 use super::kernel::{ACT, ERF, FLOATS, PACK, kind};
@@ -22,10 +23,10 @@ static EMIT: File = wgsl!("parts/emit.wgsl");
 
 /// Rows of `x` up to which every weight is read once for all of them.
 pub(crate) const FEW: usize = 8;
-/// The same where matrix units take packed weights, other than those that integer products take, and dense ones, where
-/// registers do not hold `x` (matvec_several). On an NVIDIA H100 a step of an 8B model of 4 bits takes 4.6 ms for
-/// 2 rows, 6.8 for 3 and 8.8 for 5 row by row, by them 6.6 to 7.0 for 2 to 8; of bf16 7.8 for 3, 8.6 for 4 and 9.9 for 5
-/// against 9.2 to 9.4.
+/// The same where there are matrix units, which are faster from one more row on: for packed weights that no integer
+/// products take, and for dense ones of which registers do not hold `x` (matvec_several). On an NVIDIA H100 a step of an
+/// 8B model of 4 bits takes row by row 4.6 ms for 2 rows, 6.8 for 3 and 8.8 for 5, by matrix units 6.6 to 7.0 for 2 to 8;
+/// of bf16 7.8 for 3, 8.6 for 4 and 9.9 for 5 row by row, by matrix units 9.2 to 9.4.
 const FEW_PACKED: usize = 3;
 const FEW_DENSE: usize = 4;
 
