@@ -1,7 +1,8 @@
 //! A graph as steps for the CPU: native kernels where ops have them, primitives one by one.
 
-use super::graph::{Chosen, Graph, Kind};
+use super::graph::{Chosen, Graph, Kind, Node};
 use super::slots::{Operand, Slot, Slots};
+use crate::array::MLXArray;
 use crate::cpu::{self, Binary};
 use crate::dtype::Dtype;
 use crate::op::{CpuKernel, HostMut, HostRef, Spec};
@@ -22,87 +23,18 @@ pub(super) struct Lowered {
     pub(super) outputs: Vec<Operand>,
 }
 
-struct Lowering {
-    slots: Slots,
-    steps: Vec<HostStep>,
-}
-
 /// Plans a graph for the CPU; takes the kernels out of it.
 pub(super) fn lower(graph: Graph) -> Lowered {
-    let mut l = Lowering { slots: Slots::default(), steps: Vec::new() };
-    let mut placed: Vec<Operand> = Vec::new();
     let Graph { nodes, leaves, outputs } = graph;
+    let mut l = Lowering { slots: Slots::default(), steps: Vec::new(), leaves };
+    let mut placed: Vec<Operand> = Vec::new();
     for (i, node) in nodes.into_iter().enumerate() {
-        let spec = node.spec;
-        let bytes = spec.bytes();
-        let kind = if outputs.contains(&i) { Slot::Output { bytes } } else { Slot::Temp { bytes } };
-        // The operand that an in-place step overwrites: a leaf that may change, else a copy.
-        let writable = |l: &mut Lowering, target: Operand, fresh: &dyn Fn(&mut Lowering) -> Operand| {
-            if l.slots.may_change(target.slot, &leaves) {
-                return target;
-            }
-            let output = fresh(l);
-            l.step(Box::new(copy), vec![target], &output);
-            output
-        };
-        let fresh = |l: &mut Lowering| Operand { slot: l.slot(kind), offset: 0, spec: spec.clone() };
-        let operand = match node.kind {
-            Kind::Leaf { index, .. } => Operand { slot: l.slot(Slot::Leaf(index)), offset: 0, spec },
-            Kind::Scalar(bits) => {
-                let output = fresh(&mut l);
-                let dtype = spec.dtype;
-                l.step(
-                    Box::new(move |_, out| reference::scalar(bits, dtype).to_bytes(dtype, out.bytes)),
-                    vec![],
-                    &output,
-                );
-                output
-            }
-            Kind::Op { op, inputs, kernel: Chosen::Cpu(kernel) } => {
-                let mut operands: Vec<Operand> = inputs.iter().map(|&x| placed[x].clone()).collect();
-                let output = match op.in_place() {
-                    Some(k) => writable(&mut l, operands.remove(k), &fresh),
-                    None => fresh(&mut l),
-                };
-                l.step(kernel, operands, &output);
-                output
-            }
-            Kind::Op { .. } => unreachable!("the target was the CPU"),
-            Kind::Prim(Prim::Write, inputs) => {
-                let output = writable(&mut l, placed[inputs[0]].clone(), &fresh);
-                let operands = inputs[1..].iter().map(|&x| placed[x].clone()).collect();
-                l.step(Box::new(put), operands, &output);
-                output
-            }
-            Kind::Prim(Prim::View(layout), inputs)
-                if layout.is_contiguous() && (layout.offset * spec.dtype.size()).is_multiple_of(4) =>
-            {
-                let source = &placed[inputs[0]];
-                let offset = source.offset + layout.offset * spec.dtype.size();
-                Operand { slot: source.slot, offset, spec }
-            }
-            Kind::Prim(prim, inputs) => {
-                let output = fresh(&mut l);
-                let operands: Vec<Operand> = inputs.iter().map(|&x| placed[x].clone()).collect();
-                l.step(primitive(prim, &operands), operands, &output);
-                output
-            }
-        };
+        let bytes = node.spec.bytes();
+        let own = if outputs.contains(&i) { Slot::Output { bytes } } else { Slot::Temp { bytes } };
+        let operand = l.place(node, own, &placed);
         placed.push(operand);
     }
-    let outputs: Vec<Operand> = outputs
-        .iter()
-        .map(|&i| {
-            let operand = placed[i].clone();
-            if l.slots.is_whole(&operand, &leaves) {
-                return operand;
-            }
-            let slot = l.slot(Slot::Output { bytes: operand.spec.bytes() });
-            let own = Operand { slot, offset: 0, spec: operand.spec.clone() };
-            l.step(Box::new(copy), vec![operand], &own);
-            own
-        })
-        .collect();
+    let outputs: Vec<Operand> = outputs.iter().map(|&i| l.output(&placed[i])).collect();
     for operand in &outputs {
         l.slots.touch(operand.slot, l.steps.len());
     }
@@ -116,9 +48,82 @@ pub(super) fn lower(graph: Graph) -> Lowered {
     Lowered { steps: steps.collect(), slots, outputs: outputs.into_iter().map(rename).collect() }
 }
 
+struct Lowering {
+    slots: Slots,
+    steps: Vec<HostStep>,
+    leaves: Vec<MLXArray>,
+}
+
 impl Lowering {
-    fn slot(&mut self, kind: Slot) -> usize {
-        self.slots.add(kind, self.steps.len())
+    /// Adds the steps that compute a node, whose inputs are `placed`; returns where its value is. `own` is the slot it
+    /// gets if it cannot be where another value is.
+    fn place(&mut self, node: Node, own: Slot, placed: &[Operand]) -> Operand {
+        let operands = |inputs: &[usize]| inputs.iter().map(|&x| placed[x].clone()).collect::<Vec<_>>();
+        let spec = node.spec;
+        match node.kind {
+            Kind::Leaf { index, .. } => self.fresh(Slot::Leaf(index), spec),
+            Kind::Scalar(bits) => {
+                let dtype = spec.dtype;
+                let output = self.fresh(own, spec);
+                let fill: CpuKernel =
+                    Box::new(move |_, out| reference::scalar(bits, dtype).to_bytes(dtype, out.bytes));
+                self.step(fill, vec![], &output);
+                output
+            }
+            Kind::Op { op, inputs, kernel: Chosen::Cpu(kernel) } => {
+                let mut operands = operands(&inputs);
+                let output = match op.in_place() {
+                    Some(k) => self.writable(operands.remove(k), own, spec),
+                    None => self.fresh(own, spec),
+                };
+                self.step(kernel, operands, &output);
+                output
+            }
+            Kind::Op { .. } => unreachable!("the target was the CPU"),
+            Kind::Prim(Prim::Write, inputs) => {
+                let output = self.writable(placed[inputs[0]].clone(), own, spec);
+                self.step(Box::new(put), operands(&inputs[1..]), &output);
+                output
+            }
+            Kind::Prim(Prim::View(layout), inputs)
+                if layout.is_contiguous() && (layout.offset * spec.dtype.size()).is_multiple_of(4) =>
+            {
+                let source = &placed[inputs[0]];
+                let offset = source.offset + layout.offset * spec.dtype.size();
+                Operand { slot: source.slot, offset, spec }
+            }
+            Kind::Prim(prim, inputs) => {
+                let output = self.fresh(own, spec);
+                let operands = operands(&inputs);
+                self.step(primitive(prim, &operands), operands, &output);
+                output
+            }
+        }
+    }
+
+    /// A whole new slot.
+    fn fresh(&mut self, kind: Slot, spec: Spec) -> Operand {
+        Operand { slot: self.slots.add(kind, self.steps.len()), offset: 0, spec }
+    }
+
+    /// The operand that an in-place step overwrites: a leaf that may change, else a copy.
+    fn writable(&mut self, target: Operand, own: Slot, spec: Spec) -> Operand {
+        if self.slots.may_change(target.slot, &self.leaves) {
+            return target;
+        }
+        let output = self.fresh(own, spec);
+        self.step(Box::new(copy), vec![target], &output);
+        output
+    }
+
+    /// Where the caller finds an output: all of a buffer that outlives the run.
+    fn output(&mut self, operand: &Operand) -> Operand {
+        if self.slots.is_whole(operand, &self.leaves) {
+            return operand.clone();
+        }
+        let own = self.fresh(Slot::Output { bytes: operand.spec.bytes() }, operand.spec.clone());
+        self.step(Box::new(copy), vec![operand.clone()], &own);
+        own
     }
 
     fn step(&mut self, kernel: CpuKernel, inputs: Vec<Operand>, output: &Operand) {
