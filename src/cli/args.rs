@@ -54,7 +54,9 @@ const QUANT: &str =
 /// A file to write tensors to. `-` is refused: binary data does not go to standard output, nor into a file of that name.
 fn tensors() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
-        true => Err("tensors are no text for standard output: name a file (./- is one, too)"),
+        true => {
+            Err("tensors are binary and do not go to standard output: name a file (`./-` for one called `-`)")
+        }
         false => Ok(path),
     })
 }

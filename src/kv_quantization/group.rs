@@ -80,7 +80,7 @@ impl Group {
 
     /// The table, `[slots * pages of a slot]`.
     pub(super) fn table(&self) -> Result<&MLXArray> {
-        self.table.as_ref().ok_or_else(|| Error::input("a KV cache without room"))
+        self.table.as_ref().ok_or_else(|| Error::input("a KV cache in which no room was reserved"))
     }
 
     /// How far a sequence of `len` tokens may be extended now, on its way to `tokens`: layers with a window make room

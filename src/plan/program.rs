@@ -211,7 +211,7 @@ impl Program {
             (Some((gpu, prepared)), Buffer::Gpu(buffer)) => {
                 gpu.run_and_read(prepared, buffer, output.offset as u64, output.spec.bytes() as u64)
             }
-            _ => Err(Error::device("only what runs on the GPU comes later")),
+            _ => Err(Error::device("a program on the CPU has no result that comes later")),
         }
     }
 
