@@ -68,7 +68,7 @@ pub(crate) struct ModelArgs {
     #[arg(short, long, value_name = "DIR", env = "UNIMLX_MODEL")]
     pub(crate) model: Option<PathBuf>,
 
-    /// Where to compute: a GPU if there is one, or as you say
+    /// Where to compute; `auto` is a GPU if there is one
     #[arg(long, value_enum, default_value_t = On::Auto, env = "UNIMLX_DEVICE")]
     pub(crate) device: On,
 
@@ -122,7 +122,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) temp: Option<f32>,
     #[command(flatten)]
     pub(crate) filters: FilterArgs,
-    /// Divide the logits of tokens that were there already; 1 is off
+    /// Penalise tokens that are in the text already, by dividing their logits; 1 is off
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub(crate) repeat_penalty: Option<f32>,
     /// The same seed gives the same text [default: from the clock]
@@ -138,8 +138,7 @@ pub(crate) struct SamplingArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct KvArgs {
     /// How to keep keys and values: f32, f16, int8, k8v4, int4, k4v3, or as mlx-lm does: mlx8, mlx4 [default: f16 on a
-    /// GPU, f32 on the CPU]; of several, at most one for each layer, each is a layer's, and the last that of all
-    /// others
+    /// GPU, f32 on the CPU]. Of several kinds, each is for one layer, and the last for all that are left
     #[arg(long = "kv", value_name = "KIND,..", value_delimiter = ',', env = "UNIMLX_KV")]
     pub(crate) kinds: Vec<KvKind>,
 }
@@ -181,7 +180,7 @@ pub(crate) struct GenerateArgs {
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// What the model is told before the talk begins
+    /// System prompt: what the model is told before the chat begins
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
     /// Tokens of an answer at most
@@ -220,7 +219,7 @@ pub(crate) struct FitArgs {
     /// Tokens of prompt and answer together [default: the model's own limit]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=0xffff_ffff))]
     pub(crate) context: Option<usize>,
-    /// Memory there is, in GB [default: what can be found out]
+    /// Memory available, in GB [default: what can be found out]
     #[arg(long, value_name = "GB", allow_negative_numbers = true)]
     pub(crate) memory: Option<f64>,
     /// Print one JSON object
@@ -270,8 +269,8 @@ pub(crate) struct BenchArgs {
     pub(crate) temp: f32,
     #[command(flatten)]
     pub(crate) filters: FilterArgs,
-    /// First measure how kernels are best arranged on this GPU for so many sequences, and keep that for later runs of
-    /// any command
+    /// First measure how kernels are best arranged on this GPU for steps of --batch sequences, and keep that for later
+    /// runs of any command
     #[arg(long)]
     pub(crate) tune: bool,
     /// Then time each kernel of a prompt and of a token (needs a GPU with timestamps)

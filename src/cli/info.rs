@@ -50,7 +50,9 @@ fn describe(gpu: &std::sync::Arc<Gpu>, args: &InfoArgs) -> Result<Value> {
         let only = args.only.as_deref().unwrap_or("");
         let (tried, wrong) = unimlx::try_kernels(only)?;
         if tried == 0 {
-            return Err(Error::input(format!("--only {only}: no kernel and no op on this GPU is called so")));
+            return Err(Error::input(format!(
+                "--only {only}: no kernel or op on this GPU has this in its name"
+            )));
         }
         all["kernels_tried"] = json!(tried);
         all["kernels_wrong"] = json!(wrong);
