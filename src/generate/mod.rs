@@ -4,6 +4,10 @@
 //! program that is planned once and replayed. [`Generator`] decides when to stop and is an iterator of token
 //! ids; [`TextStream`] turns them into text and looks for stop strings. [`Batch`] advances several sequences
 //! together. A [`LogitsHook`] takes part in the choice of each token.
+//!
+//! Generators and batches are made of [`sequence`]s, each with its [`sampler`]; [`decode`] is what a step leaves on
+//! the device, [`room`] shares the cache's pages out among a batch, [`pace`] keeps submissions short. [`whole`] looks
+//! at texts instead of continuing them; [`fit`] says what a model needs before it is loaded.
 
 mod batch;
 mod decode;

@@ -3,6 +3,9 @@
 //! Each file has the op's formula, its kernels, and the cases worth testing; [`ALL`] lists them. Tests and
 //! benchmarks walk this table, so an op that is in it is an op that is tested.
 
+// Not ops themselves: `matvec` and `matvec_*` are the kernels of `linear` for few rows, `matmul` and `matmul_tile` those
+// for many; `attention_coop` is one of `attention`. `kernel`, `weight`, `packing`, `pages`, `philox` and `raw_heads` are
+// what several ops share.
 mod argmax;
 mod attend;
 mod attend_packed;

@@ -7,6 +7,15 @@
 //! A parameter of a request is honoured or refused, never ignored. Nothing of a prompt or an answer is
 //! logged; nothing is kept but responses that are not `store: false`, in memory and for their caller alone.
 
+// From the socket to the model and back:
+// - `server`, `guard`, `routes`: connections and their limits; ids, hosts, keys and CORS; the table of routes.
+// - `chat`, `completions`, `responses`, `embeddings`, `plain`: the handlers.
+// - `app`: what they share. `fields`, `params`, `messages`, `form`, `error`: a body becomes prompts and options, or is
+//   refused.
+// - `grammar` (with `schema`, `schema_size`, `numbers`), `tools`, `tool_prompt`, `hook`: what an answer must look like.
+// - `engine`: what generates, as HTTP sees it. `scheduler` and `aside` run a model, `mock` a script.
+// - `answer`, `parts` (with `reasoning`, `tool_stream`, `json`), `output`, `sse`: tokens become what a client gets.
+// - `kept`, `metrics`, `options`: responses that are kept; what is counted; who may ask, and how much.
 mod answer;
 mod app;
 mod aside;
