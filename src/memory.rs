@@ -144,12 +144,32 @@ impl Buffer {
     /// # Errors
     /// As [`Buffer::zeroed`].
     pub(crate) fn from_bytes(bytes: &[u8], device: Device) -> Result<Self> {
-        let buffer = match device {
-            Device::CPU => Self::host_zeroed(bytes.len())?,
-            Device::GPU => Self::Gpu(Gpu::shared()?.alloc(bytes.len() as u64)?),
-        };
+        let buffer = Self::unfilled(bytes.len(), device)?;
         buffer.write(bytes)?;
         Ok(buffer)
+    }
+
+    /// The first `bytes` of it on another device, copied once.
+    ///
+    /// # Errors
+    /// As [`Buffer::zeroed`]; a device that does not answer.
+    pub(crate) fn moved(&self, bytes: usize, device: Device) -> Result<Self> {
+        let to = Self::unfilled(bytes, device)?;
+        match (self, &to) {
+            (_, Self::Host(host)) => self.read(&mut bytemuck::cast_slice_mut(&mut host.write())[..bytes])?,
+            (Self::Host(host), _) => to.write(&bytemuck::cast_slice(&host.read())[..bytes])?,
+            (Self::Mapped(shared, range), _) => to.write(&(**shared).as_ref()[range.clone()][..bytes])?,
+            (Self::Gpu(_), _) => to.copy_from(self, &[[0, 0, bytes]])?,
+        }
+        Ok(to)
+    }
+
+    /// Memory whose content does not matter yet.
+    fn unfilled(bytes: usize, device: Device) -> Result<Self> {
+        match device {
+            Device::CPU => Self::host_zeroed(bytes),
+            Device::GPU => Ok(Self::Gpu(Gpu::shared()?.alloc(bytes as u64)?)),
+        }
     }
 
     pub(crate) fn device(&self) -> Device {

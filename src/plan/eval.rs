@@ -100,7 +100,7 @@ impl MLXArray {
         Self::new_cpu(array.iter().copied().collect(), shape).to_device(device)
     }
 
-    /// The same elements on another device; on the CPU where there is no GPU. Free if already there.
+    /// The same elements on another device; on the CPU where there is no GPU. One copy, none if already there.
     ///
     /// # Panics
     /// If evaluation or the transfer fails; [`MLXArray::try_to_device`] does not.
@@ -109,7 +109,7 @@ impl MLXArray {
         self.try_to_device(device.or_fallback()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// The same elements on another device. Free if already there.
+    /// The same elements on another device: one copy, none if already there.
     ///
     /// # Errors
     /// No adapter, evaluation or transfer failed.
@@ -117,9 +117,8 @@ impl MLXArray {
         if self.device() == device {
             return Ok(self.clone());
         }
-        let mut bytes = vec![0; self.nbytes()];
-        self.evaluated()?.read(&mut bytes)?;
-        Ok(Self::from_buffer(self.spec().clone(), Buffer::from_bytes(&bytes, device)?))
+        let buffer = self.evaluated()?.moved(self.nbytes(), device)?;
+        Ok(Self::from_buffer(self.spec().clone(), buffer))
     }
 
     /// The elements in row-major order, widened to f32.
