@@ -143,10 +143,14 @@ fn decide(graph: &Graph, caps: &Caps, fuse: bool) -> (Vec<bool>, Vec<Option<usiz
         }
         (reads[i], size[i]) = (all, count);
     }
-    // An elementwise chain whose values are those of one reduction or product ends that one's kernel.
+    // An elementwise chain whose values are those of one reduction or product ends that one's kernel, if no
+    // other kernel reads them: a view of them may be used several times.
+    let mut readers = vec![0; n];
+    (0..n).filter(|&i| stored[i]).for_each(|i| reads[i].iter().for_each(|&x| readers[x] += 1));
     let mut folds = vec![None; n];
     for i in (0..n).filter(|&i| fuse && stored[i] && computes(i)) {
-        let fold = reads[i].iter().copied().find(|&x| uses[x] == 1 && ends(graph, &stored, i, x));
+        let alone = |x: usize| uses[x] == 1 && readers[x] == 1;
+        let fold = reads[i].iter().copied().find(|&x| alone(x) && ends(graph, &stored, i, x));
         folds[i] = fold.filter(|&x| reads[i].len() + reads[x].len() <= limit + 1);
     }
     (stored, folds)

@@ -329,6 +329,9 @@ fn single_sums_go_on_in_any_shape() {
         check("turned", &(x.sum(1).t() + 1.0), 1e-5);
         check("product", &(x.matmul(&x.t()).reshape(&[]) * 2.0), 1e-5);
         check("argmax", &x.reshape(&[5]).argmax().astype(Dtype::F32), 0.0);
+        let again = x.sum(1).reshape(&[1]);
+        check("sum, seen by two", &again.softmax(0), 1e-5);
+        check("sum, by a sum and a chain", &(&again.square() + &again.exp().sum(0)), 1e-5);
     }
 }
 
