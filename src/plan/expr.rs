@@ -127,6 +127,10 @@ impl<'a> Printer<'a> {
         if layout.is_contiguous() && layout.offset == 0 {
             return index.to_string();
         }
+        // Nobody asks for an element of none, and an axis of none divides nothing.
+        if layout.size() == 0 {
+            return "0u".to_string();
+        }
         let mut axes: Vec<(usize, usize)> = Vec::new();
         for (&n, &stride) in layout.shape.iter().zip(&layout.strides) {
             match axes.last_mut() {

@@ -244,7 +244,9 @@ impl Lowering<'_> {
         let size = base.spec.dtype.size();
         let at = base.offset + layout.offset * size;
         let aligned = at.is_multiple_of(self.caps.offset_alignment.max(4) as usize);
-        (layout.is_contiguous() && aligned && layout.size() <= base.spec.size()).then_some(())
+        // What has no elements may lie past the end of its source.
+        let inside = (1..=base.spec.size()).contains(&layout.size());
+        (layout.is_contiguous() && aligned && inside).then_some(())
     }
 
     /// The operand that an in-place op overwrites: the leaf itself if it may change, else a copy.

@@ -152,6 +152,23 @@ fn empty_arrays_evaluate() {
     }
 }
 
+/// The end of an array is a place, too.
+#[test]
+fn slices_of_nothing_lie_anywhere() {
+    for device in devices() {
+        let x = array(&[64], 0.0, 1.0, device);
+        let none = MLXArray::from_bytes(&[], &[100, 0], Dtype::F32, device).unwrap();
+        for (name, y) in [("end", x.slice(0, 64, 0)), ("empty", none.slice(0, 64, 36).reshape(&[0]))] {
+            let sum = y.sum(0);
+            super::eval(&[&y, &sum]).unwrap();
+            assert_eq!((y.data(), sum.data()), (vec![], vec![0.0]), "{name} on {device}");
+        }
+        let columns = array(&[0, 3], 0.0, 1.0, device).transpose(&[1, 0]);
+        assert_eq!(columns.matmul(&none.t().slice(1, 2, 2)).data(), [0.0; 6], "{device}");
+        assert_eq!(none.t().slice(1, 2, 5).sum(0).data(), [0.0; 5], "{device}");
+    }
+}
+
 #[test]
 fn a_program_reads_its_leaves_anew() {
     for device in devices() {
