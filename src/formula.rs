@@ -180,10 +180,10 @@ impl MLXArray {
         Self::prim(Prim::Matmul, vec![a.broadcast_to(&full(&da)), b.broadcast_to(&full(&db))])
     }
 
-    /// The `k` greatest of the last axis, descending; all must be numbers.
+    /// The `k` greatest of the last axis, descending, in f32; all must be numbers.
     #[track_caller]
     pub fn topk(&self, k: usize) -> Self {
-        Self::prim(Prim::TopK(k), vec![self.widened()])
+        Self::prim(Prim::TopK(k), vec![self.widened().astype(Dtype::F32)])
     }
 
     /// Index (u32) of the greatest element of the last axis, the first of equals; the axis goes away. `u32::MAX` where no element
@@ -201,7 +201,8 @@ impl MLXArray {
     /// Softmax over an axis, shifted by the maximum so that it never overflows.
     #[track_caller]
     pub fn softmax(&self, axis: usize) -> Self {
-        let e = (self - &self.max(axis)).exp();
+        let x = self.widened().astype(Dtype::F32);
+        let e = (&x - &x.max(axis)).exp();
         let sum = e.sum(axis);
         &e / &sum
     }

@@ -264,6 +264,8 @@ fn whole_numbers_become_floats_where_a_function_wants_them() {
         assert_eq!(x.sqrt().data(), [1.0, 2.0, 3.0]);
         assert_eq!((-&x).data(), [-1.0, -4.0, -9.0]);
         assert_eq!((&x / &x).data(), [1.0; 3]);
+        assert_eq!(x.softmax(0).data(), x.astype(Dtype::F32).softmax(0).data());
+        assert_eq!(x.astype(Dtype::U8).topk(2).data(), [9.0, 4.0]);
     }
 }
 
