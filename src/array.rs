@@ -122,7 +122,10 @@ impl MLXArray {
         Self::from_state(spec, device, State::Ready(buffer))
     }
 
+    #[track_caller]
     fn lazy(spec: Spec, device: Device, expr: Expr) -> Self {
+        let bytes = checked_size(&spec.dims).and_then(|n| n.checked_mul(spec.dtype.size()));
+        assert!(bytes.is_some(), "{spec} has more bytes than a usize can count");
         Self::from_state(spec, device, State::Lazy(Arc::new(expr)))
     }
 
@@ -142,6 +145,7 @@ impl MLXArray {
     }
 
     /// `0, 1, .., n - 1` as u32.
+    #[track_caller]
     pub fn iota(n: usize) -> Self {
         Self::lazy(Spec::new(&[n], Dtype::U32), Device::CPU, Expr::Prim(Prim::Iota, Vec::new()))
     }

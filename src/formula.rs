@@ -6,7 +6,7 @@
 
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
-use crate::layout::{Layout, broadcast_shape};
+use crate::layout::{Layout, broadcast_shape, checked_size};
 use crate::prim::{Fold, Fun, Prim, Typing};
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Sub};
 
@@ -52,6 +52,7 @@ impl MLXArray {
         Self::prim(Prim::Map(fun), vec![a.broadcast_to(&shape), b.broadcast_to(&shape)])
     }
 
+    #[track_caller]
     fn view(&self, layout: Layout) -> Self {
         Self::prim(Prim::View(layout), vec![self.clone()])
     }
@@ -82,9 +83,8 @@ impl MLXArray {
         if self.dims() == dims {
             return self.clone();
         }
-        let layout = Layout::contiguous(dims);
-        assert_eq!(layout.size(), self.size(), "reshape {:?} to {dims:?}", self.dims());
-        self.view(layout)
+        assert_eq!(checked_size(dims), Some(self.size()), "reshape {:?} to {dims:?}", self.dims());
+        self.view(Layout::contiguous(dims))
     }
 
     /// Axes in a new order: axis `i` of the result is axis `axes[i]` of this.
