@@ -5,12 +5,13 @@
 mod support;
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Arc;
 use support::{adapters, may_have_none};
 use unimlx::internals::{Gpu, Trial, or_skip};
 use unimlx::ops::{Format, GateKind, Linear};
-use unimlx::{Case, Dtype, Fill, Spec, ops};
+use unimlx::{Case, Device, Dtype, Fill, MLXArray, Op, Spec, ops};
 
 fn all() -> impl Iterator<Item = (&'static str, Trial)> {
     ops::ALL.iter().flat_map(|(name, cases)| {
@@ -130,5 +131,39 @@ fn gpu_kernels_mean_what_the_definition_says() {
         }
         let none = may_have_none(&trial.case, gpu.caps());
         assert!(none || !seen.is_empty(), "{name} has no kernel: {trial}");
+    }
+}
+
+/// Kernels would read them as something else, or past their end.
+#[test]
+fn operands_that_do_not_fit_are_refused_where_they_are_written() {
+    let of = |dims: &[usize], dtype: Dtype| {
+        let bytes = vec![0; dims.iter().product::<usize>() * dtype.size()];
+        MLXArray::from_bytes(&bytes, dims, dtype, Device::CPU).unwrap()
+    };
+    let f32s = |dims: &[usize]| of(dims, Dtype::F32);
+    let half = |dims: &[usize]| of(dims, Dtype::F16);
+    let linear = Linear { residual: true, ..Linear::new(Format::Dense, true) };
+    let (x, w, b) = (f32s(&[2, 3]), half(&[4, 3]), half(&[4]));
+    let packed = |bits, group| ops::Embedding { format: Format::Affine { bits, group } };
+    let (ids, words) = (of(&[1], Dtype::U32), of(&[2, 4], Dtype::U32));
+    let wrong: Vec<(Arc<dyn Op>, Vec<MLXArray>)> = vec![
+        (Arc::new(ops::Softmax), vec![half(&[2, 3])]),
+        (Arc::new(ops::Softmax), vec![f32s(&[])]),
+        (Arc::new(ops::Argmax), vec![of(&[2, 3], Dtype::I32)]),
+        (Arc::new(ops::RmsNorm { eps: 1e-5 }), vec![half(&[2, 3]), half(&[3])]),
+        (Arc::new(ops::RmsNorm { eps: 1e-5 }), vec![x.clone(), of(&[3], Dtype::U32)]),
+        (Arc::new(ops::Gate { kind: GateKind::Silu }), vec![x.clone(), half(&[2, 3])]),
+        (Arc::new(linear.clone()), vec![half(&[2, 3]), w.clone(), b.clone(), f32s(&[2, 4])]),
+        (Arc::new(linear.clone()), vec![f32s(&[1, 2, 3]), w.clone(), b.clone(), f32s(&[2, 4])]),
+        (Arc::new(linear.clone()), vec![x.clone(), w.clone(), half(&[1]), f32s(&[2, 4])]),
+        (Arc::new(linear.clone()), vec![x.clone(), w.clone(), b.clone(), f32s(&[1, 4])]),
+        (Arc::new(linear), vec![x, half(&[1, 4, 3]), b, f32s(&[2, 4])]),
+        (Arc::new(packed(7, 32)), vec![ids.clone(), of(&[2, 7], Dtype::U32), f32s(&[2, 1]), f32s(&[2, 1])]),
+        (Arc::new(packed(4, 32)), vec![ids, words, of(&[2, 1], Dtype::U32), of(&[2, 1], Dtype::U32)]),
+    ];
+    for (i, (op, inputs)) in wrong.iter().enumerate() {
+        let refused = catch_unwind(AssertUnwindSafe(|| op.meaning(inputs))).is_err();
+        assert!(refused, "{i}: {op:?}");
     }
 }

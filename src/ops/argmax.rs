@@ -1,6 +1,6 @@
 //! Index of the greatest element of each row, the first of equals; `u32::MAX` for a row without a number.
 
-use super::kernel::{declare, spread};
+use super::kernel::{declare, must_be, spread};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -28,6 +28,7 @@ impl Op for Argmax {
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
+        must_be(Dtype::F32, "argmax", &[&inputs[0]]);
         assert_eq!(inputs[0].dims().len(), 2, "argmax of {}", inputs[0].spec());
         inputs[0].argmax()
     }

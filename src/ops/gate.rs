@@ -1,6 +1,6 @@
 //! Gated activation: `act(g) * u`.
 
-use super::kernel::{ACT, ERF, spread};
+use super::kernel::{ACT, ERF, must_be, spread};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -39,6 +39,7 @@ impl Op for Gate {
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let (g, u) = (&inputs[0], &inputs[1]);
+        must_be(Dtype::F32, "gate", &[g, u]);
         assert_eq!(g.dims(), u.dims(), "gate of {} and {}", g.spec(), u.spec());
         let half_plus = |x: MLXArray| &(g * 0.5) * &(x + 1.0);
         let act = match self.kind {

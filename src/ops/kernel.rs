@@ -1,5 +1,6 @@
 //! What the ops' kernels have in common: grids, kinds of floats, declarations, parts for sums.
 
+use crate::array::MLXArray;
 use crate::cpu::Place;
 use crate::dtype::Dtype;
 use crate::gpu::Caps;
@@ -19,6 +20,13 @@ pub(super) static SUM_SUBGROUP: File = wgsl!("parts/sum_subgroup.wgsl");
 pub(super) fn spread(groups: usize) -> ([u32; 3], Word) {
     let (grid, columns) = op::spread(groups);
     (grid, columns.into())
+}
+
+/// Refuses operands that kernels would read as something else.
+pub(super) fn must_be(dtype: Dtype, op: &str, operands: &[&MLXArray]) {
+    for x in operands {
+        assert_eq!(x.dtype(), dtype, "{op} of {}", x.spec());
+    }
 }
 
 /// Whether a grid of these sizes can be dispatched as it is.

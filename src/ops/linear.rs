@@ -2,7 +2,7 @@
 //! a gate and a residual sum after.
 
 use super::gate::{Gate, GateKind};
-use super::kernel::{ACT, ERF, FLOATS, PACK, kind};
+use super::kernel::{ACT, ERF, FLOATS, PACK, kind, must_be};
 use super::matmul::{Epilogue, Matmul};
 use super::matmul_tile::{Matrices, sizes};
 use super::rms_norm::RmsNorm;
@@ -137,20 +137,29 @@ impl Op for Linear {
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let places = self.places();
         assert_eq!(inputs.len(), places.count, "inputs of {self:?}");
+        must_be(Dtype::F32, "linear", &[&inputs[0]]);
+        assert_eq!(inputs[0].dims().len(), 2, "linear of {}", inputs[0].spec());
         let x = match self.norm.zip(places.gain) {
             Some((eps, gain)) => MLXArray::apply(RmsNorm { eps }, &[&inputs[0], &inputs[gain]]),
             None => inputs[0].clone(),
         };
         let mut y = x.matmul(&self.format.rows(&inputs[places.weight..][..self.format.inputs()]).t());
         if let Some(bias) = places.bias {
-            y = &y + &inputs[bias];
+            let bias = &inputs[bias];
+            let fits = bias.dtype().is_float() && bias.dims() == &y.dims()[1..];
+            assert!(fits, "linear: bias {} of {}", bias.spec(), y.spec());
+            y = &y + bias;
         }
         if let Some(kind) = self.gate {
             let half = y.dims()[1] / 2;
             y = MLXArray::apply(Gate { kind }, &[&y.slice(1, 0, half), &y.slice(1, half, half)]);
         }
         match places.residual {
-            Some(residual) => &inputs[residual] + &y,
+            Some(residual) => {
+                let residual = &inputs[residual];
+                assert_eq!(residual.spec(), y.spec(), "linear: residual and sum");
+                residual + &y
+            }
             None => y,
         }
     }

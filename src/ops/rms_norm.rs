@@ -1,6 +1,6 @@
 //! `y = x / sqrt(mean(x^2) + eps) * w` along the last axis.
 
-use super::kernel::{FLOATS, PACK, kind, spread, with_sums};
+use super::kernel::{FLOATS, PACK, kind, must_be, spread, with_sums};
 use super::weight::floats;
 use crate::array::MLXArray;
 use crate::cpu;
@@ -29,8 +29,10 @@ impl Op for RmsNorm {
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let (x, w) = (&inputs[0], &inputs[1]);
+        must_be(Dtype::F32, "rms_norm", &[x]);
+        let fits = w.dtype().is_float() && w.dims().len() == 1 && x.dims().last() == w.dims().first();
+        assert!(fits, "rms_norm of {} by {}", x.spec(), w.spec());
         let last = x.dims().len() - 1;
-        assert_eq!(w.dims(), &x.dims()[last..], "rms_norm of {} by {}", x.spec(), w.spec());
         let rms = (x.square().mean(last) + self.eps).rsqrt();
         &(x * &rms) * w
     }

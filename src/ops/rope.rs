@@ -1,6 +1,6 @@
 //! Rotary position embedding: pairs of a head's values turn by `position * inv_freq`.
 
-use super::kernel::{places, spread};
+use super::kernel::{must_be, places, spread};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -39,6 +39,8 @@ impl Op for Rope {
         let [t, _, d] = *x.dims() else { panic!("rope of {}", x.spec()) };
         let half = self.rotated / 2;
         let fits = self.rotated <= d && places.dims() == [t, 2] && inv_freq.dims() == [half];
+        must_be(Dtype::F32, "rope", &[x, inv_freq]);
+        must_be(Dtype::U32, "rope", &[places]);
         assert!(fits, "{self:?} of {}, {}, {}", x.spec(), places.spec(), inv_freq.spec());
 
         let u32 = MLXArray::scalar_u32;

@@ -8,7 +8,7 @@
 //! number.
 
 use super::argmax::{self, LIKELIEST, lanes, logits4};
-use super::kernel::declare;
+use super::kernel::{declare, must_be};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -51,6 +51,8 @@ impl Op for Sample {
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let (logits, u) = (&inputs[0], &inputs[1]);
         let [1, _] = *logits.dims() else { panic!("sample from {}", logits.spec()) };
+        must_be(Dtype::F32, "sample", &[logits, u]);
+        assert_eq!(u.dims(), [1], "sample by {}", u.spec());
         if self.temperature <= 0.0 {
             return logits.argmax();
         }

@@ -1,6 +1,6 @@
 //! `exp(x - max) / sum(exp(x - max))` along the last axis.
 
-use super::kernel::{spread, with_sums};
+use super::kernel::{must_be, spread, with_sums};
 use crate::array::MLXArray;
 use crate::cpu;
 use crate::dtype::Dtype;
@@ -24,7 +24,10 @@ impl Op for Softmax {
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
-        inputs[0].softmax(inputs[0].dims().len() - 1)
+        let x = &inputs[0];
+        must_be(Dtype::F32, "softmax", &[x]);
+        assert!(!x.dims().is_empty(), "softmax of a scalar");
+        x.softmax(x.dims().len() - 1)
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {

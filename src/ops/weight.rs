@@ -110,16 +110,20 @@ impl Format {
     #[track_caller]
     pub(super) fn rows(self, parts: &[MLXArray]) -> MLXArray {
         let Self::Affine { bits, group } = self else {
-            assert!(parts[0].dtype().is_float(), "a dense weight is {}", parts[0].spec());
+            let fits = parts[0].dtype().is_float() && parts[0].dims().len() == 2;
+            assert!(fits, "a dense weight is {}", parts[0].spec());
             return parts[0].astype(Dtype::F32);
         };
         let (words, scales, biases) = (&parts[0], &parts[1], &parts[2]);
-        let (n, groups) = (scales.dims()[0], scales.dims()[1]);
+        let known = matches!(bits, 2..=6 | 8) && matches!(group, 32 | 64 | 128);
+        assert!(known, "{bits} bits in groups of {group}");
+        let [n, groups] = *scales.dims() else { panic!("scales {}", scales.spec()) };
         let k = groups * group;
         assert!(
             words.dims() == [n, k * bits as usize / 32]
                 && words.dtype() == Dtype::U32
-                && scales.spec() == biases.spec(),
+                && scales.spec() == biases.spec()
+                && scales.dtype().is_float(),
             "{bits} bits in groups of {group}: words {}, scales {}, biases {}",
             words.spec(),
             scales.spec(),
