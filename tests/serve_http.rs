@@ -175,7 +175,7 @@ async fn completions_take_text_and_tokens() {
                 .collect()
         };
         assert_eq!(all("tokens"), ["h", "", "é", "a"], "{got}");
-        assert_eq!(all("text_offset"), [0, 1, 1, 3]);
+        assert_eq!(all("text_offset"), [0, 1, 1, 2]);
         assert_eq!(all("token_logprobs"), [json!(null), json!(-0.5), json!(-0.5), json!(-0.5)]);
         assert!(all("top_logprobs")[0].is_null() && all("top_logprobs")[3].is_object());
     }

@@ -31,7 +31,7 @@ pub(super) struct Spoken {
     pub(super) logprob: f32,
     pub(super) top: Vec<(String, f32)>,
     /// Where it begins, in bytes of the answer.
-    pub(super) start: usize,
+    start: usize,
 }
 
 impl Spoken {

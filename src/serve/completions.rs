@@ -197,9 +197,8 @@ async fn whole(
     }
     let best = all.into_iter().enumerate().filter(|(i, _)| i % n < shown.n);
     let choices = best.enumerate().map(|(i, (_, (begin, piece, reason)))| {
-        let shifted = shifted(piece.tokens, begin.text.len());
-        let tokens: Vec<Spoken> = begin.tokens.into_iter().chain(shifted).collect();
-        choice(i, &(begin.text + &piece.text), logprobs(&tokens, shown.logprobs), Some(reason))[0].take()
+        let tokens = [begin.tokens, piece.tokens].concat();
+        choice(i, &(begin.text + &piece.text), logprobs(&tokens, 0, shown.logprobs), Some(reason))[0].take()
     });
     let mut object = head.object("text_completion", choices.collect());
     object["usage"] = answers.usage(prompt);
@@ -227,8 +226,9 @@ async fn streamed(
         object
     };
     for (i, Piece { text, tokens }) in begin.iter().enumerate().filter(|(_, piece)| !piece.text.is_empty()) {
-        out.json(&chunk(choice(i, text, logprobs(tokens, params.logprobs), None))).await;
+        out.json(&chunk(choice(i, text, logprobs(tokens, 0, params.logprobs), None))).await;
     }
+    let mut from: Vec<usize> = begin.iter().map(|piece| characters(&piece.text)).collect();
     // Whose end went with the last of their text.
     let mut told = vec![false; answers.all.len()];
     while let Some((i, piece)) = answers.next().await? {
@@ -236,8 +236,9 @@ async fn streamed(
         let choice = match piece {
             Some(Piece { text, tokens }) => {
                 told[i] = ended.is_some();
-                let tokens: Vec<Spoken> = shifted(tokens, begin[i].text.len()).collect();
-                choice(i, &text, logprobs(&tokens, params.logprobs), ended)
+                let logprobs = logprobs(&tokens, from[i], params.logprobs);
+                from[i] += tokens.iter().map(|token| characters(&token.text)).sum::<usize>();
+                choice(i, &text, logprobs, ended)
             }
             None if told[i] => continue,
             None => choice(i, "", Value::Null, ended),
@@ -253,13 +254,12 @@ async fn streamed(
     Ok(())
 }
 
-/// Tokens of an answer, placed after what stands before it.
-fn shifted(tokens: Vec<Spoken>, by: usize) -> impl Iterator<Item = Spoken> {
-    tokens.into_iter().map(move |token| Spoken { start: token.start + by, ..token })
+fn characters(text: &str) -> usize {
+    text.chars().count()
 }
 
-/// The older form: parallel arrays.
-fn logprobs(tokens: &[Spoken], wanted: Option<usize>) -> Value {
+/// The older form: parallel arrays. The first token begins at the character `from`.
+fn logprobs(tokens: &[Spoken], from: usize, wanted: Option<usize>) -> Value {
     if wanted.is_none() {
         return Value::Null;
     }
@@ -273,10 +273,15 @@ fn logprobs(tokens: &[Spoken], wanted: Option<usize>) -> Value {
             map
         })
     };
+    let offset = |at: &mut usize, token: &Spoken| {
+        let start = *at;
+        *at += characters(&token.text);
+        Some(start)
+    };
     json!({
         "tokens": tokens.iter().map(|t| &t.text).collect::<Vec<_>>(),
         "token_logprobs": tokens.iter().map(logprob).collect::<Vec<_>>(),
         "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
-        "text_offset": tokens.iter().map(|t| t.start).collect::<Vec<_>>(),
+        "text_offset": tokens.iter().scan(from, offset).collect::<Vec<_>>(),
     })
 }
