@@ -221,6 +221,27 @@ async fn calls_end_when_the_model_would_say_something_else() {
     }
 }
 
+/// What the cache had is told of all prompts of a request, each once.
+#[tokio::test]
+async fn usage_counts_what_the_cache_had_of_every_prompt() {
+    let (_, engine) = engine(with_slots(4));
+    let api = unimlx::serve::router(engine);
+    let ids: Vec<Vec<u32>> = [3, 5].map(|from| (from..from + 20).collect()).to_vec();
+    for round in 0..2 {
+        let body = serde_json::json!({ "model": "storyteller", "prompt": ids, "n": 2, "max_tokens": 2 });
+        let request = axum::http::Request::post("/v1/completions");
+        let request = request.body(axum::body::Body::from(body.to_string())).unwrap();
+        let response = api.clone().oneshot(request).await.unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let usage = &body["usage"];
+        assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&40.into(), &8.into()), "{body}");
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        // All but the last token of each.
+        assert!(round == 0 || cached == 38, "{body}");
+    }
+}
+
 #[tokio::test]
 async fn who_leaves_frees_the_slot() {
     let mut options = with_slots(1);

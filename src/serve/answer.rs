@@ -237,6 +237,8 @@ impl Drop for Answer {
 #[derive(Debug)]
 pub(super) struct Answers {
     pub(super) all: Vec<Answer>,
+    /// So many to each prompt, one prompt after the other.
+    n: usize,
     /// Those that have not ended.
     open: Vec<usize>,
     turn: usize,
@@ -245,9 +247,9 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) fn new(all: Vec<Answer>, label: String) -> Self {
+    pub(super) fn new(all: Vec<Answer>, n: usize, label: String) -> Self {
         let open = (0..all.len()).collect();
-        Self { all, open, turn: 0, label, begun: Instant::now() }
+        Self { all, n, open, turn: 0, label, begun: Instant::now() }
     }
 
     /// Every answer, whole.
@@ -287,7 +289,8 @@ impl Answers {
 
     pub(super) fn usage(&self, prompt: usize) -> serde_json::Value {
         let completion: usize = self.all.iter().map(|a| a.tokens).sum();
-        let cached = self.all.first().map_or(0, |a| a.cached);
+        // A prompt counts once, as it is for the first answer to it.
+        let cached: usize = self.all.iter().step_by(self.n).map(|a| a.cached).sum();
         serde_json::json!({
             "prompt_tokens": prompt,
             "completion_tokens": completion,

@@ -242,7 +242,7 @@ impl App {
                 all.push(Answer::new(events, self.card(), params, prompt.len(), most, &self.metrics));
             }
         }
-        Ok(Answers::new(all, caller.label))
+        Ok(Answers::new(all, params.n, caller.label))
     }
 
     /// Waits for work that is not streamed, unless the server ends first.
