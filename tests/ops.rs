@@ -11,7 +11,7 @@ use std::sync::Arc;
 use support::{adapters, may_have_none};
 use unimlx::internals::{Gpu, Trial, or_skip};
 use unimlx::ops::{Format, GateKind, Linear};
-use unimlx::{Case, Device, Dtype, Fill, MLXArray, Op, Spec, ops};
+use unimlx::{ArrayShape, Case, Device, Dtype, Fill, MLXArray, Op, Spec, ops};
 
 fn all() -> impl Iterator<Item = (&'static str, Trial)> {
     ops::ALL.iter().flat_map(|(name, cases)| {
@@ -165,5 +165,21 @@ fn operands_that_do_not_fit_are_refused_where_they_are_written() {
     for (i, (op, inputs)) in wrong.iter().enumerate() {
         let refused = catch_unwind(AssertUnwindSafe(|| op.meaning(inputs))).is_err();
         assert!(refused, "{i}: {op:?}");
+    }
+}
+
+#[test]
+fn rows_of_nothing_mean_what_the_definition_says() {
+    let devices = if gpu().is_some() { &[Device::CPU, Device::GPU][..] } else { &[Device::CPU] };
+    for &device in devices {
+        let none = |dims: &[usize], dtype| MLXArray::from_bytes(&[], dims, dtype, device).unwrap();
+        let x = none(&[3, 0], Dtype::F32);
+        let best = MLXArray::apply(ops::Argmax, &[&x]);
+        assert_eq!(best.try_data_u32().unwrap(), [u32::MAX; 3], "{device}");
+        let parts = [none(&[2, 0], Dtype::U32), none(&[2, 0], Dtype::F32)];
+        let bias = MLXArray::new_cpu(vec![1.0, 2.0], ArrayShape::Shape1D(2));
+        let linear = Linear::new(Format::Affine { bits: 4, group: 32 }, true);
+        let y = MLXArray::apply(linear, &[&x, &parts[0], &parts[1], &parts[1], &bias]);
+        assert_eq!(y.data(), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0], "{device}");
     }
 }

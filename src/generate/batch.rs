@@ -389,9 +389,10 @@ impl Batch {
         self.lanes.get(slot)?.failure.as_ref()
     }
 
-    /// How many pages of the cache these slots have, shared ones counted once.
+    /// How many pages of the cache these slots have, shared ones counted once; none for no such slot.
     pub fn pages_of(&self, slots: impl Iterator<Item = usize>) -> usize {
-        self.runner.cache().pages_of(slots)
+        let all = self.lanes.len();
+        self.runner.cache().pages_of(slots.filter(|&slot| slot < all))
     }
 
     /// What the model remembers.

@@ -64,7 +64,7 @@ fn a_prompt_begins_with_what_any_had() {
         assert_eq!(batch.reuse(0, &text).unwrap(), 0);
         assert_eq!(run(&mut batch, vec![(0, 0, text.clone(), greedy(6))])[0], fresh);
         assert_eq!(batch.reuse(1, &text).unwrap(), 329);
-        assert_eq!(batch.pages_of(0..2), 4);
+        assert_eq!((batch.pages_of(0..2), batch.pages_of([0, 1, 2, usize::MAX].into_iter())), (4, 4));
         assert_eq!(run(&mut batch, vec![(0, 1, text.clone(), greedy(6))])[1], fresh);
         batch.forget(0).unwrap();
         batch.forget(1).unwrap();

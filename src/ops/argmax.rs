@@ -34,13 +34,20 @@ impl Op for Argmax {
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
+        // Rows of nothing are for the meaning.
+        if site.inputs[0].axis(1) == 0 {
+            return Vec::new();
+        }
         vec![stage(&site.inputs[0], site.caps).into()]
     }
 
     fn cpu(&self, inputs: &[Spec]) -> Option<CpuKernel> {
         let n = inputs[0].axis(1);
+        if n == 0 {
+            return None;
+        }
         Some(Box::new(move |x, mut y| {
-            let rows = x[0].as_slice::<f32>().chunks_exact(n.max(1));
+            let rows = x[0].as_slice::<f32>().chunks_exact(n);
             y.as_mut_slice().iter_mut().zip(rows).for_each(|(y, row)| *y = cpu::argmax(row));
         }))
     }

@@ -220,6 +220,9 @@ impl Op for Linear {
         let (format, bias) = (self.format, self.bias);
         let weights = format.inputs();
         let (m, k, n) = (inputs[0].axis(2), inputs[0].axis(1), inputs[1].dims[0]);
+        if k == 0 {
+            return None;
+        }
         Some(Box::new(move |x, mut y| {
             let bias = bias.then(|| floats(&x[1 + weights]));
             let w = format.host(&x[1..=weights]);
