@@ -7,7 +7,7 @@
 //! size once constants decide it), and the explicit bind group layout knows how many bytes each binding
 //! needs, which leaves wgpu nothing to check per dispatch.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +48,17 @@ impl Key {
 /// Pipelines compiled at the same time. More gain little, and drivers take their memory.
 const AT_ONCE: usize = 8;
 
+/// Pipelines that are kept though nobody holds them. A number in an expression is part of its kernel's text, so an
+/// application may ask for new ones without end.
+const MOST: usize = 4096;
+
+/// Drops what nobody else holds, if there are `most`.
+fn make_room<K: Eq + Hash, V>(known: &mut HashMap<K, Arc<V>>, most: usize) {
+    if known.len() >= most {
+        known.retain(|_, value| Arc::strong_count(value) > 1);
+    }
+}
+
 /// `make(0), make(1), .. make(count - 1)`, on several threads.
 fn each<T: Send>(count: usize, make: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(AT_ONCE).min(count);
@@ -85,12 +96,13 @@ impl Gpu {
     /// The pipelines of dispatches, in their order; new ones are compiled now, several at a time.
     pub(super) fn pipelines(&self, dispatches: &[&Dispatch]) -> Result<Vec<Arc<Pipeline>>> {
         let keys: Vec<Key> = dispatches.iter().map(|dispatch| Key::of(dispatch)).collect();
-        let mut new: Vec<usize> = Vec::new();
-        {
+        let mut have: HashMap<&Key, Arc<Pipeline>> = {
             let known = lock(&self.pipelines);
-            let mut seen = HashSet::new();
-            new.extend((0..keys.len()).filter(|&i| !known.contains_key(&keys[i]) && seen.insert(&keys[i])));
-        }
+            keys.iter().filter_map(|key| known.get(key).map(|pipeline| (key, pipeline.clone()))).collect()
+        };
+        let mut seen = HashSet::new();
+        let new: Vec<usize> =
+            (0..keys.len()).filter(|&i| !have.contains_key(&keys[i]) && seen.insert(&keys[i])).collect();
         if !new.is_empty() {
             // Not under the lock: other threads may compile other kernels meanwhile.
             let made = self.kept.spent.on(|| {
@@ -104,7 +116,7 @@ impl Gpu {
                 match pipeline {
                     Ok(pipeline) => {
                         self.kept.made(keys[i].hash());
-                        lock(&self.pipelines).entry(keys[i].clone()).or_insert(Arc::new(pipeline));
+                        have.insert(&keys[i], self.remember(&keys[i], pipeline));
                     }
                     Err(e) => failure = failure.or(Some(e)),
                 }
@@ -114,8 +126,14 @@ impl Gpu {
                 return Err(e);
             }
         }
-        let known = lock(&self.pipelines);
-        Ok(keys.iter().map(|key| known[key].clone()).collect())
+        Ok(keys.iter().map(|key| have[key].clone()).collect())
+    }
+
+    /// Keeps a pipeline for dispatches to come; where there are many, those that no recording holds go.
+    fn remember(&self, key: &Key, pipeline: Pipeline) -> Arc<Pipeline> {
+        let mut known = lock(&self.pipelines);
+        make_room(&mut known, MOST);
+        known.entry(key.clone()).or_insert(Arc::new(pipeline)).clone()
     }
 
     fn compile(&self, dispatch: &Dispatch) -> Result<Pipeline> {
@@ -260,4 +278,19 @@ fn binding_sizes(dispatch: &Dispatch, module: &naga::Module) -> Result<Vec<u64>>
 /// Bytes of the uniform that holds the parameters: whole vectors of four words.
 pub(super) fn params_size(dispatch: &Dispatch) -> u64 {
     (4 * dispatch.params.len() as u64).next_multiple_of(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_holds_is_kept() {
+        let held = Arc::new(1);
+        let mut known = HashMap::from([(1, held.clone()), (2, Arc::new(2)), (3, Arc::new(3))]);
+        make_room(&mut known, 4);
+        assert_eq!(known.len(), 3);
+        make_room(&mut known, 3);
+        assert_eq!(known, HashMap::from([(1, held)]));
+    }
 }
