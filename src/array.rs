@@ -140,6 +140,9 @@ impl MLXArray {
     }
 
     /// A 0-dimensional constant; it follows the other operand's device.
+    ///
+    /// Like a number in an expression it becomes part of the plan, and on a GPU of the kernel's text. A number that
+    /// changes from call to call is better an array of one element: then nothing is planned or compiled anew.
     pub fn scalar(value: f32) -> Self {
         Self::scalar_bits(value.to_bits(), Dtype::F32)
     }
