@@ -126,7 +126,8 @@ impl MLXArray {
     }
 
     /// This array with its entries `indices[i]` along axis 0 replaced by `rows[i]`; an index past the end
-    /// is skipped. No index may occur twice: which row stays then depends on the device.
+    /// is skipped. No index may occur twice: which row stays then depends on the device. On a GPU a row has a multiple
+    /// of 4 bytes, or evaluation fails.
     #[track_caller]
     pub fn put(&self, rows: &Self, indices: &Self) -> Self {
         Self::prim(Prim::Write, vec![self.clone(), rows.astype(self.dtype()), indices.clone()])

@@ -20,7 +20,7 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         let kinds = KvKind::ALL.map(|kind| (kind, Fit::of(&checkpoint, args.context, kind)));
         (kinds, Model::check_config(checkpoint.config()).err().map(|e| e.to_string()))
     };
-    let (context, most) = (kinds[0].1.context, kinds[0].1.most);
+    let (context, own) = (kinds[0].1.context, kinds[0].1.context_length);
     if args.json {
         let rows = kinds.iter().map(|(kind, fit)| {
             json!({
@@ -33,7 +33,7 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         });
         let object = json!({
             "context": context,
-            "model_context": most,
+            "model_context": own,
             "weight_bytes": kinds[0].1.weights,
             "scratch_bytes": kinds[0].1.scratch,
             "memory_bytes": memory,
@@ -42,8 +42,7 @@ pub(crate) fn fit(args: &FitArgs) -> Result<()> {
         });
         return say(&format!("{object:#}\n"));
     }
-    let beyond =
-        if context > most { format!(", but the model's own limit is {most}") } else { String::new() };
+    let beyond = if context > own { format!(", but the model's own limit is {own}") } else { String::new() };
     let mut text = format!(
         "weights           {}\nscratch           {}\ncontext           {context} tokens{beyond}\n",
         bytes(kinds[0].1.weights),

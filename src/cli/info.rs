@@ -82,7 +82,7 @@ fn model(folder: &Path) -> Result<Value> {
         "heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads,
         "head_dim": config.head_dim, "vocabulary": config.vocab_size,
         "weight_bytes": checkpoint.total_bytes(), "formats": formats,
-        "context": Fit::of(&checkpoint, None, KvKind::F16).most,
+        "context": Fit::of(&checkpoint, None, KvKind::F16).context_length,
         "chat_template": checkpoint.chat_template()?.is_some(), "kinds": kinds,
         "cannot_be_loaded": Model::check_config(config).err().map(|e| e.to_string()),
     }))

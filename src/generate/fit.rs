@@ -21,7 +21,7 @@ pub struct Fit {
     /// Tokens that the figures are for.
     pub context: usize,
     /// Tokens that the model was made for.
-    pub most: usize,
+    pub context_length: usize,
     /// Tokens that layers with a sliding window keep at most.
     window: usize,
     /// Keys and values of one token in these layers.
@@ -38,13 +38,13 @@ impl Fit {
     /// The same from a configuration alone, with weights of the type or the quantization that it states, bf16 if it
     /// states none. Norms and biases do not count.
     pub fn of_config(config: &ModelConfig, context: Option<usize>, kind: KvKind) -> Self {
-        let most = config.context_length().unwrap_or(4096);
-        let context = context.unwrap_or(most);
+        let context_length = config.context_length().unwrap_or(4096);
+        let context = context.unwrap_or(context_length);
         let each = kind.bytes_per_token(config.num_key_value_heads, config.head_dim);
         let cache_per_token = each * config.num_hidden_layers as u64;
         let chunk = super::pace::chunk_on(Device::best());
         let windows = (0..config.num_hidden_layers).filter_map(|layer| config.window(layer));
-        let windows: Vec<usize> = windows.filter(|window| *window < most).collect();
+        let windows: Vec<usize> = windows.filter(|window| *window < context_length).collect();
         let window = windows.iter().max().map_or(0, |window| window_pages(*window, chunk) * PAGE);
         let windowed_per_token = each * windows.len() as u64;
         let widest = config.intermediate_size.max(config.num_attention_heads * config.head_dim);
@@ -56,7 +56,7 @@ impl Fit {
             cache_per_token,
             scratch,
             context,
-            most,
+            context_length,
             window,
             windowed_per_token,
         };
@@ -77,7 +77,7 @@ impl Fit {
     /// The longest context that fits into `bytes`, at most the model's own.
     pub fn context_in(&self, bytes: u64) -> usize {
         let rest = bytes.saturating_sub(self.weights + self.scratch);
-        let (mut fits, mut too_many) = (0, self.most + 1);
+        let (mut fits, mut too_many) = (0, self.context_length + 1);
         while too_many - fits > 1 {
             let middle = fits + (too_many - fits) / 2;
             if self.cache_of(middle) <= rest { fits = middle } else { too_many = middle }
