@@ -28,9 +28,12 @@ impl MLXArray {
         }
     }
 
+    fn floats(&self) -> Self {
+        self.widened().astype(Dtype::F32)
+    }
+
     fn unary(&self, fun: Fun) -> Self {
-        let x = self.widened();
-        let x = if fun.row().typing == Typing::Float { x.astype(Dtype::F32) } else { x };
+        let x = if fun.row().typing == Typing::Float { self.floats() } else { self.widened() };
         Self::prim(Prim::Map(fun), vec![x])
     }
 
@@ -148,7 +151,7 @@ impl MLXArray {
     /// Sum over an axis, kept with size 1. Taken in f64 by the reference, in f32 by kernels.
     #[track_caller]
     pub fn sum(&self, axis: usize) -> Self {
-        Self::prim(Prim::Reduce(Fold::Sum, axis), vec![self.widened().astype(Dtype::F32)])
+        Self::prim(Prim::Reduce(Fold::Sum, axis), vec![self.floats()])
     }
 
     /// Mean over an axis, kept with size 1.
@@ -172,7 +175,7 @@ impl MLXArray {
     /// Matrix product over the last two axes, in f32; leading axes broadcast.
     #[track_caller]
     pub fn matmul(&self, other: &Self) -> Self {
-        let (a, b) = (self.widened().astype(Dtype::F32), other.widened().astype(Dtype::F32));
+        let (a, b) = (self.floats(), other.floats());
         let (da, db) = (a.dims().to_vec(), b.dims().to_vec());
         assert!(da.len() >= 2 && db.len() >= 2, "matmul of {da:?} and {db:?}");
         let lead = broadcast_shape(&da[..da.len() - 2], &db[..db.len() - 2])
@@ -184,7 +187,7 @@ impl MLXArray {
     /// The `k` greatest of the last axis, descending, in f32; all must be numbers.
     #[track_caller]
     pub fn topk(&self, k: usize) -> Self {
-        Self::prim(Prim::TopK(k), vec![self.widened().astype(Dtype::F32)])
+        Self::prim(Prim::TopK(k), vec![self.floats()])
     }
 
     /// Index (u32) of the greatest element of the last axis, the first of equals; the axis goes away. `u32::MAX` where no element
@@ -202,7 +205,7 @@ impl MLXArray {
     /// Softmax over an axis, shifted by the maximum so that it never overflows.
     #[track_caller]
     pub fn softmax(&self, axis: usize) -> Self {
-        let x = self.widened().astype(Dtype::F32);
+        let x = self.floats();
         let e = (&x - &x.max(axis)).exp();
         let sum = e.sum(axis);
         &e / &sum

@@ -105,6 +105,29 @@ impl Drop for HostBuffer {
     }
 }
 
+/// Read access to a host buffer while it lives; of a GPU's there is nothing to see.
+pub(crate) enum View<'a> {
+    Locked(RwLockReadGuard<'a, Vec<u32>>),
+    Mapped(&'a [u8]),
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn of(buffer: &'a Buffer) -> Self {
+        match buffer {
+            Buffer::Host(host) => Self::Locked(host.read()),
+            Buffer::Mapped(shared, range) => Self::Mapped(&(**shared).as_ref()[range.clone()]),
+            Buffer::Gpu(_) => Self::Mapped(&[]),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Locked(words) => bytemuck::cast_slice(words),
+            Self::Mapped(bytes) => bytes,
+        }
+    }
+}
+
 impl Buffer {
     /// Zeroed memory on a device.
     ///
@@ -157,15 +180,17 @@ impl Buffer {
         let to = Self::unfilled(bytes, device)?;
         match (self, &to) {
             (_, Self::Host(host)) => self.read(&mut bytemuck::cast_slice_mut(&mut host.write())[..bytes])?,
-            (Self::Host(host), _) => to.write(&bytemuck::cast_slice(&host.read())[..bytes])?,
-            (Self::Mapped(shared, range), _) => to.write(&(**shared).as_ref()[range.clone()][..bytes])?,
             (Self::Gpu(_), _) => to.copy_from(self, &[[0, 0, bytes]])?,
+            _ => to.write(&View::of(self).bytes()[..bytes])?,
         }
         Ok(to)
     }
 
     /// Memory whose content does not matter yet.
-    fn unfilled(bytes: usize, device: Device) -> Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Buffer::zeroed`].
+    pub(crate) fn unfilled(bytes: usize, device: Device) -> Result<Self> {
         match device {
             Device::CPU => Self::host_zeroed(bytes),
             Device::GPU => Ok(Self::Gpu(Gpu::shared()?.alloc(bytes as u64)?)),
@@ -185,11 +210,8 @@ impl Buffer {
     /// A device that does not answer.
     pub(crate) fn read(&self, out: &mut [u8]) -> Result<()> {
         match self {
-            Self::Host(host) => out.copy_from_slice(&bytemuck::cast_slice(&host.read())[..out.len()]),
-            Self::Mapped(shared, range) => {
-                out.copy_from_slice(&(**shared).as_ref()[range.clone()][..out.len()])
-            }
             Self::Gpu(buffer) => buffer.gpu().read(buffer, 0, out)?,
+            _ => out.copy_from_slice(&View::of(self).bytes()[..out.len()]),
         }
         Ok(())
     }

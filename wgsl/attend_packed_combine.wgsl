@@ -14,8 +14,7 @@ const WG: u32 = 256u;
 
 // Whether there is a basis.
 override BASIS: u32 = 0u;
-// As add_splits has COLUMNS.
-override LANES: u32 = 32u;
+override LANES: u32 = COLUMNS;
 
 // What is added to vector v of a result, and its factors.
 fn basis_at(h: u32, v: u32) -> mat2x4<f32> {

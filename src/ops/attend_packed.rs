@@ -184,11 +184,7 @@ impl AttendPacked {
         Stage {
             name: "attend_packed_combine",
             files: vec![&COMBINE, &ADD_SPLITS, &WALSH4, &SIGNS, lanes_file],
-            constants: vec![
-                ("COLUMNS", columns as f64),
-                ("LANES", columns as f64),
-                ("BASIS", f64::from(u8::from(self.basis))),
-            ],
+            constants: vec![("COLUMNS", columns as f64), ("BASIS", f64::from(u8::from(self.basis)))],
             // Without a basis the frequencies stand in for it, unread.
             reads: vec![Arg::Scratch(0), Arg::Input(if self.basis { at.rest } else { at.inv_freq })],
             writes: vec![Arg::Output],

@@ -12,11 +12,11 @@ use super::{gpu, host};
 use crate::array::{Device, MLXArray};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu, Pending, Prepared, Recording, Spent};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, View};
 use crate::op::{HostMut, HostRef, Spec};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Structure only: steps over slots.
@@ -152,10 +152,7 @@ impl Program {
         for slot in &plan.slots {
             buffers.push(match *slot {
                 Slot::Leaf(i) => leaf(&leaves[i], device)?,
-                Slot::Temp { bytes } | Slot::Output { bytes } => match device {
-                    Device::CPU => Buffer::host_zeroed(bytes)?,
-                    Device::GPU => Buffer::Gpu(Gpu::shared()?.alloc(bytes as u64)?),
-                },
+                Slot::Temp { bytes } | Slot::Output { bytes } => Buffer::unfilled(bytes, device)?,
             });
         }
         let prepared = match &plan.body {
@@ -260,29 +257,6 @@ impl Program {
 /// Operands of a CPU kernel at most; an op that has more is planned by its meaning.
 pub(super) const MAX_INPUTS: usize = 8;
 
-/// Read access to a host buffer for the length of one step.
-enum View<'a> {
-    Locked(RwLockReadGuard<'a, Vec<u32>>),
-    Mapped(&'a [u8]),
-}
-
-impl<'a> View<'a> {
-    fn of(buffer: &'a Buffer) -> Self {
-        match buffer {
-            Buffer::Host(host) => Self::Locked(host.read()),
-            Buffer::Mapped(shared, range) => Self::Mapped(&(**shared).as_ref()[range.clone()]),
-            Buffer::Gpu(_) => Self::Mapped(&[]),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Locked(words) => bytemuck::cast_slice(words),
-            Self::Mapped(bytes) => bytes,
-        }
-    }
-}
-
 fn range<'a>(bytes: &'a [u8], operand: &Operand) -> &'a [u8] {
     &bytes[operand.offset..operand.offset + operand.spec.bytes()]
 }
@@ -294,9 +268,7 @@ fn leaf(array: &MLXArray, device: Device) -> Result<Buffer> {
     if buffer.device() == device {
         return Ok(buffer);
     }
-    let mut bytes = vec![0; spec.bytes()];
-    buffer.read(&mut bytes)?;
-    Buffer::from_bytes(&bytes, device)
+    buffer.moved(spec.bytes(), device)
 }
 
 /// Evaluates several arrays together, sharing what they have in common.

@@ -33,6 +33,14 @@ impl Layers {
         }
     }
 
+    /// By which part of the greatest value integer products of bytes may be off after some layers.
+    fn of_greatest(&self) -> f32 {
+        match (self.device, self.format) {
+            (Device::GPU, Format::Affine { .. }) => 1e-4,
+            _ => 0.0,
+        }
+    }
+
     /// An array of the layers' own dtype.
     fn stored(&self, dims: &[usize], from: f32, step: f32) -> MLXArray {
         let x = array(dims, from, step, self.device).astype(self.dtype);
@@ -118,7 +126,7 @@ proptest! {
             let layers = Layers::new(kind, device);
             for fuse in [true, false] {
                 set_fusion(fuse);
-                check_sums("random layers", &layers.grow(&choices), 2e-3, 1e-4);
+                check_sums("random layers", &layers.grow(&choices), 2e-3, layers.of_greatest());
             }
             set_fusion(true);
         }

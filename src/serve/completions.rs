@@ -198,7 +198,8 @@ async fn whole(
     let best = all.into_iter().enumerate().filter(|(i, _)| i % n < shown.n);
     let choices = best.enumerate().map(|(i, (_, (begin, piece, reason)))| {
         let tokens = [begin.tokens, piece.tokens].concat();
-        choice(i, &(begin.text + &piece.text), logprobs(&tokens, 0, shown.logprobs), Some(reason))[0].take()
+        choice(i, &(begin.text + &piece.text), logprobs(&tokens, &mut 0, shown.logprobs), Some(reason))[0]
+            .take()
     });
     let mut object = head.object("text_completion", choices.collect());
     object["usage"] = answers.usage(prompt);
@@ -226,7 +227,7 @@ async fn streamed(
         object
     };
     for (i, Piece { text, tokens }) in begin.iter().enumerate().filter(|(_, piece)| !piece.text.is_empty()) {
-        out.json(&chunk(choice(i, text, logprobs(tokens, 0, params.logprobs), None))).await;
+        out.json(&chunk(choice(i, text, logprobs(tokens, &mut 0, params.logprobs), None))).await;
     }
     let mut from: Vec<usize> = begin.iter().map(|piece| characters(&piece.text)).collect();
     // Whose end went with the last of their text.
@@ -236,9 +237,7 @@ async fn streamed(
         let choice = match piece {
             Some(Piece { text, tokens }) => {
                 told[i] = ended.is_some();
-                let logprobs = logprobs(&tokens, from[i], params.logprobs);
-                from[i] += tokens.iter().map(|token| characters(&token.text)).sum::<usize>();
-                choice(i, &text, logprobs, ended)
+                choice(i, &text, logprobs(&tokens, &mut from[i], params.logprobs), ended)
             }
             None if told[i] => continue,
             None => choice(i, "", Value::Null, ended),
@@ -258,8 +257,8 @@ fn characters(text: &str) -> usize {
     text.chars().count()
 }
 
-/// The older form: parallel arrays. The first token begins at the character `from`.
-fn logprobs(tokens: &[Spoken], from: usize, wanted: Option<usize>) -> Value {
+/// The older form: parallel arrays. The first token begins at the character `at`, which moves on behind the last.
+fn logprobs(tokens: &[Spoken], at: &mut usize, wanted: Option<usize>) -> Value {
     if wanted.is_none() {
         return Value::Null;
     }
@@ -273,15 +272,15 @@ fn logprobs(tokens: &[Spoken], from: usize, wanted: Option<usize>) -> Value {
             map
         })
     };
-    let offset = |at: &mut usize, token: &Spoken| {
+    let mut offset = |token: &Spoken| {
         let start = *at;
         *at += characters(&token.text);
-        Some(start)
+        start
     };
     json!({
         "tokens": tokens.iter().map(|t| &t.text).collect::<Vec<_>>(),
         "token_logprobs": tokens.iter().map(logprob).collect::<Vec<_>>(),
         "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
-        "text_offset": tokens.iter().scan(from, offset).collect::<Vec<_>>(),
+        "text_offset": tokens.iter().map(&mut offset).collect::<Vec<_>>(),
     })
 }
