@@ -8,14 +8,14 @@
 // positions.
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
-// Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with by_floats,
-// floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned
+// Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
+// by_floats, floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned
 // (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of, keep_ready,
 // with_new (rows); deliver, deliver_none (meet). Bindings and q4, k4, v4 are generated, for queries, keys and values may
 // be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s) 38.0 (78%), 23.0 (64%), 8.6. README.md beside this file has what was tried.
+// (4.56 TB/s) 37.7 (78%), 22.5 (65%), 9.3. README.md beside this file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(row, rows.t, rows.h, rows.head + min(row, rows.count - 1u), c);

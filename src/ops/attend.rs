@@ -27,7 +27,8 @@ static FLOATS8: File = wgsl!("parts/floats8.wgsl");
 static STEP_ANGLES: File = wgsl!("parts/step_angles.wgsl");
 static FOUND: File = wgsl!("parts/found.wgsl");
 pub(super) static BY_FLOATS: File = wgsl!("parts/by_floats.wgsl");
-static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
+pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
+static SUMS: File = wgsl!("parts/sums.wgsl");
 static ROWS: File = wgsl!("parts/rows.wgsl");
 static MEET: File = wgsl!("parts/meet.wgsl");
 
@@ -54,6 +55,8 @@ pub(super) const WG: usize = 128;
 pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
 pub(super) const HEADS: usize = 4;
+/// Keys that a part of a workgroup takes at once.
+pub(super) const TILE: usize = 4;
 /// A key and a value of a token.
 const NEW: usize = 2;
 /// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: 132 multiprocessors of an
@@ -78,6 +81,8 @@ pub(super) struct Split {
     pub(super) heads: usize,
     /// Workgroups that share the keys of a KV head.
     pub(super) count: usize,
+    /// Keys that a part of a workgroup takes at once.
+    pub(super) tile: usize,
 }
 
 /// Sizes that everything follows from.
@@ -180,7 +185,7 @@ impl Attend {
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let files = [&[&ATTEND, &BY_FLOATS, &FLOATS8], &common[..]].concat();
+        let files = [&[&ATTEND, &OVER_KEYS, &BY_FLOATS, &FLOATS8], &common[..]].concat();
         let mut stage = self.stage(site, (&files, &constants), out, more);
         stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
@@ -210,7 +215,7 @@ impl Attend {
     fn split(&self, site: &Site<'_>, subgroups: bool) -> Split {
         let Shape { t, d, rows, .. } = self.shape(site.inputs);
         let visible = self.attention.visible(rows);
-        let one = Split { wg: WG, heads: HEADS, count: 1 };
+        let one = Split { wg: WG, heads: HEADS, count: 1, tile: TILE };
         if visible <= FEW_KEYS {
             return one;
         }
@@ -223,7 +228,7 @@ impl Attend {
         if visible <= SOME_KEYS && suits && fits {
             return large;
         }
-        Split { count: splits(&self.attention, site.caps, visible, [t, d]), ..one }
+        Split { count: splits(&self.attention, site.caps, visible, t, step(d, one)), ..one }
     }
 
     /// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
@@ -236,13 +241,13 @@ impl Attend {
     }
 }
 
-/// How many workgroups share the `visible` keys of a KV head, for each of `t` tokens and heads of `d`: as many as fill the
-/// GPU.
-pub(super) fn splits(attention: &Attention, caps: &Caps, visible: usize, [t, d]: [usize; 2]) -> usize {
+/// How many workgroups share the `visible` keys of a KV head, for each of `t` tokens, if each takes `step` at once: as many
+/// as fill the GPU.
+pub(super) fn splits(attention: &Attention, caps: &Caps, visible: usize, t: usize, step: usize) -> usize {
     let Attention { heads, kv_heads, .. } = *attention;
     let groups = if caps.unified { UNIFIED_GROUPS } else { GROUPS };
     let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-    wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step(d, WG)) + 1)
+    wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step) + 1)
 }
 
 /// What attention of `t` tokens with heads of `d` has in common over caches of any kind: parts, and constants.
@@ -255,7 +260,7 @@ pub(super) fn few_tokens(
     new: usize,
 ) -> ([&'static File; 9], Vec<(&'static str, f64)>) {
     let lanes_file = exchange(subgroups);
-    let files = [&FOUND, &STEP_ANGLES, &OVER_KEYS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
+    let files = [&FOUND, &STEP_ANGLES, &SUMS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
     let group = attention.heads / attention.kv_heads;
     let lanes = lanes(d);
     let merged = merged(caps, lanes, subgroups);
@@ -266,7 +271,7 @@ pub(super) fn few_tokens(
         ("ANGLES", (t * lanes * VALUES / 2) as f64),
         ("MEETING", meeting(lanes, split, merged, new) as f64),
         ("MERGED", merged as f64),
-        ("STEP", step(d, split.wg) as f64),
+        ("STEP", step(d, split) as f64),
     ];
     (files, constants)
 }
@@ -294,9 +299,9 @@ pub(super) fn meeting(lanes: usize, split: Split, merged: usize, new: usize) -> 
     (2 * at_once * split.wg / merged).max(2 * 2 * lanes * (HEADS + new))
 }
 
-/// Keys that a workgroup takes at once, and at least: four for each part. Few keys leave most of a GPU idle.
-pub(super) fn step(d: usize, wg: usize) -> usize {
-    4 * wg / lanes(d)
+/// Keys of heads of `d` that a workgroup takes at once, and at least. Few keys leave most of a GPU idle.
+pub(super) fn step(d: usize, split: Split) -> usize {
+    split.tile * split.wg / lanes(d)
 }
 
 impl Op for Attend {
@@ -385,6 +390,8 @@ pub(super) fn cases() -> Vec<Case> {
             (op.rope.rotated, op.rope.scale) = (32, 1.25);
         }),
         case(Shape(7, 1, 96, 700), &[[699, 0]], Dtype::F16, &|op| op.attention.window = Some(100)),
+        // Many for each split.
+        case(Shape(4, 4, 128, 1500), &run(1470, 8, 0), Dtype::F16, &plain),
         // One large workgroup for each query head.
         case(Shape(8, 2, 64, 900), &[[870, 0]], Dtype::F16, &plain),
         case(Shape(6, 2, 48, 500), &[[490, 0]], Dtype::F32, &|op| {

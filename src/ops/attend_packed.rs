@@ -1,7 +1,8 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, Split, WG, exchange, few_tokens, in_subgroup, meeting, splits,
+    ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, OVER_KEYS, Split, TILE, WG, exchange, few_tokens, in_subgroup,
+    meeting, splits, step,
 };
 use super::attention::codes;
 use super::kernel::{NARROW, fits};
@@ -24,11 +25,14 @@ static WALSH4: File = wgsl!("parts/walsh4.wgsl");
 static WALSH8: File = wgsl!("parts/walsh8.wgsl");
 static FRESH8: File = wgsl!("parts/fresh8.wgsl");
 static PACKED8: File = wgsl!("parts/packed8.wgsl");
+static OVER_PACKED: File = wgsl!("parts/over_packed.wgsl");
+static KEYS_INT: File = wgsl!("parts/keys_int.wgsl");
 static BY_INTEGERS: File = wgsl!("parts/by_integers.wgsl");
 static QUERIES_INT: File = wgsl!("parts/queries_int.wgsl");
 static PACKED_FLOATS: File = wgsl!("parts/packed_floats.wgsl");
 static STORE_FRESH: File = wgsl!("parts/store_fresh.wgsl");
 static CODES8: File = wgsl!("parts/codes8.wgsl");
+static RAISED8: File = wgsl!("parts/raised8.wgsl");
 static CENTRED_FLOATS: File = wgsl!("parts/centred_floats.wgsl");
 static CENTRED_HALVES: File = wgsl!("parts/centred_halves.wgsl");
 static BASES8: File = wgsl!("parts/bases8.wgsl");
@@ -54,6 +58,9 @@ pub struct AttendPacked {
     /// Whether there is a basis.
     pub basis: bool,
 }
+
+/// Keys that a part of a workgroup takes at once where they are multiplied as whole numbers.
+const EIGHT: usize = 8;
 
 /// What the rounding of queries to 15 bits may do to a result.
 const PLANES: f32 = 1.0 / 8192.0;
@@ -111,12 +118,13 @@ impl AttendPacked {
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
         let chunks = (heads / kv_heads).div_ceil(HEADS);
         let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
-        let splits = splits(&self.attention, site.caps, visible, [t, d]);
+        let one = Split { wg: WG, heads: HEADS, count: 1, tile: if integers { EIGHT } else { TILE } };
+        let splits = splits(&self.attention, site.caps, visible, t, step(d, one));
         let window = window.map_or(Word::U32(0), Word::from);
         let packing = self.packing();
         let new = fresh(packing[0].groups(d));
 
-        let split = Split { wg: WG, heads: HEADS, count: splits };
+        let split = Split { count: splits, ..one };
         let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], new);
         constants.extend(coding(packing, d, new));
         let files = [&self.files(integers, site.caps.f16)[..], &common].concat();
@@ -167,12 +175,12 @@ impl AttendPacked {
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
         ];
-        let centred: &[&File] = if f16 { &[&CENTRED_HALVES, &NARROW] } else { &[&CENTRED_FLOATS] };
-        let way: &[&File] = match integers {
-            true => &[&BY_INTEGERS, &QUERIES_INT, &DOT_PLANES],
-            false => &[&BY_FLOATS, &PACKED_FLOATS],
+        let way: &[&File] = match (integers, f16) {
+            (true, _) => &[&OVER_PACKED, &KEYS_INT, &BY_INTEGERS, &QUERIES_INT, &DOT_PLANES, &RAISED8],
+            (_, true) => &[&OVER_KEYS, &BY_FLOATS, &PACKED_FLOATS, &CENTRED_HALVES, &NARROW],
+            (_, false) => &[&OVER_KEYS, &BY_FLOATS, &PACKED_FLOATS, &CENTRED_FLOATS],
         };
-        [files, centred, way].concat()
+        [files, way].concat()
     }
 
     /// The dispatch that adds up the splits of heads and turns them back.
@@ -254,7 +262,7 @@ fn access([keys, values]: [Packing; 2], vectors: [usize; 2], integers: bool) -> 
 /// words or of pairs of them.
 fn words8(name: &str, array: &str, bits: u32, vector: usize) -> String {
     let words = match (bits, vector) {
-        (8, 2) => format!("return {array}[at / 2u + c];"),
+        (8, 2) => format!("return {array}[(at + 2u * c) / 2u];"),
         (8, _) => format!("return vec2<u32>({array}[at + 2u * c], {array}[at + 2u * c + 1u]);"),
         (4, _) => format!("return vec2<u32>({array}[at + c], 0u);"),
         (5, _) => format!(
@@ -297,7 +305,7 @@ fn fresh(groups: usize) -> usize {
 
 /// Bytes of workgroup memory: angles, a basis, what meets, levels and sums, new codes and scales, queries, exchange between lanes.
 fn memory(t: usize, lanes: usize) -> usize {
-    let meeting = meeting(lanes, Split { wg: WG, heads: HEADS, count: 1 }, 1, 4);
+    let meeting = meeting(lanes, Split { wg: WG, heads: HEADS, count: 1, tile: TILE }, 1, 4);
     let queries = 4 * lanes * (16 + 4) + 16;
     8 * t * lanes * VALUES / 2
         + 16 * (4 * lanes + meeting)
@@ -400,6 +408,8 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(3, 3, 64, 200), &[[150, 0]], [8, 8], &|op| op.basis = false),
         case(Shape(3, 3, 40, 150), &[[140, 0]], [4, 2], &|op| op.rope.rotated = 16),
         case(Shape(2, 2, 192, 40), &[[30, 0]], [4, 4], &plain),
+        // Many for each split.
+        case(Shape(4, 4, 128, 2900), &(2880..2888).map(|at| [at, 0]).collect::<Vec<_>>(), [4, 4], &plain),
         // Tokens of several sequences, several of one, and both.
         case(Shape(4, 2, 64, 200), &[[8, 100], [0, 0], [49, 50], [33, 150]], [8, 8], &plain),
         case(Shape(4, 1, 128, 300), &[[254, 0], [255, 0], [256, 0], [257, 0], [258, 0]], [4, 4], &|op| {

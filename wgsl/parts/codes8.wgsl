@@ -1,14 +1,13 @@
-// Codes as numbers, less their zero.
-// Needs VALUE_BITS; centred4 (centred_floats, centred_halves); the kernel sets `nothing`.
+// Codes of 8 values, as words hold them. Needs VALUE_BITS; the kernel sets `nothing`.
 
 // 0, which no compiler can know, and which may differ between lanes for all it knows. NVIDIA's masks bits and sets others in
 // two instructions if both are constants, else in one; what is alike in all lanes it copies each time.
 var<private> nothing: u32;
 
-// 8 values of lane c from the words that value8 fetched.
-fn values8(words: vec2<u32>, c: u32) -> mat2x4<f32> {
+// The first four and the last of lane c's 8, one in each byte, from the words that value8 fetched.
+fn codes_of(words: vec2<u32>, c: u32) -> vec2<u32> {
     if VALUE_BITS == 8u {
-        return mat2x4<f32>(centred4(words.x, 8u), centred4(words.y, 8u));
+        return words;
     }
     var first = 0u;
     var last = 0u;
@@ -25,5 +24,5 @@ fn values8(words: vec2<u32>, c: u32) -> mat2x4<f32> {
         first |= (one & 0x01010101u) << (VALUE_BITS - 1u);
         last |= ((one >> 1u) & 0x01010101u) << (VALUE_BITS - 1u);
     }
-    return mat2x4<f32>(centred4(first, VALUE_BITS), centred4(last, VALUE_BITS));
+    return vec2<u32>(first, last);
 }

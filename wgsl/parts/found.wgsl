@@ -1,6 +1,6 @@
 // What attend and attend_packed have of keys: a workgroup's share, and what its parts find there. LANES neighbours of its
 // WG invocations, a part, cover a head, 8 values each.
-// Needs first_key, end_key, window_start, share, STEP (key_range); first_new (first_new); table, PAGE (pages).
+// Needs first_key, end_key, window_start, begin_of, STEP (key_range); first_new (first_new); table, PAGE (pages).
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
 override LANES: u32 = 16u;
@@ -21,13 +21,13 @@ fn range_of(t: u32, split: u32, splits: u32) -> Range {
     let here = places[t];
     let begin = first_key(here);
     let end = end_key(here);
-    let size = share(end - begin, splits);
-    let before = split * size;
+    let keys = end - begin;
+    let before = begin_of(split, splits, keys);
     let low = min(begin + before, end);
-    let high = min(low + size, end);
+    let high = min(begin + begin_of(split + 1u, splits, keys), end);
     let stored = min(high, first_new(here));
     // The first split that nothing is left for.
-    let is_next = before >= end - begin && before < end - begin + size;
+    let is_next = before >= keys && (split == 0u || begin_of(split - 1u, splits, keys) < keys);
     let fresh = here.x < end && (splits == 1u || is_next);
     let start = window_start(here);
     return Range(here, low, high, stored, max(stored, 1u) - 1u, start, max(start, low), fresh);

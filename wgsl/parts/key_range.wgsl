@@ -21,12 +21,15 @@ fn first_key(here: vec2<u32>) -> u32 {
     return window_start(here) / STEP * STEP;
 }
 
-// What a split of so many takes.
-fn share(keys: u32, splits: u32) -> u32 {
-    let at_once = (max(splits, 2u) - 1u) * STEP;
-    // Whole numbers are divided in four times as many instructions. A quotient of floats may be off by one: one too many
-    // does not matter.
-    var times = max(u32(ceil(f32(keys) / f32(at_once))), 1u);
-    times += select(0u, 1u, times * at_once < keys);
-    return times * STEP;
+// Tiles from which on splits have nearly as many each, rather than a whole number: with few that would keep workgroups busy
+// that else end at once, and a step of a model of 8B takes 2 to 3% longer on an NVIDIA H200; with many 1% less.
+const MANY_TILES: f32 = 4.0;
+
+// Where a split begins among so many keys. All but the last have some, as long as there are any.
+fn begin_of(split: u32, splits: u32, keys: u32) -> u32 {
+    let tiles = (keys + STEP - 1u) / STEP;
+    let own = max(splits, 2u) - 1u;
+    let share = max(f32(tiles) / f32(own), 1.0);
+    let each = select(share, ceil(share), share < MANY_TILES);
+    return STEP * select(u32(each * f32(split)), tiles, split >= own);
 }

@@ -1,31 +1,9 @@
 // Attention of up to HEADS query heads over stored keys, a workgroup's share of them. WG / LANES parts take keys, four at
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
-// Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, Sums,
-// Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats, by_integers); Rows,
-// row_count (rows); make_rows of the kernel.
-
-// The score of a key that is not seen.
-const UNSEEN: f32 = -3.0e38;
-// What weights are relative to before there are any: less, so that the way of a new greatest score is tried, too.
-const LOWEST: f32 = -3.3e38;
-
-// Sums with one value more, and these weights of it.
-fn with_value(x: Sums, weights: vec4<f32>, value: mat2x4<f32>) -> Sums {
-    return Sums(
-        x.a + weights.x * value,
-        x.b + weights.y * value,
-        x.c + weights.z * value,
-        x.d + weights.w * value,
-        x.greatest,
-        x.total,
-    );
-}
-
-// Sums of values by a factor for each head.
-fn rescaled(x: Sums, by: vec4<f32>) -> Sums {
-    return Sums(by.x * x.a, by.y * x.b, by.z * x.c, by.w * x.d, x.greatest, x.total);
-}
+// Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, Score, Own,
+// own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, row_count (rows); make_rows of
+// the kernel.
 
 // All stored keys; `first_page` is that of a part's first. A tile is on its way while the one before is used. It takes that
 // one's place only when all sums are made: NVIDIA's compiler would copy it sooner, and a copy of what is on its way waits

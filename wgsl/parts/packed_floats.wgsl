@@ -1,6 +1,6 @@
 // Packed keys and values for by_floats: the codes of 8 values of a head, and the scale of their group.
-// Needs key8, value8 (generated); group_of, key_scales, value_scales, scale_in (packed8); values8, centred4 (codes8);
-// ready_dots (rows).
+// Needs key8, value8 (generated); group_of, key_scales, value_scales, scale_in (packed8); codes_of (codes8);
+// centred4 (centred_floats, centred_halves); ready_dots (rows).
 
 // As fetched, with the word that the scale is in.
 struct Eight { words: vec2<u32>, scales: u32 }
@@ -31,7 +31,8 @@ fn weighted(weights: vec4<f32>, value: Eight, h: u32, c: u32) -> vec4<f32> {
 }
 
 fn numbers8(value: Eight, c: u32) -> mat2x4<f32> {
-    return values8(value.words, c);
+    let codes = codes_of(value.words, c);
+    return mat2x4<f32>(centred4(codes.x, VALUE_BITS), centred4(codes.y, VALUE_BITS));
 }
 
 // This lane's share of the scores of a key with each query head.
