@@ -59,7 +59,7 @@ pub struct AttendPacked {
     pub basis: bool,
 }
 
-/// Keys that a part of a workgroup takes at once where they are multiplied as whole numbers.
+/// Keys that a part of a workgroup takes at once where they are multiplied as whole numbers: `TILE` of `over_packed.wgsl`.
 const EIGHT: usize = 8;
 
 /// What the rounding of queries to 15 bits may do to a result.
