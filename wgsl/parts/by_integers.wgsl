@@ -72,24 +72,24 @@ fn all_heads(own: vec2<f32>, key: u32) -> vec4<f32> {
 struct Weights { a: vec2<f32>, b: vec2<f32>, c: vec2<f32>, d: vec2<f32> }
 
 // What is not seen may have any scale.
-fn weights_of(weight: vec2<f32>, seen: bool, scales: vec4<u32>, h: u32, c: u32) -> Weights {
+fn weights_of(weight: vec2<f32>, seen: bool, stored: vec4<u32>, h: u32, c: u32) -> Weights {
+    let scales = select(vec4<u32>(), stored, seen);
     if GROUPS == 2u {
-        let both = unpack2x16float(select(0u, scales.x, seen));
+        let both = unpack2x16float(scales.x);
         let is_second = (group_for(h, c, 0u) & 1u) == 1u;
         let own = weight * select(both.x, both.y, is_second);
         let other = weight * select(both.y, both.x, is_second);
         return Weights(own, own, other, other);
     }
-    let none = vec2<f32>(0.0);
-    let own = select(none, weight * scale_in(scales.x, group_for(h, c, 0u)), seen);
+    let own = weight * scale_in(scales.x, group_for(h, c, 0u));
     if GROUPS == 1u {
         return Weights(own, own, own, own);
     }
     return Weights(
         own,
-        select(none, weight * scale_in(scales.y, group_for(h, c, 1u)), seen),
-        select(none, weight * scale_in(scales.z, group_for(h, c, 2u)), seen),
-        select(none, weight * scale_in(scales.w, group_for(h, c, 3u)), seen),
+        weight * scale_in(scales.y, group_for(h, c, 1u)),
+        weight * scale_in(scales.z, group_for(h, c, 2u)),
+        weight * scale_in(scales.w, group_for(h, c, 3u)),
     );
 }
 

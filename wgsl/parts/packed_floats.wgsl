@@ -30,19 +30,16 @@ fn weighted(weights: vec4<f32>, value: Eight, h: u32, c: u32) -> vec4<f32> {
     return scale_of(value, h, c) * weights;
 }
 
+fn centred8(words: vec2<u32>, c: u32, bits: u32) -> mat2x4<f32> {
+    let codes = codes_of(words, c, bits);
+    return mat2x4<f32>(centred4(codes.x, bits), centred4(codes.y, bits));
+}
+
 fn numbers8(value: Eight, c: u32) -> mat2x4<f32> {
-    let codes = codes_of(value.words, c);
-    return mat2x4<f32>(centred4(codes.x, VALUE_BITS), centred4(codes.y, VALUE_BITS));
+    return centred8(value.words, c, VALUE_BITS);
 }
 
 // This lane's share of the scores of a key with each query head.
 fn scores(key: Eight, h: u32, c: u32) -> vec4<f32> {
-    var first = key.words.x;
-    var last = key.words.y;
-    if KEY_BITS == 4u {
-        last = (first >> 4u) & 0x0f0f0f0fu;
-        first &= 0x0f0f0f0fu;
-    }
-    let numbers = mat2x4<f32>(centred4(first, KEY_BITS), centred4(last, KEY_BITS));
-    return scale_of(key, h, c) * ready_dots(c, numbers);
+    return scale_of(key, h, c) * ready_dots(c, centred8(key.words, c, KEY_BITS));
 }

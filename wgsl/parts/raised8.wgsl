@@ -22,7 +22,7 @@ fn raised4(x: u32) -> vec4<f32> {
 
 // 8 values of lane c from the words that value8 fetched.
 fn raised8(words: vec2<u32>, c: u32) -> mat2x4<f32> {
-    var codes = codes_of(words, c);
+    var codes = codes_of(words, c, VALUE_BITS);
     if VALUE_BITS == 4u {
         // What else is in a byte is masked.
         codes = vec2<u32>(words.x, words.x >> 4u);
