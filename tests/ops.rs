@@ -120,6 +120,7 @@ fn gpu_kernels_mean_what_the_definition_says() {
             caps.f16 &= gpu.caps().f16;
             caps.coop8 &= gpu.caps().coop8;
             caps.coop16 &= gpu.caps().coop16;
+            caps.fragments &= gpu.caps().fragments;
             for (i, kernel) in trial.case.kernels(&caps).iter().enumerate() {
                 // Adapters often choose alike; once is enough.
                 if seen.insert(format!("{kernel:?}")) {

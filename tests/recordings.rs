@@ -17,7 +17,8 @@ fn adapters() -> [(&'static str, Caps); 3] {
         max_binding: 1 << 31,
         ..Caps::BASELINE
     };
-    let nvidia = Caps { dot4: true, coop16: true, workgroup_memory: 48 << 10, ..modern.clone() };
+    let nvidia =
+        Caps { dot4: true, coop16: true, fragments: true, workgroup_memory: 48 << 10, ..modern.clone() };
     let apple = Caps { coop8: true, unified: true, ..modern };
     [("baseline", Caps::BASELINE), ("nvidia", nvidia), ("apple", apple)]
 }

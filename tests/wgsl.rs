@@ -15,8 +15,9 @@ use unimlx::{Caps, Stage, Word, ops};
 
 /// Shaders around expressions that the planner prints, and those of the engine itself: tests beside their
 /// users run them.
-const GENERATED: [&str; 11] = [
+const GENERATED: [&str; 12] = [
     "canary.wgsl",
+    "canary_fragments.wgsl",
     "map.wgsl",
     "put.wgsl",
     "reduce.wgsl",

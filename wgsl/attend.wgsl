@@ -9,13 +9,15 @@
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
-// by_floats, floats8, cache8_*, lanes_*); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned
-// (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of, keep_ready,
-// with_new (rows); deliver, deliver_none (meet). Bindings and q4, k4, v4 are generated, for queries, keys and values may
+// by_floats, floats8, or over_fragments with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*);
+// keep_query (floats8, queries_halves with greatest); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms,
+// turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of,
+// keep_ready, with_new (rows); deliver, deliver_none (meet). Bindings and q4, k4, v4 are generated, for queries, keys and values may
 // be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s) 37.7 (78%), 22.5 (65%), 9.3. README.md beside this file has what was tried.
+// (4.56 TB/s), by fragments, 37.0 (80%), 21.6 to 22.0 (67 to 68%), 9.9; without them 37.8, 22.8, 9.7. README.md beside this
+// file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(row, rows.t, rows.h, rows.head + min(row, rows.count - 1u), c);
@@ -29,14 +31,19 @@ fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
         let row = first + lane / LANES;
         let x = raw_of(min(row, HEADS + 1u), c);
         let inverse = inverse_rms(lane, x.own);
-        if row < HEADS {
-            let gain = gains(q_gain8(c), q_gain8(other_of(c)));
-            keep_ready(row, c, (params.scale * inverse) * turned(x, gain, turn));
-        } else if row < count {
-            var ready = x.own;
-            if row == HEADS {
-                ready = inverse * turned(x, gains(k_gain8(c), k_gain8(other_of(c))), turn);
+        let is_query = row < HEADS;
+        var ready = x.own;
+        if row <= HEADS {
+            var gain = gains(k_gain8(c), k_gain8(other_of(c)));
+            if NORM == 1u && is_query {
+                gain = gains(q_gain8(c), q_gain8(other_of(c)));
             }
+            ready = select(inverse, params.scale * inverse, is_query) * turned(x, gain, turn);
+        }
+        keep_query(lane, c, row, ready);
+        if is_query {
+            keep_ready(row, c, ready);
+        } else if row < count {
             let rounded = round8(ready);
             keep_ready(row, c, eight(rounded));
             if rows.is_first && c < params.eights {
@@ -78,6 +85,8 @@ fn main(
         deliver_none(lane, rows.t, rows.head, rows.count, group.y, groups.y);
         return;
     }
+    // Positions are below 2^31.
+    nothing = (r.here.x + lane) >> 31u;
     let page = page_at(r, r.low + 4u * part);
     keep_rows(part, c, rows, first_row);
     make_angles(lane, r.here, frequency);

@@ -3,13 +3,15 @@
 //
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
-// 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200 32768 keys of 8 bits 30.3 us, of 4 bits
-// 27.9, attend over f16 37.7; 16384 keys 20.1, 18.5 and 22.5; 2048 keys 11.0, 10.1 and 9.3. README.md beside this file has
-// what was tried.
+// 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200, by fragments, 32768 keys of 8 bits
+// 25.5 us, of 4 bits 21.0, attend over f16 37.6; 16384 keys 17.0, 15.1 and 22.0; 2048 keys 10.4, 9.6 and 9.9. As whole
+// numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_packed with keys_int, by_integers,
-// raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*; both with sums, packed8, codes8, lanes_*);
-// keep_query (queries_int, packed_floats); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains);
+// raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*, both with sums and scales8; or over_fragments with
+// by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); keep_query (queries_int, queries_halves,
+// packed_floats); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
+// k_gain8 (head_gains, no_head_gains);
 // basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8 with walsh4, signs); coded (fresh8);
 // store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.

@@ -22,8 +22,8 @@ Exit codes:
 
 Environment:
   UNIMLX_ADAPTER=NAME    use the adapter whose name contains this
-  UNIMLX_DISABLE=a,b     switch off subgroups, f16, dot4, coop8, coop16, coop,
-                         timestamps, unified, fast-device, or all: baseline
+  UNIMLX_DISABLE=a,b     switch off subgroups, f16, dot4, coop8, coop16, fragments,
+                         coop, timestamps, unified, fast-device, or all: baseline
   UNIMLX_CHECKED=1       keep bounds checks in kernels
   UNIMLX_CACHE=DIR       keep compiled kernels there; empty keeps none
   UNIMLX_LOG=debug       say what is going on

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::fragments;
+
 /// What a kernel may need beyond the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
@@ -20,12 +22,14 @@ pub enum Tier {
     Coop8,
     /// 16x16x16 cooperative matrices, f16 in and f32 out (NVIDIA and others, on Vulkan).
     Coop16,
+    /// Products of 16x16 by 8 columns of matrices whose elements stand in registers, f16 in and f32 out (NVIDIA, on Vulkan).
+    Fragments,
 }
 
 impl Tier {
     /// All of them, the least demanding first.
-    pub const ALL: [Tier; 6] =
-        [Tier::Baseline, Tier::Subgroup, Tier::F16, Tier::Dot4, Tier::Coop8, Tier::Coop16];
+    pub const ALL: [Tier; 7] =
+        [Tier::Baseline, Tier::Subgroup, Tier::F16, Tier::Dot4, Tier::Coop8, Tier::Coop16, Tier::Fragments];
 
     /// The word for it in `UNIMLX_DISABLE`, `info` and messages.
     pub fn name(self) -> &'static str {
@@ -36,6 +40,7 @@ impl Tier {
             Tier::Dot4 => "dot4",
             Tier::Coop8 => "coop8",
             Tier::Coop16 => "coop16",
+            Tier::Fragments => "fragments",
         }
     }
 }
@@ -59,6 +64,8 @@ pub struct Caps {
     pub coop8: bool,
     /// See [`Tier::Coop16`].
     pub coop16: bool,
+    /// See [`Tier::Fragments`].
+    pub fragments: bool,
     /// Cores that run workgroups of their own, if the adapter's name says how many: multiprocessors, compute units.
     pub cores: Option<u32>,
     /// The CPU maps tensor buffers: nothing is staged.
@@ -91,6 +98,7 @@ impl Caps {
         dot4: false,
         coop8: false,
         coop16: false,
+        fragments: false,
         cores: None,
         unified: false,
         fast_device: false,
@@ -113,6 +121,7 @@ impl Caps {
             Tier::Dot4 => self.dot4,
             Tier::Coop8 => self.coop8,
             Tier::Coop16 => self.coop16,
+            Tier::Fragments => self.fragments,
         }
     }
 
@@ -127,21 +136,24 @@ impl Caps {
         use wgpu::wgt::CooperativeScalarType::{F16, F32};
         let (features, limits, info) = (device.features(), device.limits(), device.adapter_info());
         let f16 = features.contains(Features::SHADER_F16);
-        let coop = |edge: u32| {
-            let square = |p: &&wgpu::wgt::CooperativeMatrixProperties| {
-                [p.m_size, p.n_size, p.k_size] == [edge; 3] && p.ab_type == F16 && p.cr_type == F32
+        let coop = |shape: [u32; 3]| {
+            let suits = |p: &wgpu::wgt::CooperativeMatrixProperties| {
+                [p.m_size, p.n_size, p.k_size] == shape && p.ab_type == F16 && p.cr_type == F32
             };
-            f16 && features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
-                && coop.iter().find(square).is_some()
+            f16 && features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && coop.iter().any(suits)
         };
+        let subgroups =
+            features.contains(Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size));
         Caps {
             f16,
-            subgroups: features
-                .contains(Features::SUBGROUP)
-                .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            subgroups,
             dot4: info.backend == wgpu::Backend::Vulkan,
-            coop8: coop(8),
-            coop16: coop(16),
+            coop8: coop([8; 3]),
+            coop16: coop([16; 3]),
+            fragments: coop(fragments::SHAPE)
+                && info.backend == wgpu::Backend::Vulkan
+                && features.contains(Features::PASSTHROUGH_SHADERS)
+                && subgroups == Some((32, 32)),
             cores: super::chips::cores(&info.name),
             unified: features.contains(Features::MAPPABLE_PRIMARY_BUFFERS)
                 && matches!(info.device_type, wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu),

@@ -15,6 +15,7 @@ mod counters;
 mod device;
 mod disk;
 mod encode;
+mod fragments;
 mod memory;
 mod open;
 #[cfg(test)]

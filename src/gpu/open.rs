@@ -83,7 +83,7 @@ impl Options {
     }
 
     fn disables(&self, word: &str) -> bool {
-        let coop = word.starts_with("coop");
+        let coop = word.starts_with("coop") || word == "fragments";
         self.disable.iter().any(|w| w == word || w == "baseline" || (coop && w == "coop"))
     }
 }
@@ -130,7 +130,9 @@ impl Gpu {
         let mut failure = None;
         for adapter in adapters {
             let name = adapter.get_info().name;
-            match Gpu::open_adapter(&adapter, options, trial).with_context(|| format!("opening {name}")) {
+            let opened = Gpu::open_adapter(&adapter, options, trial)
+                .and_then(|gpu| gpu.with_right_fragments(&adapter, options, trial));
+            match opened.with_context(|| format!("opening {name}")) {
                 Ok(gpu) => return Ok(gpu),
                 Err(e) => {
                     log::warn!("{e}");
@@ -150,6 +152,7 @@ impl Gpu {
             ("f16", Features::SHADER_F16),
             ("timestamps", Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             ("coop", Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            ("fragments", Features::PASSTHROUGH_SHADERS),
         ];
         for (word, wish) in wishes {
             if !options.disables(word) {
@@ -203,6 +206,25 @@ impl Gpu {
         Ok(Gpu::with_callbacks(adapter, device, queue, options, false))
     }
 
+    /// What is wrong with products of fragments, if the device has any.
+    fn wrong_fragments(self: &Arc<Self>) -> Option<Error> {
+        self.caps().fragments.then(|| self.try_fragments().err()).flatten()
+    }
+
+    /// This device, or if its products of fragments are wrong one that has none.
+    fn with_right_fragments(
+        self: Arc<Self>,
+        adapter: &wgpu::Adapter,
+        options: &Options,
+        trial: Trial<'_>,
+    ) -> Result<Arc<Gpu>> {
+        let Some(e) = self.wrong_fragments() else { return Ok(self) };
+        log::warn!("{}: opening it without `fragments`: {e}", self.name());
+        let mut fewer = options.clone();
+        fewer.disable.push("fragments".to_owned());
+        Gpu::open_adapter(adapter, &fewer, trial)
+    }
+
     /// A device of our own: it remembers what goes wrong.
     fn with_callbacks(
         adapter: &wgpu::Adapter,
@@ -227,9 +249,18 @@ impl Gpu {
     /// # Errors
     /// `is_device`: the device is already lost.
     pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Arc<Gpu>> {
-        let options = Options::from_env();
-        let gpu = Gpu::new(Gpu::caps_of(adapter, &device, &options, false), device, queue, &options);
+        let mut options = Options::from_env();
+        let open = |options: &Options| {
+            let caps = Gpu::caps_of(adapter, &device, options, false);
+            Gpu::new(caps, device.clone(), queue.clone(), options)
+        };
+        let mut gpu = open(&options);
         gpu.poll(wgpu::PollType::Poll)?;
+        if let Some(e) = gpu.wrong_fragments() {
+            log::warn!("{}: used without `fragments`: {e}", gpu.name());
+            options.disable.push("fragments".to_owned());
+            gpu = open(&options);
+        }
         if let Some(folder) = &options.pipeline_cache {
             gpu.keep_pipelines(folder);
         }
@@ -243,6 +274,7 @@ impl Gpu {
         caps.dot4 &= !options.disables("dot4");
         caps.coop8 &= !options.disables("coop8");
         caps.coop16 &= !options.disables("coop16");
+        caps.fragments &= !options.disables("fragments") && !options.checked;
         caps.unified &= !options.disables("unified");
         caps.timestamps &= !options.disables("timestamps");
         caps.subgroups = caps.subgroups.filter(|_| !options.disables("subgroups"));

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use naga::back::pipeline_constants::process_overrides;
 
 use super::device::lock;
+use super::fragments;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Dispatch, Gpu};
 
@@ -92,6 +93,12 @@ pub(super) struct Pipeline {
     pub(super) least: Vec<u64>,
 }
 
+/// What a valid shader comes to: the least size of each binding, and SPIR-V where that is not made from its text.
+struct Checked {
+    least: Vec<u64>,
+    spirv: Option<Vec<u32>>,
+}
+
 impl Gpu {
     /// The pipelines of dispatches, in their order; new ones are compiled now, several at a time.
     pub(super) fn pipelines(&self, dispatches: &[&Dispatch]) -> Result<Vec<Arc<Pipeline>>> {
@@ -137,7 +144,7 @@ impl Gpu {
     }
 
     fn compile(&self, dispatch: &Dispatch) -> Result<Pipeline> {
-        let least = self.check(dispatch)?;
+        let Checked { least, spirv } = self.check(dispatch)?;
         let entries: Vec<_> = least
             .iter()
             .enumerate()
@@ -155,18 +162,10 @@ impl Gpu {
                 count: None,
             })
             .collect();
-        let checks = match self.checked {
-            true => wgpu::ShaderRuntimeChecks::checked(),
-            false => wgpu::ShaderRuntimeChecks::unchecked(),
-        };
         let (raw, layout) = self.guarded("compiling", || {
-            let descriptor = wgpu::ShaderModuleDescriptor {
-                label: Some(&dispatch.name),
-                source: wgpu::ShaderSource::Wgsl(dispatch.source.text().into()),
-            };
-            // SAFETY: every kernel is part of this crate or handed in by the application as code to be
-            // trusted; each keeps within its bindings and ends its loops.
-            let shader = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+            // SPIR-V has its constants already.
+            let constants = if spirv.is_some() { &[] } else { &dispatch.constants[..] };
+            let shader = self.shader(dispatch, spirv);
             let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
                 label: Some(&dispatch.name),
                 entries: &entries,
@@ -182,7 +181,7 @@ impl Gpu {
                 module: &shader,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &dispatch.constants,
+                    constants,
                     zero_initialize_workgroup_memory: false,
                 },
                 cache: self.kept.raw(),
@@ -192,8 +191,36 @@ impl Gpu {
         Ok(Pipeline { raw, layout, least })
     }
 
-    /// Validates the shader as this dispatch uses it; returns the least size of each binding.
-    fn check(&self, dispatch: &Dispatch) -> Result<Vec<u64>> {
+    /// The shader that `check` found valid, from its text or from SPIR-V.
+    fn shader(&self, dispatch: &Dispatch, spirv: Option<Vec<u32>>) -> wgpu::ShaderModule {
+        let label = Some(&*dispatch.name);
+        let Some(words) = spirv else {
+            let checks = match self.checked {
+                true => wgpu::ShaderRuntimeChecks::checked(),
+                false => wgpu::ShaderRuntimeChecks::unchecked(),
+            };
+            let source = wgpu::ShaderSource::Wgsl(dispatch.source.text().into());
+            // SAFETY: every kernel is part of this crate or handed in by the application as code to be
+            // trusted; each keeps within its bindings and ends its loops.
+            return unsafe {
+                self.device
+                    .create_shader_module_trusted(wgpu::ShaderModuleDescriptor { label, source }, checks)
+            };
+        };
+        let entry = wgpu::PassthroughShaderEntryPoint { name: "main".into(), workgroup_size: (1, 1, 1) };
+        let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+            label,
+            entry_points: vec![entry].into(),
+            spirv: Some(words.into()),
+            ..Default::default()
+        };
+        // SAFETY: as above; naga made these words of a shader that was validated, all but the bodies of two functions
+        // that need no memory, for a device on which they were tried.
+        unsafe { self.device.create_shader_module_passthrough(descriptor) }
+    }
+
+    /// Validates the shader as this dispatch uses it.
+    fn check(&self, dispatch: &Dispatch) -> Result<Checked> {
         let source = &dispatch.source;
         let module = source.parse().map_err(Error::device)?;
         let info = source.validate(&module, naga::valid::Capabilities::all()).map_err(Error::device)?;
@@ -224,7 +251,11 @@ impl Gpu {
                 "{shared} bytes of workgroup memory, {most} is the most"
             )));
         }
-        binding_sizes(dispatch, &module)
+        let spirv = match caps.fragments && fragments::are_in(&module) {
+            true => Some(fragments::compile(&module, &info)?),
+            false => None,
+        };
+        Ok(Checked { least: binding_sizes(dispatch, &module)?, spirv })
     }
 }
 

@@ -28,7 +28,13 @@ static STEP_ANGLES: File = wgsl!("parts/step_angles.wgsl");
 static FOUND: File = wgsl!("parts/found.wgsl");
 pub(super) static BY_FLOATS: File = wgsl!("parts/by_floats.wgsl");
 pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
-static SUMS: File = wgsl!("parts/sums.wgsl");
+pub(super) static SUMS: File = wgsl!("parts/sums.wgsl");
+pub(super) static OVER_FRAGMENTS: File = wgsl!("parts/over_fragments.wgsl");
+pub(super) static BY_FRAGMENTS: File = wgsl!("parts/by_fragments.wgsl");
+pub(super) static QUERIES_HALVES: File = wgsl!("parts/queries_halves.wgsl");
+pub(super) static FRAGMENTS: File = wgsl!("parts/fragments.wgsl");
+pub(super) static GREATEST: File = wgsl!("parts/greatest.wgsl");
+static HALVES_FRAGMENTS: File = wgsl!("parts/halves_fragments.wgsl");
 static ROWS: File = wgsl!("parts/rows.wgsl");
 static MEET: File = wgsl!("parts/meet.wgsl");
 
@@ -83,6 +89,8 @@ pub(super) struct Split {
     pub(super) count: usize,
     /// Keys that a part of a workgroup takes at once.
     pub(super) tile: usize,
+    /// Whether keys are multiplied as fragments of matrices.
+    pub(super) fragments: bool,
 }
 
 /// Sizes that everything follows from.
@@ -185,7 +193,13 @@ impl Attend {
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let files = [&[&ATTEND, &OVER_KEYS, &BY_FLOATS, &FLOATS8], &common[..]].concat();
+        let way: &[&File] = match split.fragments {
+            true => {
+                &[&OVER_FRAGMENTS, &BY_FRAGMENTS, &QUERIES_HALVES, &HALVES_FRAGMENTS, &FRAGMENTS, &GREATEST]
+            }
+            false => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &FLOATS8],
+        };
+        let files = [&[&ATTEND], way, &common[..]].concat();
         let mut stage = self.stage(site, (&files, &constants), out, more);
         stage.name = "attend";
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
@@ -212,15 +226,16 @@ impl Attend {
 
     /// How keys and heads are shared out, from how long a sequence may be, for a recording does not know positions; the
     /// kernel divides the keys that there are.
-    fn split(&self, site: &Site<'_>, subgroups: bool) -> Split {
+    fn split(&self, site: &Site<'_>, fragments: bool, subgroups: bool) -> Split {
         let Shape { t, d, rows, .. } = self.shape(site.inputs);
         let visible = self.attention.visible(rows);
-        let one = Split { wg: WG, heads: HEADS, count: 1, tile: TILE };
+        let tile = if fragments { fragment_tile(d) } else { TILE };
+        let one = Split { wg: WG, heads: HEADS, count: 1, tile, fragments };
         if visible <= FEW_KEYS {
             return one;
         }
         // Measured on discrete GPUs; heads of 128 take longer so.
-        let large = Split { wg: LARGE, heads: 1, ..one };
+        let large = Split { wg: LARGE, heads: 1, tile: TILE, fragments: false, ..one };
         let parts_add_up = merged(site.caps, lanes(d), subgroups) > 1;
         let suits = t == 1 && lanes(d) == 8 && parts_add_up && !site.caps.unified;
         let fits = LARGE <= site.caps.workgroup_size as usize
@@ -237,7 +252,8 @@ impl Attend {
         let lanes = lanes(d);
         let meeting = meeting(lanes, split, merged(site.caps, lanes, subgroups), NEW);
         let exchange = if subgroups { 0 } else { 16 * split.wg };
-        8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange
+        let fragments = if split.fragments { fragment_memory(lanes) } else { 0 };
+        8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange + fragments
     }
 }
 
@@ -258,9 +274,9 @@ pub(super) fn few_tokens(
     subgroups: bool,
     [t, d]: [usize; 2],
     new: usize,
-) -> ([&'static File; 9], Vec<(&'static str, f64)>) {
+) -> ([&'static File; 8], Vec<(&'static str, f64)>) {
     let lanes_file = exchange(subgroups);
-    let files = [&FOUND, &STEP_ANGLES, &SUMS, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
+    let files = [&FOUND, &STEP_ANGLES, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
     let group = attention.heads / attention.kv_heads;
     let lanes = lanes(d);
     let merged = merged(caps, lanes, subgroups);
@@ -299,6 +315,21 @@ pub(super) fn meeting(lanes: usize, split: Split, merged: usize, new: usize) -> 
     (2 * at_once * split.wg / merged).max(2 * 2 * lanes * (HEADS + new))
 }
 
+/// Whether an adapter multiplies heads of `d` as fragments, or can do what that means by way of workgroup memory.
+pub(super) fn takes_fragments(caps: &Caps, subgroups: bool, d: usize) -> bool {
+    matches!(d, 64 | 128) && (caps.fragments || !subgroups)
+}
+
+/// Keys that a part takes at once of those that 32 invocations take together.
+pub(super) fn fragment_tile(d: usize) -> usize {
+    16 * lanes(d) / 32
+}
+
+/// Bytes of workgroup memory: queries, fragments where they are exchanged there.
+pub(super) fn fragment_memory(lanes: usize) -> usize {
+    16 * 8 * lanes + 80 + 24 * WG
+}
+
 /// Keys of heads of `d` that a workgroup takes at once, and at least. Few keys leave most of a GPU idle.
 pub(super) fn step(d: usize, split: Split) -> usize {
     split.tile * split.wg / lanes(d)
@@ -334,16 +365,22 @@ impl Op for Attend {
             return Vec::new();
         }
         let subgroups = in_subgroup(site.caps, lanes(d));
-        let ways = if subgroups { &[true, false][..] } else { &[false] };
         if t > FEW {
+            let ways = if subgroups { &[true, false][..] } else { &[false] };
             return ways.iter().flat_map(|&way| self.many(site, way)).collect();
         }
         let room = site.caps.workgroup_memory as usize;
-        let kernel = |&way: &bool| {
-            let split = self.split(site, way);
-            (self.memory(site, split, way) <= room).then(|| self.kernel(site, split, way))
+        let can = |&(fragments, exchange): &(bool, bool)| {
+            let suits = cache == Dtype::F16 && takes_fragments(site.caps, exchange, d);
+            (subgroups || !exchange) && (suits || !fragments)
         };
-        ways.iter().filter_map(kernel).collect()
+        let kernel = |(fragments, exchange): (bool, bool)| {
+            let split = self.split(site, fragments, exchange);
+            (self.memory(site, split, exchange) <= room).then(|| self.kernel(site, split, exchange))
+        };
+        // The last is the first by way of workgroup memory, for tests on any adapter.
+        let ways = [(true, true), (false, true), (false, false), (true, false)];
+        ways.into_iter().filter(can).filter_map(kernel).collect()
     }
 }
 

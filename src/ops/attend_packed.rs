@@ -1,12 +1,14 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    ADD_SPLITS, BY_FLOATS, HEADS, MAX_HEAD, OVER_KEYS, Split, TILE, WG, exchange, few_tokens, in_subgroup,
-    meeting, splits, step,
+    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, HEADS, MAX_HEAD, OVER_FRAGMENTS, OVER_KEYS,
+    QUERIES_HALVES, SUMS, Split, TILE, WG, exchange, few_tokens, fragment_memory, fragment_tile, in_subgroup,
+    meeting, splits, step, takes_fragments,
 };
 use super::attention::codes;
 use super::kernel::{NARROW, fits};
 use super::kv_pack::SIGNS;
+use super::packed_arrays::{access, tiled, vectors};
 use super::pages::paged;
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::weight::DOT_PLANES;
@@ -24,8 +26,10 @@ static COMBINE: File = wgsl!("attend_packed_combine.wgsl");
 static WALSH4: File = wgsl!("parts/walsh4.wgsl");
 static WALSH8: File = wgsl!("parts/walsh8.wgsl");
 static FRESH8: File = wgsl!("parts/fresh8.wgsl");
+static SCALES8: File = wgsl!("parts/scales8.wgsl");
 static PACKED8: File = wgsl!("parts/packed8.wgsl");
 static OVER_PACKED: File = wgsl!("parts/over_packed.wgsl");
+static CODES_FRAGMENTS: File = wgsl!("parts/codes_fragments.wgsl");
 static KEYS_INT: File = wgsl!("parts/keys_int.wgsl");
 static BY_INTEGERS: File = wgsl!("parts/by_integers.wgsl");
 static QUERIES_INT: File = wgsl!("parts/queries_int.wgsl");
@@ -61,6 +65,36 @@ pub struct AttendPacked {
 
 /// Keys that a part of a workgroup takes at once where they are multiplied as whole numbers: `TILE` of `over_packed.wgsl`.
 const EIGHT: usize = 8;
+
+/// What keys are multiplied by.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// Matrices whose elements stand in registers.
+    Fragments,
+    /// Whole numbers, which takes subgroups.
+    Integers,
+    Floats,
+}
+
+impl Way {
+    /// Keys that a part of a workgroup takes at once.
+    fn tile(self, d: usize) -> usize {
+        match self {
+            Way::Fragments => fragment_tile(d),
+            Way::Integers => EIGHT,
+            Way::Floats => TILE,
+        }
+    }
+
+    /// Whether an adapter can go this way with heads of `d`, lanes exchanging values directly if `subgroups`.
+    fn suits(self, caps: &Caps, subgroups: bool, d: usize) -> bool {
+        match self {
+            Way::Fragments => takes_fragments(caps, subgroups, d),
+            Way::Integers => caps.dot4 && subgroups,
+            Way::Floats => true,
+        }
+    }
+}
 
 /// What the rounding of queries to 15 bits may do to a result.
 const PLANES: f32 = 1.0 / 8192.0;
@@ -110,15 +144,15 @@ impl AttendPacked {
         (turn(&y, true), keys, values)
     }
 
-    /// The dispatches. `integers`: keys are multiplied as whole numbers, which takes subgroups; `subgroups`: lanes exchange
-    /// values directly.
-    fn kernel(&self, site: &Site<'_>, integers: bool, subgroups: bool) -> Kernel {
+    /// The dispatches. `subgroups`: lanes exchange values directly.
+    fn kernel(&self, site: &Site<'_>, way: Way, subgroups: bool) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
         let chunks = (heads / kv_heads).div_ceil(HEADS);
         let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
-        let one = Split { wg: WG, heads: HEADS, count: 1, tile: if integers { EIGHT } else { TILE } };
+        let one =
+            Split { wg: WG, heads: HEADS, count: 1, tile: way.tile(d), fragments: way == Way::Fragments };
         let splits = splits(&self.attention, site.caps, visible, t, step(d, one));
         let window = window.map_or(Word::U32(0), Word::from);
         let packing = self.packing();
@@ -127,7 +161,7 @@ impl AttendPacked {
         let split = Split { count: splits, ..one };
         let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], new);
         constants.extend(coding(packing, d, new));
-        let files = [&self.files(integers, site.caps.f16)[..], &common].concat();
+        let files = [&self.files(way, site.caps.f16)[..], &common].concat();
         let words = packing.map(|packing| packing.row_words(kv_heads, d));
         let params = vec![
             ("chunks", chunks.into()),
@@ -137,7 +171,7 @@ impl AttendPacked {
             ("key_words", words[0].into()),
             ("value_words", words[1].into()),
         ];
-        let vectors = vectors(packing, words, integers);
+        let vectors = vectors(packing, words, way == Way::Integers);
         let array = |n: usize| match n {
             1 => "array<u32>",
             2 => "array<vec2<u32>>",
@@ -148,22 +182,28 @@ impl AttendPacked {
             files: &files,
             constants: &constants,
             out: Arg::Scratch(0),
-            cache: vectors.map(array),
+            cache: match way {
+                Way::Fragments => ["KeyTiles", "ValueTiles"],
+                _ => vectors.map(array),
+            },
             reads: if self.basis { &[basis] } else { &[] },
             params,
         };
         let mut stage = Stage { name: "attend_packed", ..self.raw(d).stage(site, own) };
-        stage.generated += &access(packing, vectors, integers);
+        stage.generated += &match way {
+            Way::Fragments => tiled(packing, kv_heads, d),
+            _ => access(packing, vectors, way == Way::Integers),
+        };
         stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
         Kernel {
             scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
             stages: vec![stage, self.combine([t, d], site.caps, subgroups)],
-            rounding: if integers { PLANES } else { 0.0 },
+            rounding: if way == Way::Integers { PLANES } else { 0.0 },
         }
     }
 
     /// The parts of the first dispatch.
-    fn files(&self, integers: bool, f16: bool) -> Vec<&'static File> {
+    fn files(&self, way: Way, f16: bool) -> Vec<&'static File> {
         let files: &[&File] = &[
             &ATTEND_PACKED,
             &PACKED8,
@@ -171,14 +211,20 @@ impl AttendPacked {
             &WALSH4,
             &SIGNS,
             &FRESH8,
+            &GREATEST,
             &STORE_FRESH,
             &CODES8,
             if self.basis { &BASES8 } else { &NO_BASES8 },
         ];
-        let way: &[&File] = match (integers, f16) {
-            (true, _) => &[&OVER_PACKED, &KEYS_INT, &BY_INTEGERS, &QUERIES_INT, &DOT_PLANES, &RAISED8],
-            (_, true) => &[&OVER_KEYS, &BY_FLOATS, &PACKED_FLOATS, &CENTRED_HALVES, &NARROW],
-            (_, false) => &[&OVER_KEYS, &BY_FLOATS, &PACKED_FLOATS, &CENTRED_FLOATS],
+        let way: &[&File] = match (way, f16) {
+            (Way::Fragments, _) => {
+                &[&OVER_FRAGMENTS, &BY_FRAGMENTS, &QUERIES_HALVES, &CODES_FRAGMENTS, &FRAGMENTS]
+            }
+            (Way::Integers, _) => {
+                &[&OVER_PACKED, &KEYS_INT, &BY_INTEGERS, &SUMS, &QUERIES_INT, &DOT_PLANES, &RAISED8, &SCALES8]
+            }
+            (_, true) => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &PACKED_FLOATS, &SCALES8, &CENTRED_HALVES, &NARROW],
+            (_, false) => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &PACKED_FLOATS, &SCALES8, &CENTRED_FLOATS],
         };
         [files, way].concat()
     }
@@ -232,72 +278,6 @@ fn coding([keys, values]: [Packing; 2], d: usize, new: usize) -> [(&'static str,
     ]
 }
 
-/// How many words of keys and of values are read at once: several from rows that are whole vectors.
-fn vectors([keys, values]: [Packing; 2], [key_words, value_words]: [usize; 2], integers: bool) -> [usize; 2] {
-    let vector = |words: usize, wanted: usize| if words.is_multiple_of(wanted) { wanted } else { 1 };
-    let pairs = |packing: Packing| if packing.bits == 8 { 2 } else { 1 };
-    [vector(key_words, if integers { 4 } else { pairs(keys) }), vector(value_words, pairs(values))]
-}
-
-/// Functions that read and write words of keys and of values in arrays of such vectors.
-fn access([keys, values]: [Packing; 2], vectors: [usize; 2], integers: bool) -> String {
-    let mut text = String::new();
-    for (name, array, bits, n) in
-        [("key", "keys", keys.bits, vectors[0]), ("value", "values", values.bits, vectors[1])]
-    {
-        let word = if n > 1 { format!("{array}[at / {n}u][at % {n}u]") } else { format!("{array}[at]") };
-        text += &format!(
-            "fn {name}_word(at: u32) -> u32 {{ return {word}; }}\n\
-             fn set_{name}_word(at: u32, word: u32) {{ {word} = word; }}\n"
-        );
-        text += &match (name, integers) {
-            ("key", true) => key32(bits as usize, n),
-            _ => words8(name, array, bits, n),
-        };
-    }
-    text
-}
-
-/// Words of lane c's 8 codes of the head whose first word is `at`, for lanes past the head the last. The array is of
-/// words or of pairs of them.
-fn words8(name: &str, array: &str, bits: u32, vector: usize) -> String {
-    let words = match (bits, vector) {
-        (8, 2) => format!("return {array}[(at + 2u * c) / 2u];"),
-        (8, _) => format!("return vec2<u32>({array}[at + 2u * c], {array}[at + 2u * c + 1u]);"),
-        (4, _) => format!("return vec2<u32>({array}[at + c], 0u);"),
-        (5, _) => format!(
-            "let block = at + 5u * (c / 4u);\nreturn vec2<u32>({array}[block + c % 4u], {array}[block + 4u]);"
-        ),
-        (3, _) => format!(
-            "let block = at + 3u * (c / 4u);\nreturn vec2<u32>({array}[block + c % 4u / 2u], {array}[block + 2u]);"
-        ),
-        _ => format!("return vec2<u32>({array}[at + c / 2u], 0u);"),
-    };
-    format!(
-        "fn {name}8(at: u32, lane: u32) -> vec2<u32> {{\nlet c = min(lane, params.eights - 1u);\n{words}\n}}\n"
-    )
-}
-
-/// Words of lane l's 32 codes of the key head whose first word is `at`, for lanes past the head the last.
-fn key32(bits: usize, vector: usize) -> String {
-    let load = |i: usize| {
-        if vector == 4 {
-            format!("keys[block / 4u + {i}u]")
-        } else {
-            let word = |j: usize| format!("keys[block + {}u]", 4 * i + j);
-            format!("vec4<u32>({}, {}, {}, {})", word(0), word(1), word(2), word(3))
-        }
-    };
-    let second = if bits == 8 { load(1) } else { "vec4<u32>()".to_owned() };
-    format!(
-        "struct Words {{ a: vec4<u32>, b: vec4<u32> }}\n\
-         fn key32(at: u32, l: u32) -> Words {{\n\
-         let block = at + {bits}u * min(l, KEY_HEAD / {bits}u - 1u);\n\
-         return Words({}, {second});\n}}\n",
-        load(0)
-    )
-}
-
 /// New keys and values of a workgroup: a neighbour's as well if they share a word of scales.
 fn fresh(groups: usize) -> usize {
     2 + 2 * (groups % 2)
@@ -305,7 +285,8 @@ fn fresh(groups: usize) -> usize {
 
 /// Bytes of workgroup memory: angles, a basis, what meets, levels and sums, new codes and scales, queries, exchange between lanes.
 fn memory(t: usize, lanes: usize) -> usize {
-    let meeting = meeting(lanes, Split { wg: WG, heads: HEADS, count: 1, tile: TILE }, 1, 4);
+    let meeting =
+        meeting(lanes, Split { wg: WG, heads: HEADS, count: 1, tile: TILE, fragments: false }, 1, 4);
     let queries = 4 * lanes * (16 + 4) + 16;
     8 * t * lanes * VALUES / 2
         + 16 * (4 * lanes + meeting)
@@ -344,18 +325,22 @@ impl Op for AttendPacked {
             && matches!(keys.bits, 4 | 8)
             && [keys, values].iter().all(|packing| !packing.affine && packing.group == 8 * VALUES)
             && fits([self.attention.heads, t, 1])
-            && memory(t, lanes(d)) <= site.caps.workgroup_memory as usize
             // The output is written by another stage, where a scratch buffer takes its place.
             && site.inputs.len() < site.caps.storage_buffers as usize;
         if !suits {
             return Vec::new();
         }
         let subgroups = in_subgroup(site.caps, lanes(d));
-        let ways = [(true, true), (false, true), (false, false)];
-        ways.into_iter()
-            .filter(|&(integers, exchange)| (subgroups || !exchange) && (site.caps.dot4 || !integers))
-            .map(|(integers, exchange)| self.kernel(site, integers, exchange))
-            .collect()
+        let room = site.caps.workgroup_memory as usize;
+        let can = |&(way, exchange): &(Way, bool)| {
+            let more = if way == Way::Fragments { fragment_memory(lanes(d)) } else { 0 };
+            let fits = memory(t, lanes(d)) + more <= room;
+            fits && (subgroups || !exchange) && way.suits(site.caps, exchange, d)
+        };
+        let ways = [(Way::Fragments, true), (Way::Integers, true), (Way::Floats, true), (Way::Floats, false)];
+        // The last is the first by way of workgroup memory, for tests on any adapter.
+        let ways = ways.into_iter().chain([(Way::Fragments, false)]).filter(can);
+        ways.map(|(way, exchange)| self.kernel(site, way, exchange)).collect()
     }
 }
 

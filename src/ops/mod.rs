@@ -24,6 +24,7 @@ mod matvec_one;
 mod matvec_rows;
 mod matvec_several;
 mod next;
+mod packed_arrays;
 mod packing;
 mod pages;
 mod philox;

@@ -14,6 +14,7 @@ pub(crate) fn adapters() -> Vec<(&'static str, Caps)> {
     let large8 = Caps { cores: Some(40), unified: true, ..coop8.clone() };
     let coop16 =
         Caps { coop16: true, dot4: true, subgroups: Some((32, 32)), workgroup_memory: 48 << 10, ..coop };
+    let fragments = Caps { fragments: true, ..coop16.clone() };
     vec![
         ("baseline", Caps::BASELINE),
         ("subgroup", subgroup),
@@ -22,6 +23,7 @@ pub(crate) fn adapters() -> Vec<(&'static str, Caps)> {
         ("coop8", coop8),
         ("coop8, many cores", large8),
         ("coop16", coop16),
+        ("fragments", fragments),
     ]
 }
 

@@ -2,7 +2,7 @@
 // lane, but each lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at
 // constant distances, and a lane knows which group of values its weight is for.
 // Needs Range, Found, SLACK (found); with_value, rescaled, UNSEEN, LOWEST (sums); Score, TEAM, TWO_ON, ONE_ON (keys_int);
-// value8 (generated); group_of, value_scales, scale_in (packed8); raised8, excess8 (raised8); subgroups
+// value8 (generated); group_of, value_scales, scale_in (scales8); raised8, excess8 (raised8); subgroups
 // (lanes_subgroup).
 
 // Four values of a part, in this lane's order, and the words that scales of its own key are in: of two groups they share one.

@@ -1,8 +1,4 @@
-// Codes of 8 values, as words hold them. The kernel sets `nothing`.
-
-// 0, which no compiler can know, and which may differ between lanes for all it knows. NVIDIA's masks bits and sets others in
-// two instructions if both are constants, else in one; what is alike in all lanes it copies each time.
-var<private> nothing: u32;
+// Codes of 8 values, as words hold them.
 
 // The first four and the last of lane c's 8, one in each byte, from the words that key8 or value8 fetched.
 fn codes_of(words: vec2<u32>, c: u32, bits: u32) -> vec2<u32> {

@@ -12,6 +12,15 @@ override WG: u32 = 128u;
 // By how much a score may exceed what weights are relative to before sums are rescaled.
 const SLACK: f32 = 8.0;
 
+// 0, which the kernel sets, which no compiler can know, and which may differ between lanes for all it knows. NVIDIA's masks bits and sets others in
+// two instructions if both are constants, else in one; what is alike in all lanes it copies each time.
+var<private> nothing: u32;
+
+// The score of a key that is not seen.
+const UNSEEN: f32 = -3.0e38;
+// What weights are relative to before there are any: less, so that the way of a new greatest score is tried, too.
+const LOWEST: f32 = -3.3e38;
+
 // A workgroup's share of what the token at place `here` sees: positions from low to high, which are in the cache
 // before `stored`, and if `fresh` the keys of this step; `start` is the first position that the token sees, `seen` the
 // first in the share, `last` the last that may be read.

@@ -1,5 +1,5 @@
 // Heads of this step as a packed cache keeps them: rotated, coded in groups of 64, 8 lanes a group, exactly as
-// kv_pack does it. Needs across4 (lanes_*), to_half (pack).
+// kv_pack does it. Needs greatest_of (greatest), to_half (pack).
 
 override KEY_BITS: u32 = 4u;
 override KEY_REACH: f32 = 0.125;
@@ -10,19 +10,6 @@ override VALUE_EDGE: f32 = 8.0;
 
 // 8 values of a head: codes, one in each byte; their group's scale; what they stand for.
 struct Coded { first: u32, last: u32, scale: f32, stands_for: mat2x4<f32> }
-
-fn greatest4(x: vec4<f32>) -> f32 {
-    return max(max(abs(x.x), abs(x.y)), max(abs(x.z), abs(x.w)));
-}
-
-// The greatest magnitude among so many neighbours; all call.
-fn greatest_of(lane: u32, x: mat2x4<f32>, lanes: u32) -> f32 {
-    var most = max(greatest4(x[0]), greatest4(x[1]));
-    for (var distance = 1u; distance < lanes; distance *= 2u) {
-        most = max(most, across4(lane, vec4<f32>(most), distance).x);
-    }
-    return most;
-}
 
 fn codes4(x: vec4<f32>, scale: f32, edge: f32, top: f32) -> vec4<f32> {
     let inverse = select(0.0, 1.0 / max(scale, 1.0e-8), scale > 0.0);

@@ -1,7 +1,7 @@
 // Scores of packed keys for by_integers: a quarter of a part's LANES invocations, a team, multiplies two of its eight keys,
 // four apart, 32 values a lane, so that sums over lanes are short; and each lane ends up with their scores of one head
 // (of two, if a team is two lanes).
-// Needs Words, key32 (generated); group_of, key_scales, scale_in (packed8); planes, Own (queries_int);
+// Needs Words, key32 (generated); group_of, key_scales, scale_in (scales8); planes, Own (queries_int);
 // dot_planes (dot_planes); subgroups (lanes_subgroup).
 
 override TEAM: u32 = LANES / 4u;

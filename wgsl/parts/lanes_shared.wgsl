@@ -38,3 +38,15 @@ fn together(holds: bool) -> bool {
 fn any_lane(holds: bool) -> bool {
     return true;
 }
+
+// The value of lane `giver`.
+fn from_lane(lane: u32, value: u32, giver: u32) -> u32 {
+    return bitcast<u32>(from_lane4(lane, vec4<f32>(bitcast<f32>(value)), giver).x);
+}
+
+fn from_lane4(lane: u32, value: vec4<f32>, giver: u32) -> vec4<f32> {
+    workgroupBarrier();
+    passed[lane] = value;
+    workgroupBarrier();
+    return passed[giver];
+}

@@ -33,3 +33,12 @@ fn together(holds: bool) -> bool {
 fn any_lane(holds: bool) -> bool {
     return subgroupAny(holds);
 }
+
+// The value of lane `giver` of the same subgroup.
+fn from_lane(lane: u32, value: u32, giver: u32) -> u32 {
+    return subgroupShuffle(value, giver & 31u);
+}
+
+fn from_lane4(lane: u32, value: vec4<f32>, giver: u32) -> vec4<f32> {
+    return subgroupShuffle(value, giver & 31u);
+}

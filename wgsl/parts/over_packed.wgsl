@@ -2,7 +2,7 @@
 // spares half of what is done once a tile, and each lane reads its queries once for two keys.
 // Needs Range, Found, page_at (found); STEP (key_range); PAGE (pages); together (lanes_*); Keys, keys_at, Score, scores_of
 // (keys_int); Values, values_at, nothing_yet, with_values, found_by (by_integers); Own, own_of_lane, with_rows
-// (queries_int); nothing (codes8); Rows, row_count (rows); make_rows of the kernel.
+// (queries_int); nothing (found); Rows, row_count (rows); make_rows of the kernel.
 
 // Keys that a part takes at once.
 const TILE: u32 = 8u;

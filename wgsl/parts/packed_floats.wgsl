@@ -1,5 +1,5 @@
 // Packed keys and values for by_floats: the codes of 8 values of a head, and the scale of their group.
-// Needs key8, value8 (generated); group_of, key_scales, value_scales, scale_in (packed8); codes_of (codes8);
+// Needs key8, value8 (generated); group_of, key_scales, value_scales, scale_in (scales8); codes_of (codes8);
 // centred4 (centred_floats, centred_halves); ready_dots (rows).
 
 // As fetched, with the word that the scale is in.

@@ -1,5 +1,5 @@
 // New heads into a packed cache: their codes meet in workgroup memory, words are made of them and written. Needs
-// set_key_word and set_value_word (generated), to_half (pack), KEY_HEAD and the like (packed8).
+// set_key_code, set_key_scales, set_value_code, set_value_scales (generated), to_half (pack), KEY_HEAD and the like (packed8).
 
 override CODES: u32 = 8u * LANES;
 
@@ -46,19 +46,17 @@ fn scale_word(start: u32, i: u32, count: u32) -> u32 {
 
 // What an invocation writes of a KV head's new key and value, in this row of the cache.
 fn store_fresh(lane: u32, h: u32, row: u32) {
-    let key_row = row * params.key_words;
     for (var w = lane; w < KEY_HEAD; w += WG) {
-        set_key_word(key_row + h * KEY_HEAD + w, code_word(0u, KEY_BITS, w));
+        set_key_code(row, h, w, code_word(0u, KEY_BITS, w));
     }
-    let value_row = row * params.value_words;
     for (var w = lane; w < VALUE_HEAD; w += WG) {
-        set_value_word(value_row + h * VALUE_HEAD + w, code_word(2u * LANES, VALUE_BITS, w));
+        set_value_code(row, h, w, code_word(2u * LANES, VALUE_BITS, w));
     }
     // Words of scales, two each; where a head's are odd in number, the even one of two heads writes both's.
     let count = select(GROUPS, min(2u, params.kv_heads - h) * GROUPS, GROUPS % 2u == 1u);
     if (GROUPS % 2u == 0u || h % 2u == 0u) && 2u * lane < count {
         let at = h * GROUPS / 2u + lane;
-        set_key_word(key_row + params.kv_heads * KEY_HEAD + at, scale_word(0u, 2u * lane, count));
-        set_value_word(value_row + params.kv_heads * VALUE_HEAD + at, scale_word(4u, 2u * lane, count));
+        set_key_scales(row, at, scale_word(0u, 2u * lane, count));
+        set_value_scales(row, at, scale_word(4u, 2u * lane, count));
     }
 }

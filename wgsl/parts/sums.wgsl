@@ -1,10 +1,5 @@
 // What over_keys does with sums of values. Needs Sums (by_floats, by_integers).
 
-// The score of a key that is not seen.
-const UNSEEN: f32 = -3.0e38;
-// What weights are relative to before there are any: less, so that the way of a new greatest score is tried, too.
-const LOWEST: f32 = -3.3e38;
-
 // Sums with one value more, and these weights of it.
 fn with_value(before: Sums, weights: vec4<f32>, value: mat2x4<f32>) -> Sums {
     var x = before;
