@@ -7,8 +7,8 @@
 // 25.5 us, of 4 bits 21.0, attend over f16 37.6; 16384 keys 17.0, 15.1 and 22.0; 2048 keys 10.4, 9.6 and 9.9. As whole
 // numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
-// Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_packed with keys_int, by_integers,
-// raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*, both with sums and scales8; or over_fragments with
+// Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
+// raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*, both with sums and scales8; or over_tiles with
 // by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); keep_query (queries_int, queries_halves,
 // packed_floats); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
 // k_gain8 (head_gains, no_head_gains);

@@ -29,7 +29,7 @@ static FOUND: File = wgsl!("parts/found.wgsl");
 pub(super) static BY_FLOATS: File = wgsl!("parts/by_floats.wgsl");
 pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
 pub(super) static SUMS: File = wgsl!("parts/sums.wgsl");
-pub(super) static OVER_FRAGMENTS: File = wgsl!("parts/over_fragments.wgsl");
+pub(super) static OVER_TILES: File = wgsl!("parts/over_tiles.wgsl");
 pub(super) static BY_FRAGMENTS: File = wgsl!("parts/by_fragments.wgsl");
 pub(super) static QUERIES_HALVES: File = wgsl!("parts/queries_halves.wgsl");
 pub(super) static FRAGMENTS: File = wgsl!("parts/fragments.wgsl");
@@ -194,9 +194,7 @@ impl Attend {
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
         let way: &[&File] = match split.fragments {
-            true => {
-                &[&OVER_FRAGMENTS, &BY_FRAGMENTS, &QUERIES_HALVES, &HALVES_FRAGMENTS, &FRAGMENTS, &GREATEST]
-            }
+            true => &[&OVER_TILES, &BY_FRAGMENTS, &QUERIES_HALVES, &HALVES_FRAGMENTS, &FRAGMENTS, &GREATEST],
             false => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &FLOATS8],
         };
         let files = [&[&ATTEND], way, &common[..]].concat();

@@ -1,7 +1,7 @@
 //! Attention over a packed cache with all that stands before and after it.
 
 use super::attend::{
-    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, HEADS, MAX_HEAD, OVER_FRAGMENTS, OVER_KEYS,
+    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, HEADS, MAX_HEAD, OVER_KEYS, OVER_TILES,
     QUERIES_HALVES, SUMS, Split, TILE, WG, exchange, few_tokens, fragment_memory, fragment_tile, in_subgroup,
     meeting, splits, step, takes_fragments,
 };
@@ -28,7 +28,6 @@ static WALSH8: File = wgsl!("parts/walsh8.wgsl");
 static FRESH8: File = wgsl!("parts/fresh8.wgsl");
 static SCALES8: File = wgsl!("parts/scales8.wgsl");
 static PACKED8: File = wgsl!("parts/packed8.wgsl");
-static OVER_PACKED: File = wgsl!("parts/over_packed.wgsl");
 static CODES_FRAGMENTS: File = wgsl!("parts/codes_fragments.wgsl");
 static KEYS_INT: File = wgsl!("parts/keys_int.wgsl");
 static BY_INTEGERS: File = wgsl!("parts/by_integers.wgsl");
@@ -63,7 +62,7 @@ pub struct AttendPacked {
     pub basis: bool,
 }
 
-/// Keys that a part of a workgroup takes at once where they are multiplied as whole numbers: `TILE` of `over_packed.wgsl`.
+/// Keys that a part of a workgroup takes at once where they are multiplied as whole numbers: see `tile_of` in `keys_int.wgsl`.
 const EIGHT: usize = 8;
 
 /// What keys are multiplied by.
@@ -218,10 +217,10 @@ impl AttendPacked {
         ];
         let way: &[&File] = match (way, f16) {
             (Way::Fragments, _) => {
-                &[&OVER_FRAGMENTS, &BY_FRAGMENTS, &QUERIES_HALVES, &CODES_FRAGMENTS, &FRAGMENTS]
+                &[&OVER_TILES, &BY_FRAGMENTS, &QUERIES_HALVES, &CODES_FRAGMENTS, &FRAGMENTS]
             }
             (Way::Integers, _) => {
-                &[&OVER_PACKED, &KEYS_INT, &BY_INTEGERS, &SUMS, &QUERIES_INT, &DOT_PLANES, &RAISED8, &SCALES8]
+                &[&OVER_TILES, &KEYS_INT, &BY_INTEGERS, &SUMS, &QUERIES_INT, &DOT_PLANES, &RAISED8, &SCALES8]
             }
             (_, true) => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &PACKED_FLOATS, &SCALES8, &CENTRED_HALVES, &NARROW],
             (_, false) => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &PACKED_FLOATS, &SCALES8, &CENTRED_FLOATS],

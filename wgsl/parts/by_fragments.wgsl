@@ -1,8 +1,16 @@
-// What over_fragments does with a tile once scores are there: lane 4 g + t has those of keys g and g + 8 with query head t,
+// What over_tiles does with a tile of 16 keys by products of fragments, once scores are there: lane 4 g + t has those of keys g and g + 8 with query head t,
 // and adds up 8 values of that head, of heads of more than 64 values 8 others as well: those that lanes g and g + 8 of a part
 // have elsewhere. Weights are two halves each, what one holds and what is lacking; sums are made in f32.
 // Needs Range, Found, UNSEEN, LOWEST (found); Values, Weights, with_four, weights_of, greatest_scale, numbers_of, IS_SCALED
 // (codes_fragments, halves_fragments); leading (queries_halves); across4, from_lane, any_lane (lanes_*).
+
+// The keys of a team of 32 among those that are taken at once.
+fn tile_of(lane: u32) -> u32 {
+    return 16u * (lane / 32u);
+}
+
+// Of this lane's two keys with its query head.
+alias Score = vec2<f32>;
 
 // Sums of four tiles of rows: of lane 4 g + t two each, as products have them.
 struct Four { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
@@ -45,7 +53,7 @@ fn factor_of(weights: vec2<f32>, lane: u32) -> vec2<u32> {
 }
 
 // With a tile's values, from position j on.
-fn with_values(before: Sums, own: vec2<f32>, v: Values, j: u32, r: Range, h: u32, lane: u32) -> Sums {
+fn with_values(before: Sums, own: Score, v: Values, j: u32, r: Range, h: u32, lane: u32) -> Sums {
     let at = vec2<u32>(j + (lane & 31u) / 4u) + vec2<u32>(0u, 8u);
     let seen = (at >= vec2<u32>(r.seen)) & (at < vec2<u32>(r.stored));
     let score = select(vec2<f32>(UNSEEN), own, seen);

@@ -1,4 +1,4 @@
-// What over_packed does with a tile of packed values, once its keys' scores are there. Values are added as in by_floats, 8 a
+// What over_tiles does with a tile of packed values, once its keys' scores are there. Values are added as in by_floats, 8 a
 // lane, but each lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at
 // constant distances, and a lane knows which group of values its weight is for.
 // Needs Range, Found, SLACK (found); with_value, rescaled, UNSEEN, LOWEST (sums); Score, TEAM, TWO_ON, ONE_ON (keys_int);
@@ -40,9 +40,10 @@ fn scales_at(at: u32, h: u32, c: u32) -> vec4<u32> {
 
 struct Values { near: Four, far: Four }
 
-// Of the eight rows from this one on. What lies past the last is read as well: codes are numbers.
-fn values_at(row: u32, h: u32, c: u32) -> Values {
-    return Values(four_values(row, c / TEAM, h, c), four_values(row + 4u, c / TEAM, h, c));
+// What lies past the last is read as well: codes are numbers.
+fn values_at(p: Place, h: u32, lane: u32) -> Values {
+    let c = lane % LANES;
+    return Values(four_values(p.row, c / TEAM, h, c), four_values(p.row + 4u, c / TEAM, h, c));
 }
 
 // What lanes of a key have for their own heads, for all heads in this lane's order; `key` is the distance of its lanes.
@@ -119,7 +120,8 @@ fn with_four(before: Sums, w: Weights, v: Four, c: u32) -> Sums {
 }
 
 // With a tile's values, from position j on.
-fn with_values(before: Sums, own: Score, v: Values, j: u32, r: Range, h: u32, c: u32) -> Sums {
+fn with_values(before: Sums, own: Score, v: Values, j: u32, r: Range, h: u32, lane: u32) -> Sums {
+    let c = lane % LANES;
     let at = vec2<u32>(j + c / TEAM) + vec2<u32>(0u, 4u);
     let seen = at >= vec2<u32>(r.seen) & at < vec2<u32>(r.stored);
     let near = select(vec2<f32>(UNSEEN), own.near, seen.x);
@@ -171,7 +173,7 @@ fn without_excess(before: Sums) -> Sums {
 }
 
 // Of all lanes, with heads in their order again.
-fn found_by(sums: Sums, c: u32) -> Found {
+fn found_by(sums: Sums, lane: u32, c: u32) -> Found {
     let x = without_excess(sums);
     var total = x.total + subgroupShuffleXor(x.total, TEAM);
     total += subgroupShuffleXor(total, 2u * TEAM);

@@ -4,7 +4,7 @@
 // The arrays of keys and values are of types that have rows, heads and groups: so NVIDIA's compiler knows what is at
 // constant distances, which sums of words would not tell.
 // Needs key16, key_scales, value8, value_scales (generated); GROUPS (packed8); codes_of (codes8); KEY_BITS, VALUE_BITS (fresh8);
-// fragment_product, fragment_pairs (fragments); Place (over_fragments); Own (queries_halves); Four (by_fragments).
+// fragment_product, fragment_pairs (fragments); Place (over_tiles); Own (queries_halves); Four (by_fragments).
 
 const IS_SCALED: bool = true;
 // What codes are too small by: 2^24, less what they are further up.
@@ -89,7 +89,8 @@ fn scales_in(word: u32, h: u32) -> vec2<f32> {
     return select(both, both.yy, GROUPS == 1u && (h & 1u) == 1u);
 }
 
-fn scores_of(k: Keys, own: Own, h: u32, lane: u32) -> vec2<f32> {
+// `arrived` is 0, and of use to others.
+fn scores_of(k: Keys, own: Own, arrived: u32, h: u32, lane: u32) -> Score {
     let near = scales_in(k.scales.x, h);
     let far = scales_in(k.scales.y, h);
     var score = vec2<f32>(near.x, far.x) * with_codes(k.near, k.far, own.a, own.b, own.zeros.x, lane);

@@ -1,5 +1,5 @@
 // f16 keys and values as factors of fragment products.
-// Needs keys, values, Eight (cache8_f16); fragment_product, fragment_pairs (fragments); Place (over_fragments); Own
+// Needs keys, values, Eight (cache8_f16); fragment_product, fragment_pairs (fragments); Place (over_tiles); Own
 // (queries_halves); Four (by_fragments).
 
 const IS_SCALED: bool = false;
@@ -57,7 +57,8 @@ fn with_eight(before: vec4<f32>, near: Eight, far: Eight, q: vec4<u32>, lane: u3
     return fragment_product(vec4<u32>(near.zw, far.zw), q.zw, sum, lane);
 }
 
-fn scores_of(k: Keys, own: Own, h: u32, lane: u32) -> vec2<f32> {
+// `arrived` is 0, and of use to others.
+fn scores_of(k: Keys, own: Own, arrived: u32, h: u32, lane: u32) -> Score {
     var sum = with_eight(vec4<f32>(), k.near_a, k.far_a, own.a, lane);
     sum = with_eight(sum, k.near_b, k.far_b, own.b, lane);
     if LANES == 16u {

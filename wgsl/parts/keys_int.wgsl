@@ -20,9 +20,14 @@ fn share_of(row: u32, h: u32, l: u32) -> Share {
 // A team's keys: its own of the part's first four, and of the last.
 struct Keys { near: Share, far: Share }
 
-// From this row on.
-fn keys_at(row: u32, h: u32, c: u32) -> Keys {
-    let own = row + c / TEAM;
+// Where a part's keys are among those that are taken at once.
+fn tile_of(lane: u32) -> u32 {
+    return 8u * (lane / LANES);
+}
+
+fn keys_at(p: Place, h: u32, lane: u32) -> Keys {
+    let c = lane % LANES;
+    let own = p.row + c / TEAM;
     return Keys(share_of(own, h, c % TEAM), share_of(own + 4u, h, c % TEAM));
 }
 
@@ -97,9 +102,13 @@ fn team_sums(l: u32, x: vec4<f32>) -> vec2<f32> {
 // Of a lane's keys and its own heads.
 struct Score { near: vec2<f32>, far: vec2<f32> }
 
+fn arrived_with(k: Keys) -> u32 {
+    return k.near.scales;
+}
+
 // `arrived` is 0.
-fn scores_of(k: Keys, own: Own, arrived: u32, h: u32, c: u32) -> Score {
-    let l = c % TEAM;
+fn scores_of(k: Keys, own: Own, arrived: u32, h: u32, lane: u32) -> Score {
+    let l = lane % TEAM;
     var zeros = own.zeros;
     zeros.x += i32(arrived);
     let own_shares = shares(zeros, k, h, l);

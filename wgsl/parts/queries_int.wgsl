@@ -52,13 +52,9 @@ fn zero_of(head: u32, l: u32) -> i32 {
     return zeros[first] + zeros[first + TEAM] + zeros[first + 2u * TEAM] + zeros[first + 3u * TEAM];
 }
 
-fn own_of_lane(lane: u32) -> Own {
-    return Own();
-}
-
 // Once queries stand ready.
-fn with_rows(own: Own, c: u32) -> Own {
-    let l = c % TEAM;
+fn with_rows(lane: u32) -> Own {
+    let l = lane % TEAM;
     let first = select(0u, 2u, HEADS > 2u && (l & TWO_ON) != 0u) + select(0u, 1u, HEADS > 1u && (l & ONE_ON) != 0u);
     let log2_e = 1.4426950408889634;
     return Own(

@@ -1,14 +1,19 @@
-// over_keys by products of fragments: 32 neighbours, a team, take 16 keys at a time, a tile. Lane 4 g + t
-// reads shares of keys g and g + 8, and of values t, t + 4, t + 8 and t + 12.
+// over_keys of neighbours that take a tile of keys at a time, a part of eight or 32 neighbours of 16, in the same way: as whole
+// numbers, or by products of fragments.
 // Needs Range, Found, page_at, nothing (found); STEP (key_range); PAGE (pages); together (lanes_*); Own, with_rows
-// (queries_halves); Keys, keys_at, arrived_with, scores_of, Values, values_at (codes_fragments, halves_fragments);
-// nothing_yet, with_values, found_by (by_fragments); Rows, row_count (rows); make_rows of the kernel.
+// (queries_int, queries_halves); tile_of, Keys, keys_at, arrived_with, Score, scores_of (keys_int, codes_fragments,
+// halves_fragments); Values, values_at (by_integers, codes_fragments, halves_fragments); nothing_yet, with_values, found_by
+// (by_integers, by_fragments); Rows, row_count (rows); make_rows of the kernel.
 
 // Where a tile is: its first row, and how far from it the last is that may be read.
 struct Place { row: u32, most: u32 }
 
-// All stored keys; `first_page` is that of the first. Values are on their way for a whole turn, keys from the scores of the
-// tile before on, as in over_packed, and rows are made ready as there.
+// All stored keys; `first_page` is that of a part's first. Values are on their way for a whole turn, keys, whose registers
+// the scores of the tile before need, from these on. NVIDIA's compiler counts all that is on its way together: who waits
+// for one waits for all. So a turn begins by waiting once, and only then more is asked for: `arrived` is known no sooner,
+// and addresses and sums of the turn hang on it. Conditions keep what is fetched in front of sums. While the first tile
+// is on its way some invocations make rows ready, the others go through the loop with a tile of nothing, as in the
+// other over_keys.
 fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found {
     let h = rows.h;
     let makers = LANES * row_count(r);
@@ -24,7 +29,7 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
         let is_first = at == r.low;
         let tries_scores = is_first && !makes && is_half;
         let tries_values = is_first && !makes && !is_half;
-        let j = at + 16u * (lane / 32u);
+        let j = at + tile_of(lane);
         let arrived = arrived_with(keys_here) & nothing;
         let values_here = next_values;
         let place = Place((next_page * PAGE + min(j, r.last) % PAGE) | arrived, max(j, r.last) - j);
@@ -39,9 +44,9 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
             workgroupBarrier();
             own = with_rows(lane);
         }
-        var score = vec2<f32>();
+        var score = Score();
         if !is_first || tries_scores {
-            score = scores_of(keys_here, own, h, lane);
+            score = scores_of(keys_here, own, arrived, h, lane);
         }
         if at < r.stored {
             keys_here = keys_at(place, h, lane);
