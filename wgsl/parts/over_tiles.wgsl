@@ -1,9 +1,9 @@
 // over_keys of neighbours that take a tile of keys at a time, a part of eight or 32 neighbours of 16, in the same way: as whole
 // numbers, or by products of fragments.
 // Needs Range, Found, page_at, nothing (found); STEP (key_range); PAGE (pages); together (lanes_*); Own, with_rows
-// (queries_int, queries_halves); tile_of, Keys, keys_at, arrived_with, Score, scores_of (keys_int, codes_fragments,
-// halves_fragments); Values, values_at (by_integers, codes_fragments, halves_fragments); nothing_yet, with_values, found_by
-// (by_integers, by_fragments); Rows, row_count (rows); make_rows of the kernel.
+// (queries_int, queries_halves); tile_of (keys_int, by_fragments); Keys, keys_at, arrived_with, Score, scores_of (keys_int, or
+// codes_fragments, halves_fragments); Values, values_at (by_integers, or codes_fragments, halves_fragments); nothing_yet,
+// with_values, found_by (by_integers, by_fragments); Rows, row_count (rows); make_rows of the kernel.
 
 // Where a tile is: its first row, and how far from it the last is that may be read.
 struct Place { row: u32, most: u32 }
