@@ -29,7 +29,7 @@ static FRAGMENTS: File = wgsl!("parts/fragments.wgsl");
 /// Rows, columns and inner size of a product.
 pub(super) const SHAPE: [u32; 3] = [16, 8, 16];
 
-/// Whether a shader has them.
+/// Whether a shader multiplies fragments.
 pub(super) fn are_in(module: &naga::Module) -> bool {
     module.functions.iter().any(|(_, function)| function.name.as_deref() == Some(PRODUCT))
 }

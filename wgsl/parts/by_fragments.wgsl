@@ -1,8 +1,8 @@
-// What over_tiles does with a tile of 16 keys by products of fragments, once scores are there: lane 4 g + t has those of keys g and g + 8 with query head t,
-// and adds up 8 values of that head, of heads of more than 64 values 8 others as well: those that lanes g and g + 8 of a part
-// have elsewhere. Weights are two halves each, what one holds and what is lacking; sums are made in f32.
+// What over_tiles does with a tile of 16 keys by products of fragments, once scores are there: lane 4 g + t has those of keys g
+// and g + 8 with query head t, and adds up 8 values of that head, of heads of more than 64 values 8 others as well: those
+// that lanes g and g + 8 of a part have elsewhere. Weights are two halves each, what one holds and what is lacking; sums are made in f32.
 // Needs Range, Found, UNSEEN, LOWEST (found); Values, Weights, with_four, weights_of, greatest_scale, numbers_of, IS_SCALED
-// (codes_fragments, halves_fragments); leading (queries_halves); across4, from_lane, any_lane (lanes_*).
+// (codes_fragments, halves_fragments); leading (queries_halves); across4, from_lane, from_lane4, any_lane (lanes_*).
 
 // The keys of a team of 32 among those that are taken at once.
 fn tile_of(lane: u32) -> u32 {

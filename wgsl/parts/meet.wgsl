@@ -1,6 +1,6 @@
 // Where the parts of a workgroup of attend or attend_packed meet, LANES invocations of which cover a head: they agree on
 // what weights are relative to, so that sums only need adding. Those of a subgroup add up first. Needs across4
-// (lanes_*), Found (found), LOWEST (sums).
+// (lanes_*), Found, LOWEST (found).
 
 // Vectors of 4 values that meet: 8 values of each invocation for some heads; or rows, those that are ready in the first
 // half, as they come in the second. There is little of it, so that several workgroups are resident.

@@ -1,6 +1,6 @@
 // Queries as whole numbers v = q / s of 15 bits and a sign, in two bytes each, v = 256 h + l: closer than f16. With codes u
 // of zero z, sum q (u - z) = s (256 sum h u + sum l u - z sum v), exactly but for the rounding of q to s.
-// Needs greatest_of (fresh8), KEY_BITS; TEAM, TWO_ON, ONE_ON (keys_int).
+// Needs greatest_of (greatest); KEY_BITS (fresh8); TEAM, TWO_ON, ONE_ON (keys_int).
 
 // Of each head and lane the bytes of 8 values: h of the first four and of the last, l of the same; and -z sum v. What a
 // lane of a team reads together, its 32 values, stands TEAM apart, so that neighbours read neighbours.

@@ -1,7 +1,7 @@
 // Codes as numbers that are too great by what `excess8` says, which is taken off once, of their sum: bits set in place in
 // the fraction of a power of two are a number at once, two instructions a value instead of three. What such a sum loses by
 // rounding is less than a ten-thousandth of a code, where a code stands for what is up to half a code from it.
-// Needs VALUE_BITS; codes_of, nothing (found).
+// Needs VALUE_BITS (fresh8); codes_of (codes8); nothing (found).
 
 // The powers of two in whose fraction bits from 15 and from 16 on count as whole numbers: 2^8 and 2^7.
 const FROM_15: u32 = 0x43800000u;
