@@ -12,11 +12,11 @@
 // by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*);
 // keep_query (floats8, queries_halves with greatest); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms,
 // turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of,
-// keep_ready, with_new (rows); deliver, deliver_none (meet). Bindings and q4, k4, v4 are generated, for queries, keys and
-// values may be one array.
+// keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are
+// generated, for queries, keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s), by fragments, 37.0 (80%), 21.6 to 22.0 (67 to 68%), 9.9; without them 37.8, 22.8, 9.7. README.md beside this
+// (4.56 TB/s), by fragments, 36.0 (82%), 21.4 (69%), 8.6; without them 37.8, 22.8, 9.7. README.md beside this
 // file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {

@@ -37,6 +37,8 @@ pub(super) static GREATEST: File = wgsl!("parts/greatest.wgsl");
 static HALVES_FRAGMENTS: File = wgsl!("parts/halves_fragments.wgsl");
 static ROWS: File = wgsl!("parts/rows.wgsl");
 static MEET: File = wgsl!("parts/meet.wgsl");
+static FOUND_PARTS: File = wgsl!("parts/found_parts.wgsl");
+static FOUND_TEAMS: File = wgsl!("parts/found_teams.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, table [pages] u32,`
@@ -69,6 +71,8 @@ const NEW: usize = 2;
 /// NVIDIA H100 or H200 take three each over f16 caches, and over packed ones 512 are no faster.
 const GROUPS: usize = 384;
 const UNIFIED_GROUPS: usize = 128;
+/// Invocations that multiply fragments together.
+const TEAM: usize = 32;
 /// Keys that one workgroup takes sooner than several and a second dispatch.
 const FEW_KEYS: usize = 256;
 /// Keys of heads of 64 that one large workgroup for each query head takes sooner, and its invocations: on an NVIDIA H100
@@ -234,7 +238,7 @@ impl Attend {
         }
         // Measured on discrete GPUs; heads of 128 take longer so.
         let large = Split { wg: LARGE, heads: 1, tile: TILE, fragments: false, ..one };
-        let parts_add_up = merged(site.caps, lanes(d), subgroups) > 1;
+        let parts_add_up = merged(site.caps, lanes(d), large, subgroups) > 1;
         let suits = t == 1 && lanes(d) == 8 && parts_add_up && !site.caps.unified;
         let fits = LARGE <= site.caps.workgroup_size as usize
             && self.memory(site, large, subgroups) <= site.caps.workgroup_memory as usize;
@@ -248,7 +252,7 @@ impl Attend {
     fn memory(&self, site: &Site<'_>, split: Split, subgroups: bool) -> usize {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let lanes = lanes(d);
-        let meeting = meeting(lanes, split, merged(site.caps, lanes, subgroups), NEW);
+        let meeting = meeting(lanes, split, merged(site.caps, lanes, split, subgroups), NEW);
         let exchange = if subgroups { 0 } else { 16 * split.wg };
         let fragments = if split.fragments { fragment_memory(lanes) } else { 0 };
         8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange + fragments
@@ -272,12 +276,13 @@ pub(super) fn few_tokens(
     subgroups: bool,
     [t, d]: [usize; 2],
     new: usize,
-) -> ([&'static File; 8], Vec<(&'static str, f64)>) {
+) -> ([&'static File; 9], Vec<(&'static str, f64)>) {
     let lanes_file = exchange(subgroups);
-    let files = [&FOUND, &STEP_ANGLES, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
+    let found = if split.fragments { &FOUND_TEAMS } else { &FOUND_PARTS };
+    let files = [&FOUND, found, &STEP_ANGLES, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
     let group = attention.heads / attention.kv_heads;
     let lanes = lanes(d);
-    let merged = merged(caps, lanes, subgroups);
+    let merged = merged(caps, lanes, split, subgroups);
     let constants = vec![
         ("WG", split.wg as f64),
         ("HEADS", group.div_ceil(group.div_ceil(split.heads)) as f64),
@@ -300,8 +305,11 @@ pub(super) fn in_subgroup(caps: &Caps, lanes: usize) -> bool {
     caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes)
 }
 
-/// Parts that add up by shuffles.
-fn merged(caps: &Caps, lanes: usize, subgroups: bool) -> usize {
+/// Parts that add up without workgroup memory: by shuffles, or in products.
+fn merged(caps: &Caps, lanes: usize, split: Split, subgroups: bool) -> usize {
+    if split.fragments {
+        return TEAM / lanes;
+    }
     let least = caps.subgroups.filter(|_| subgroups).map_or(1, |(least, _)| least as usize);
     (least / lanes).clamp(1, WG / lanes)
 }
@@ -320,7 +328,7 @@ pub(super) fn takes_fragments(caps: &Caps, subgroups: bool, d: usize) -> bool {
 
 /// Keys that a part takes at once of those that 32 invocations take together.
 pub(super) fn fragment_tile(d: usize) -> usize {
-    16 * lanes(d) / 32
+    16 * lanes(d) / TEAM
 }
 
 /// Bytes of workgroup memory: queries, fragments where they are exchanged there.

@@ -1,7 +1,7 @@
 // What over_keys does with a tile, in f32: 8 values of each of a part's four keys in an invocation, sums of products
 // over the part's lanes.
-// Needs Range, Found, SLACK (found); UNSEEN, LOWEST (found); with_value, rescaled (sums); PAGE (pages); Eight, place_of,
-// key_at, value_at, scores, weighted, numbers8 (floats8 with cache8_*, packed_floats); across4, spread4,
+// Needs Range, SLACK (found); Found (found_parts); UNSEEN, LOWEST (found); with_value, rescaled (sums); PAGE (pages);
+// Eight, place_of, key_at, value_at, scores, weighted, numbers8 (floats8 with cache8_*, packed_floats); across4, spread4,
 // base_lane, any_lane (lanes_*).
 
 // Four keys or values of a part, as they are stored.

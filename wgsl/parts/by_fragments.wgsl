@@ -1,8 +1,8 @@
 // What over_tiles does with a tile of 16 keys by products of fragments, once scores are there: lane 4 g + t has those of keys g
-// and g + 8 with query head t, and adds up 8 values of that head, of heads of more than 64 values 8 others as well: those
-// that lanes g and g + 8 of a part have elsewhere. Weights are two halves each, what one holds and what is lacking; sums are made in f32.
-// Needs Range, Found, UNSEEN, LOWEST (found); Values, Weights, with_four, weights_of, greatest_scale, numbers_of, IS_SCALED
-// (codes_fragments, halves_fragments); leading (queries_halves); across4, from_lane, from_lane4, any_lane (lanes_*).
+// and g + 8 with query head t, and adds up values of that head as found_teams has them. Weights are two halves each, what one
+// holds and what is lacking; sums are made in f32.
+// Needs Range, UNSEEN, LOWEST (found); Found (found_teams); Values, Weights, with_four, weights_of, greatest_scale, numbers_of,
+// IS_SCALED (codes_fragments, halves_fragments); leading (queries_halves); across4, from_lane, any_lane (lanes_*).
 
 // The keys of a team of 32 among those that are taken at once.
 fn tile_of(lane: u32) -> u32 {
@@ -88,41 +88,12 @@ fn with_values(before: Sums, own: Score, v: Values, j: u32, r: Range, h: u32, la
     return x;
 }
 
-// Lane c's values of query head t, which the lanes of the first part of a team are given.
-fn values_of(lane: u32, c: u32, t: u32, first: mat2x4<f32>, last: mat2x4<f32>) -> mat2x4<f32> {
-    let giver = (lane & ~31u) + 4u * (c & 7u) + t;
-    var y = mat2x4<f32>(from_lane4(lane, first[0], giver), from_lane4(lane, first[1], giver));
-    if LANES == 16u {
-        let z = mat2x4<f32>(from_lane4(lane, last[0], giver), from_lane4(lane, last[1], giver));
-        let is_last = c >= 8u;
-        y = mat2x4<f32>(select(y[0], z[0], is_last), select(y[1], z[1], is_last));
-    }
-    return select(0.0, 1.0, (lane & 31u) < LANES) * y;
-}
-
-// Of all lanes, as others have it. The first part of each team has what the team found.
+// Of all keys of the team.
 fn found_by(x: Sums, lane: u32, c: u32) -> Found {
     var sums = vec4<f32>(x.taken, x.total, 0.0);
     sums += across4(lane, sums, 4u);
     sums += across4(lane, sums, 8u);
     sums += across4(lane, sums, 16u);
-    let first = numbers_of(x.first, sums.x);
-    let last = numbers_of(x.last, sums.y);
-    let team = lane & ~31u;
     let ln_2 = 0.6931471805599453;
-    let own = vec4<f32>(ln_2 * x.level, sums.z, 0.0, 0.0);
-    let ends = mat4x4<f32>(
-        from_lane4(lane, own, team),
-        from_lane4(lane, own, team + 1u),
-        from_lane4(lane, own, team + 2u),
-        from_lane4(lane, own, team + 3u),
-    );
-    return Found(
-        values_of(lane, c, 0u, first, last),
-        values_of(lane, c, 1u, first, last),
-        values_of(lane, c, 2u, first, last),
-        values_of(lane, c, 3u, first, last),
-        vec4<f32>(ends[0].x, ends[1].x, ends[2].x, ends[3].x),
-        select(0.0, 1.0, (lane & 31u) < LANES) * vec4<f32>(ends[0].y, ends[1].y, ends[2].y, ends[3].y),
-    );
+    return Found(numbers_of(x.first, sums.x), numbers_of(x.last, sums.y), ln_2 * x.level, sums.z);
 }

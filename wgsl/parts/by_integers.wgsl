@@ -1,9 +1,9 @@
 // What over_tiles does with a tile of packed values, once its keys' scores are there. Values are added as in by_floats, 8 a
 // lane, but each lane takes keys and heads in an order of its own, its own first: so all weights come from lanes at
 // constant distances, and a lane knows which group of values its weight is for.
-// Needs Range, Found, SLACK (found); UNSEEN, LOWEST (found); with_value, rescaled (sums); Score, TEAM, TWO_ON, ONE_ON (keys_int);
-// value8 (generated); group_of, value_scales, scale_in (scales8); raised8, excess8 (raised8); subgroups
-// (lanes_subgroup).
+// Needs Range, SLACK (found); Found (found_parts); UNSEEN, LOWEST (found); with_value, rescaled (sums); Score, TEAM,
+// TWO_ON, ONE_ON (keys_int); value8 (generated); group_of, value_scales, scale_in (scales8); raised8, excess8 (raised8);
+// subgroups (lanes_subgroup).
 
 // Four values of a part, in this lane's order, and the words that scales of its own key are in: of two groups they share one.
 struct Four { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, d: vec2<u32>, scales: vec4<u32> }

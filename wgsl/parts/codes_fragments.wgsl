@@ -71,10 +71,12 @@ fn with_codes(near: vec4<u32>, far: vec4<u32>, q: vec4<u32>, r: vec4<u32>, zero:
         sum = fragment_product(c & mask, r.xy, sum, lane);
         sum = fragment_product(d & mask, r.zw, sum, lane);
     } else {
-        let a = vec4<u32>(near.x << 4u, near.x, far.x << 4u, far.x);
-        let b = vec4<u32>(near.x >> 4u, near.x >> 8u, far.x >> 4u, far.x >> 8u);
-        let c = vec4<u32>(near.y << 4u, near.y, far.y << 4u, far.y);
-        let d = vec4<u32>(near.y >> 4u, near.y >> 8u, far.y >> 4u, far.y >> 8u);
+        let x = vec4<u32>(near.xy, far.xy);
+        let y = x >> vec4<u32>(8u);
+        let a = vec4<u32>(x.x << 4u, x.x, x.z << 4u, x.z);
+        let b = vec4<u32>(y.x << 4u, y.x, y.z << 4u, y.z);
+        let c = vec4<u32>(x.y << 4u, x.y, x.w << 4u, x.w);
+        let d = vec4<u32>(y.y << 4u, y.y, y.w << 4u, y.w);
         sum = fragment_product(a & mask, q.xy, sum, lane);
         sum = fragment_product(b & mask, q.zw, sum, lane);
         sum = fragment_product(c & mask, r.xy, sum, lane);
@@ -160,9 +162,10 @@ fn with_four(before: Four, v: Quad, weights: vec2<u32>, c: u32, lane: u32) -> Fo
         let p = fragment_pairs(v.a.x, v.b.x);
         let q = fragment_pairs(v.c.x, v.d.x);
         first = vec4<u32>(p.x << 4u, q.x << 4u, p.x, q.x);
-        second = vec4<u32>(p.x >> 4u, q.x >> 4u, p.x >> 8u, q.x >> 8u);
+        let r = vec4<u32>(p, q) >> vec4<u32>(8u);
+        second = vec4<u32>(r.x << 4u, r.z << 4u, r.x, r.z);
         third = vec4<u32>(p.y << 4u, q.y << 4u, p.y, q.y);
-        fourth = vec4<u32>(p.y >> 4u, q.y >> 4u, p.y >> 8u, q.y >> 8u);
+        fourth = vec4<u32>(r.y << 4u, r.w << 4u, r.y, r.w);
     } else {
         let one = codes_of(v.a, c, VALUE_BITS);
         let two = codes_of(v.b, c, VALUE_BITS);

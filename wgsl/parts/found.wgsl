@@ -1,5 +1,5 @@
-// What attend and attend_packed have of keys: a workgroup's share, and what its parts find there. LANES neighbours of its
-// WG invocations, a part, cover a head, 8 values each.
+// What attend and attend_packed have of keys: a workgroup's share. LANES neighbours of its WG invocations, a part, cover a
+// head, 8 values each.
 // Needs first_key, end_key, window_start, begin_of, STEP (key_range); first_new (first_new); table, PAGE (pages).
 
 // Invocations that cover a head: its values / 8, rounded up to a power of two, at least 8.
@@ -55,22 +55,4 @@ fn page_at(r: Range, j: u32) -> u32 {
 // The page that a part goes on with after that of position j.
 fn page_after(r: Range, j: u32) -> u32 {
     return page_at(r, select((j / PAGE + 1u) * PAGE, j + STEP, STEP > PAGE));
-}
-
-// What an invocation has found: sums of its 8 values of each query head and of weights, relative to exp(greatest).
-struct Found { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32>, greatest: vec4<f32>, total: vec4<f32> }
-
-// With one more key, whose scores all lanes know, if it counts for this part.
-fn with_key(before: Found, score: vec4<f32>, value: mat2x4<f32>, counts: bool) -> Found {
-    let higher = select(before.greatest, max(before.greatest, score), counts);
-    let decay = exp(before.greatest - higher);
-    let weight = select(vec4<f32>(0.0), exp(score - higher), counts);
-    return Found(
-        decay.x * before.a + weight.x * value,
-        decay.y * before.b + weight.y * value,
-        decay.z * before.c + weight.z * value,
-        decay.w * before.d + weight.w * value,
-        higher,
-        decay * before.total + weight,
-    );
 }

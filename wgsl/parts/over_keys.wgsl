@@ -1,9 +1,9 @@
 // Attention of up to HEADS query heads over stored keys, a workgroup's share of them. WG / LANES parts take keys, four at
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
-// Needs Range, Found, page_after (found); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at, Score, Own,
-// own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, row_count (rows); make_rows of
-// the kernel.
+// Needs Range, page_after (found); Found (found_parts); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at,
+// Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, row_count (rows);
+// make_rows of the kernel.
 
 // All stored keys; `first_page` is that of a part's first. A tile is on its way while the one before is used. It takes that
 // one's place only when all sums are made: NVIDIA's compiler would copy it sooner, and a copy of what is on its way waits

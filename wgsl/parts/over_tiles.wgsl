@@ -1,9 +1,10 @@
 // over_keys of neighbours that take a tile of keys at a time, a part of eight or 32 neighbours of 16, in the same way: as whole
 // numbers, or by products of fragments.
-// Needs Range, Found, page_at, nothing (found); STEP (key_range); PAGE (pages); together (lanes_*); Own, with_rows
-// (queries_int, queries_halves); tile_of (keys_int, by_fragments); Keys, keys_at, arrived_with, Score, scores_of (keys_int, or
-// codes_fragments, halves_fragments); Values, values_at (by_integers, or codes_fragments, halves_fragments); nothing_yet,
-// with_values, found_by (by_integers, by_fragments); Rows, row_count (rows); make_rows of the kernel.
+// Needs Range, page_at, nothing (found); Found (found_parts, found_teams); STEP (key_range); PAGE (pages); together
+// (lanes_*); Own, with_rows (queries_int, queries_halves); tile_of (keys_int, by_fragments); Keys, keys_at, arrived_with,
+// Score, scores_of (keys_int, or codes_fragments, halves_fragments); Values, values_at (by_integers, or codes_fragments,
+// halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, row_count (rows); make_rows of
+// the kernel.
 
 // Where a tile is: its first row, and how far from it the last is that may be read.
 struct Place { row: u32, most: u32 }
@@ -11,7 +12,8 @@ struct Place { row: u32, most: u32 }
 // All stored keys; `first_page` is that of a part's first. Values are on their way for a whole turn, keys, whose registers
 // the scores of the tile before need, from these on. NVIDIA's compiler counts all that is on its way together: who waits
 // for one waits for all. So a turn begins by waiting once, and only then more is asked for: `arrived` is known no sooner,
-// and addresses and sums of the turn hang on it. Conditions keep what is fetched in front of sums. While the first tile
+// and addresses and sums of the turn hang on it. Conditions keep what is fetched in front of sums; where nothing is, a tile
+// that is not seen stays. While the first tile
 // is on its way some invocations make rows ready, the others go through the loop with a tile of nothing, as in the
 // other over_keys.
 fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found {
@@ -36,8 +38,6 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
         if at < r.stored {
             next_values = values_at(place, h, lane);
             next_page = page_at(r, j + STEP);
-        } else {
-            next_values = Values();
         }
         if at <= r.low + STEP {
             // Angles are there; then rows are.
@@ -50,8 +50,6 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
         }
         if at < r.stored {
             keys_here = keys_at(place, h, lane);
-        } else {
-            keys_here = Keys();
         }
         if !is_first || tries_values {
             x = with_values(x, score, values_here, j - STEP, r, h, lane);

@@ -1,6 +1,6 @@
 // What attend and attend_packed do with the rows of a workgroup: query heads of a token, its new key and value. They wait
 // in workgroup memory, as they come and once they are ready, so that none takes registers while keys are gone through.
-// Needs Range, Found, with_key, HEADS, TOKENS, WG, LANES (found); kept8, keep8, MEETING (meet); others, other_of, over_lanes
+// Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, TOGETHER (found_parts, found_teams); kept8, keep8, MEETING (meet); others, other_of, over_lanes
 // (heads8); dot8 (dot8); fetch_row, made_anew of the kernel.
 
 // Keys and values that a workgroup makes anew: the token's, perhaps a neighbour's.
@@ -69,18 +69,19 @@ fn fresh_scores(lane: u32, c: u32, key: mat2x4<f32>) -> vec4<f32> {
 // A new key and its value, as the cache stores them.
 struct Pair { key: mat2x4<f32>, value: mat2x4<f32> }
 
-// With the keys of this step: the token's own, then those of other tokens that come before it. Each counts for one part.
+// With the keys of this step: the token's own, then those of other tokens that come before it. Each counts once.
 fn with_new(lane: u32, c: u32, r: Range, rows: Rows, before: Found) -> Found {
-    let part = lane / LANES;
+    let own = lane / TOGETHER;
     let own_score = fresh_scores(lane, c, made_ready(HEADS, c));
-    var found = with_key(before, own_score, made_ready(HEADS + 1u, c), part == 0u);
+    var found = with_key(lane, before, own_score, made_ready(HEADS + 1u, c), own == 0u);
     for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
         if places[i].y != r.here.y || position < r.start || position >= r.here.x {
             continue;
         }
         let pair = made_anew(lane, c, i, rows);
-        found = with_key(found, fresh_scores(lane, c, pair.key), pair.value, part == i % (WG / LANES));
+        let score = fresh_scores(lane, c, pair.key);
+        found = with_key(lane, found, score, pair.value, own == i % (WG / TOGETHER));
     }
     return found;
 }
