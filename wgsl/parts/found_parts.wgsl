@@ -26,6 +26,15 @@ fn with_key(lane: u32, before: Found, score: vec4<f32>, value: mat2x4<f32>, coun
     );
 }
 
+// Of every head, once all have told.
+fn all_levels() -> vec4<f32> {
+    var level = levels[0];
+    for (var i = 1u; i < PARTS / MERGED; i++) {
+        level = max(level, levels[i]);
+    }
+    return level;
+}
+
 // The greatest of all parts.
 fn agree(lane: u32, greatest: vec4<f32>) -> vec4<f32> {
     var level = greatest;
@@ -36,11 +45,7 @@ fn agree(lane: u32, greatest: vec4<f32>) -> vec4<f32> {
         levels[lane / (MERGED * LANES)] = level;
     }
     workgroupBarrier();
-    level = levels[0];
-    for (var i = 1u; i < PARTS / MERGED; i++) {
-        level = max(level, levels[i]);
-    }
-    return level;
+    return all_levels();
 }
 
 // Of two sums, the one that this lane goes on with, and what its partner has of it.
@@ -123,11 +128,7 @@ fn agreed(lane: u32, own: Found) -> Found {
 }
 
 fn level_of(head: u32) -> f32 {
-    var level = levels[0][head];
-    for (var i = 1u; i < PARTS / MERGED; i++) {
-        level = max(level, levels[i][head]);
-    }
-    return level;
+    return all_levels()[head];
 }
 
 fn total_of(i: u32, head: u32) -> f32 {

@@ -1,11 +1,10 @@
 // What the teams of a workgroup find by products of fragments, 32 invocations some keys together: lane 4 g + t 8 values of
 // query head t that lane g of a part has elsewhere, of heads of more than 64 values those of lane g + 8 as well.
-// Needs from_lane4 (lanes_*); keep8, AT_ONCE (meet); LANES, HEADS (found).
+// Needs from_lane4 (lanes_*); keep8, PARTS, MERGED, AT_ONCE (meet); LANES, HEADS (found).
 
 // Invocations that find together.
 const TOGETHER: u32 = 32u;
-override TEAMS: u32 = WG / TOGETHER;
-override ENDS: u32 = 4u * TEAMS;
+override ENDS: u32 = 4u * (PARTS / MERGED);
 
 // Of each team, for every head: what its weights are relative to, and their sum.
 var<workgroup> levels: array<f32, ENDS>;
@@ -48,10 +47,11 @@ fn agreed(lane: u32, own: Found) -> Found {
     workgroupBarrier();
     let level = level_of(t);
     let decay = exp(own.greatest - level);
+    let total = decay * own.total;
     if tells {
-        totals[team + t] = decay * own.total;
+        totals[team + t] = total;
     }
-    return Found(decay * own.first, decay * own.last, level, decay * own.total);
+    return Found(decay * own.first, decay * own.last, level, total);
 }
 
 // All heads come together at once.
@@ -69,7 +69,7 @@ fn meet(lane: u32, first: u32, sums: Found) {
 
 fn level_of(head: u32) -> f32 {
     var level = levels[head];
-    for (var i = 1u; i < TEAMS; i++) {
+    for (var i = 1u; i < PARTS / MERGED; i++) {
         level = max(level, levels[4u * i + head]);
     }
     return level;

@@ -1,7 +1,7 @@
 // What attend and attend_packed do with the rows of a workgroup: query heads of a token, its new key and value. They wait
 // in workgroup memory, as they come and once they are ready, so that none takes registers while keys are gone through.
-// Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, TOGETHER (found_parts, found_teams); kept8, keep8, MEETING (meet); others, other_of, over_lanes
-// (heads8); dot8 (dot8); fetch_row, made_anew of the kernel.
+// Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, TOGETHER (found_parts, found_teams); kept8, keep8,
+// MEETING (meet); others, other_of, over_lanes (heads8); dot8 (dot8); fetch_row, made_anew of the kernel.
 
 // Keys and values that a workgroup makes anew: the token's, perhaps a neighbour's.
 override NEW: u32 = 2u;
