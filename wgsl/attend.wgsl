@@ -10,13 +10,13 @@
 // them maximum and sum of weights of each.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
 // by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*);
-// keep_query (floats8, queries_halves with greatest); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms,
+// keep_query (floats8, queries_halves with greatest); own_frequency (step_angles); head8, row_of, inverse_rms,
 // turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of,
 // keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are
 // generated, for queries, keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s), by fragments, 36.0 (82%), 21.4 (69%), 8.6; without them 37.8, 22.8, 9.7. README.md beside this
+// (4.56 TB/s), by fragments, 36.0 (82%), 21.3 (69%), 8.4; without them 37.8, 22.8, 9.7. README.md beside this
 // file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
@@ -80,18 +80,19 @@ fn main(
     // comes later.
     let first_row = fetch_row(part, rows, c);
     let frequency = own_frequency(lane);
+    // Else the table's words come from far away when a page is looked up.
+    let touched = table[min(8u * lane, arrayLength(&table) - 1u)];
     let r = range_of(rows.t, group.y, groups.y);
     if is_empty(r) {
         deliver_none(lane, rows.t, rows.head, rows.count, group.y, groups.y);
         return;
     }
-    // Positions are below 2^31.
-    nothing = (r.here.x + lane) >> 31u;
+    // Positions and pages are below 2^31.
+    nothing = ((r.here.x + lane) | touched) >> 31u;
     let page = page_at(r, r.low + 4u * part);
     keep_rows(part, c, rows, first_row);
-    make_angles(lane, r.here, frequency);
 
-    var found = over_keys(lane, c, r, page, rows);
+    var found = over_keys(lane, c, r, page, rows, frequency);
     if r.fresh {
         // Rows are ready, where no keys are stored as well.
         workgroupBarrier();

@@ -4,13 +4,13 @@
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
 // 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200, by fragments, 32768 keys of 8 bits
-// 24.9 us, of 4 bits 20.4, attend over f16 36.0; 16384 keys 17.1, 14.3 and 21.4; 2048 keys 9.8, 9.1 and 8.6. As whole
+// 24.9 us, of 4 bits 20.4, attend over f16 36.0; 16384 keys 17.1, 14.3 and 21.3; 2048 keys 9.6, 9.1 and 8.4. As whole
 // numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
 // raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*, both with sums and scales8; or over_tiles with
 // by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); keep_query (queries_int, queries_halves,
-// packed_floats); own_frequency, make_angles (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
+// packed_floats); own_frequency (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
 // k_gain8 (head_gains, no_head_gains);
 // basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8 with walsh4, signs); coded (fresh8);
 // store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet
@@ -111,21 +111,22 @@ fn main(
     let first_row = fetch_row(part, rows, c);
     let basis = basis_of(QUERIES, rows.h, c);
     let frequency = own_frequency(lane);
+    // Else the table's words come from far away when a page is looked up.
+    let touched = table[min(8u * lane, arrayLength(&table) - 1u)];
     let r = range_of(rows.t, group.y, groups.y);
     if is_empty(r) {
         deliver_none(lane, rows.t, rows.head, rows.count, group.y, groups.y);
         return;
     }
-    // Positions are below 2^31.
-    nothing = (r.here.x + lane) >> 31u;
+    // Positions and pages are below 2^31.
+    nothing = ((r.here.x + lane) | touched) >> 31u;
     let page = page_at(r, r.low + 4u * part);
     if part == 0u {
         keep_basis(c, basis);
     }
     keep_rows(part, c, rows, first_row);
-    make_angles(lane, r.here, frequency);
 
-    var found = over_keys(lane, c, r, page, rows);
+    var found = over_keys(lane, c, r, page, rows, frequency);
     if r.fresh {
         // Rows are ready, where no keys are stored as well.
         workgroupBarrier();

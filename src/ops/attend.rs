@@ -193,7 +193,10 @@ impl Attend {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let chunks = (heads / kv_heads).div_ceil(split.heads);
         let window = window.map_or(Word::U32(0), Word::from);
-        let (common, constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], NEW);
+        let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], NEW);
+        if split.fragments {
+            constants.push(("ANGLES_LATE", 1.0));
+        }
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };

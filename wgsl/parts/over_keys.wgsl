@@ -3,14 +3,15 @@
 // barrier stands between keys.
 // Needs Range, page_after (found); Found (found_parts); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at,
 // Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, row_count (rows);
-// make_rows of the kernel.
+// make_angles (step_angles); make_rows of the kernel.
 
-// All stored keys; `first_page` is that of a part's first. A tile is on its way while the one before is used. It takes that
-// one's place only when all sums are made: NVIDIA's compiler would copy it sooner, and a copy of what is on its way waits
-// for it. While the first is on its way some invocations make rows ready, as many as there are rows, and the others go
-// through the loop with a tile of nothing, some through one half of it, some through the other: so that its code is there
-// when it is wanted.
-fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found {
+// All stored keys; `first_page` is that of a part's first, `frequency` that of a lane's first angle. A tile is on its way
+// while the one before is used. It takes that one's place only when all sums are made: NVIDIA's compiler would copy it
+// sooner, and a copy of what is on its way waits for it. While the first is on its way some invocations make rows ready, as
+// many as there are rows, and the others go through the loop with a tile of nothing, some through one half of it, some
+// through the other: so that its code is there when it is wanted.
+fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency: f32) -> Found {
+    make_angles(lane, r.here, frequency);
     let h = rows.h;
     let makers = LANES * row_count(r);
     let makes = together(lane < makers);

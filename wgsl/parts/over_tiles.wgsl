@@ -3,8 +3,11 @@
 // Needs Range, page_at, nothing (found); Found (found_parts, found_teams); STEP (key_range); PAGE (pages); together
 // (lanes_*); Own, with_rows (queries_int, queries_halves); tile_of (keys_int, by_fragments); Keys, keys_at, arrived_with,
 // Score, scores_of (keys_int, or codes_fragments, halves_fragments); Values, values_at (by_integers, or codes_fragments,
-// halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, row_count (rows); make_rows of
-// the kernel.
+// halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, row_count (rows); make_angles
+// (step_angles); make_rows of the kernel.
+
+// Whether angles are made when a tile is on its way: where memory binds. Else rows are waited for, which come of angles.
+override ANGLES_LATE: bool = false;
 
 // Where a tile is: its first row, and how far from it the last is that may be read.
 struct Place { row: u32, most: u32 }
@@ -14,8 +17,11 @@ struct Place { row: u32, most: u32 }
 // for one waits for all. So a turn begins by waiting once, and only then more is asked for: `arrived` is known no sooner,
 // and addresses and sums of the turn hang on it. Conditions keep what is fetched in front of sums; where nothing is, a tile
 // that is not seen stays. While the first tile is on its way some invocations make rows ready, the others go through the
-// loop with a tile of nothing, as in the other over_keys.
-fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found {
+// loop with a tile of nothing, as in the other over_keys. `frequency` is that of a lane's first angle.
+fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency: f32) -> Found {
+    if !ANGLES_LATE {
+        make_angles(lane, r.here, frequency);
+    }
     let h = rows.h;
     let makers = LANES * row_count(r);
     let makes = together(lane < makers);
@@ -40,7 +46,9 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
         }
         if at <= r.low + STEP {
             // Angles are there; then rows are.
-            workgroupBarrier();
+            if !ANGLES_LATE || !is_first {
+                workgroupBarrier();
+            }
             own = with_rows(lane);
         }
         var score = Score();
@@ -52,6 +60,10 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows) -> Found 
         }
         if !is_first || tries_values {
             x = with_values(x, score, values_here, j - STEP, r, h, lane);
+        }
+        if is_first && ANGLES_LATE {
+            make_angles(lane, r.here, frequency);
+            workgroupBarrier();
         }
         if is_first && makes {
             make_rows(lane, c, r, rows);
