@@ -130,8 +130,8 @@ impl Gpu {
         let mut failure = None;
         for adapter in adapters {
             let name = adapter.get_info().name;
-            let opened = Gpu::open_adapter(&adapter, options, trial)
-                .and_then(|gpu| gpu.with_right_fragments(&adapter, options, trial));
+            let open = |options: &Options| Gpu::open_adapter(&adapter, options, trial);
+            let opened = open(options).and_then(|gpu| gpu.with_right_fragments(options, open));
             match opened.with_context(|| format!("opening {name}")) {
                 Ok(gpu) => return Ok(gpu),
                 Err(e) => {
@@ -206,23 +206,18 @@ impl Gpu {
         Ok(Gpu::with_callbacks(adapter, device, queue, options, false))
     }
 
-    /// What is wrong with products of fragments, if the device has any.
-    fn wrong_fragments(self: &Arc<Self>) -> Option<Error> {
-        self.caps().fragments.then(|| self.try_fragments().err()).flatten()
-    }
-
-    /// This device, or if its products of fragments are wrong one that has none.
+    /// This device, or if its products of fragments are wrong the one that `open` gives without them.
     fn with_right_fragments(
         self: Arc<Self>,
-        adapter: &wgpu::Adapter,
         options: &Options,
-        trial: Trial<'_>,
+        open: impl Fn(&Options) -> Result<Arc<Gpu>>,
     ) -> Result<Arc<Gpu>> {
-        let Some(e) = self.wrong_fragments() else { return Ok(self) };
+        let tried = if self.caps().fragments { self.try_fragments() } else { Ok(()) };
+        let Err(e) = tried else { return Ok(self) };
         log::warn!("{}: opening it without `fragments`: {e}", self.name());
         let mut fewer = options.clone();
         fewer.disable.push("fragments".to_owned());
-        Gpu::open_adapter(adapter, &fewer, trial)
+        open(&fewer)
     }
 
     /// A device of our own: it remembers what goes wrong.
@@ -249,18 +244,13 @@ impl Gpu {
     /// # Errors
     /// `is_device`: the device is already lost.
     pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Arc<Gpu>> {
-        let mut options = Options::from_env();
+        let options = Options::from_env();
         let open = |options: &Options| {
             let caps = Gpu::caps_of(adapter, &device, options, false);
-            Gpu::new(caps, device.clone(), queue.clone(), options)
+            let gpu = Gpu::new(caps, device.clone(), queue.clone(), options);
+            gpu.poll(wgpu::PollType::Poll).map(|()| gpu)
         };
-        let mut gpu = open(&options);
-        gpu.poll(wgpu::PollType::Poll)?;
-        if let Some(e) = gpu.wrong_fragments() {
-            log::warn!("{}: used without `fragments`: {e}", gpu.name());
-            options.disable.push("fragments".to_owned());
-            gpu = open(&options);
-        }
+        let gpu = open(&options)?.with_right_fragments(&options, open)?;
         if let Some(folder) = &options.pipeline_cache {
             gpu.keep_pipelines(folder);
         }

@@ -1,14 +1,16 @@
 //! Attention with all that stands before it: norms of heads, rotation, writing the cache.
 
+use super::few_tokens::{
+    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, MAX_HEAD, OVER_KEYS, OVER_TILES,
+    QUERIES_HALVES, SUMS, Split, WG, Way, exchange, in_subgroup,
+};
 use super::kernel::fits;
-use super::matvec::DOT8;
 use super::pages::paged;
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::{Attention, FEW, KvWrite, Rope};
 use crate::array::MLXArray;
 use crate::cpu::PAGE;
 use crate::dtype::Dtype;
-use crate::gpu::Caps;
 use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
 use std::sync::Arc;
@@ -16,29 +18,10 @@ use std::sync::Arc;
 static ATTEND: File = wgsl!("attend.wgsl");
 static READY: File = wgsl!("attend_ready.wgsl");
 static COMBINE: File = wgsl!("attend_combine.wgsl");
-pub(super) static ADD_SPLITS: File = wgsl!("parts/add_splits.wgsl");
-static KEY_RANGE: File = wgsl!("parts/key_range.wgsl");
-static LANES_SUBGROUP: File = wgsl!("parts/lanes_subgroup.wgsl");
-static LANES_SHARED: File = wgsl!("parts/lanes_shared.wgsl");
-static FIRST_NEW: File = wgsl!("parts/first_new.wgsl");
 static CACHE8_F16: File = wgsl!("parts/cache8_f16.wgsl");
 static CACHE8_F32: File = wgsl!("parts/cache8_f32.wgsl");
 static FLOATS8: File = wgsl!("parts/floats8.wgsl");
-static STEP_ANGLES: File = wgsl!("parts/step_angles.wgsl");
-static FOUND: File = wgsl!("parts/found.wgsl");
-pub(super) static BY_FLOATS: File = wgsl!("parts/by_floats.wgsl");
-pub(super) static OVER_KEYS: File = wgsl!("parts/over_keys.wgsl");
-pub(super) static SUMS: File = wgsl!("parts/sums.wgsl");
-pub(super) static OVER_TILES: File = wgsl!("parts/over_tiles.wgsl");
-pub(super) static BY_FRAGMENTS: File = wgsl!("parts/by_fragments.wgsl");
-pub(super) static QUERIES_HALVES: File = wgsl!("parts/queries_halves.wgsl");
-pub(super) static FRAGMENTS: File = wgsl!("parts/fragments.wgsl");
-pub(super) static GREATEST: File = wgsl!("parts/greatest.wgsl");
 static HALVES_FRAGMENTS: File = wgsl!("parts/halves_fragments.wgsl");
-static ROWS: File = wgsl!("parts/rows.wgsl");
-static MEET: File = wgsl!("parts/meet.wgsl");
-static FOUND_PARTS: File = wgsl!("parts/found_parts.wgsl");
-static FOUND_TEAMS: File = wgsl!("parts/found_teams.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, kv_heads * d], values like keys, places [t, 2] u32, table [pages] u32,`
@@ -58,44 +41,14 @@ pub struct Attend {
     pub joined: bool,
 }
 
-/// Invocations of a workgroup, and values of a head that one holds.
-pub(super) const WG: usize = 128;
-pub(super) const MAX_HEAD: usize = 256;
-/// Query heads that share a key once it is loaded.
-pub(super) const HEADS: usize = 4;
-/// Keys that a part of a workgroup takes at once.
-pub(super) const TILE: usize = 4;
 /// A key and a value of a token.
 const NEW: usize = 2;
-/// Workgroups that a step should have where keys are many, on a discrete GPU and elsewhere: 132 multiprocessors of an
-/// NVIDIA H100 or H200 take three each over f16 caches, and over packed ones 512 are no faster.
-const GROUPS: usize = 384;
-const UNIFIED_GROUPS: usize = 128;
-/// Invocations that multiply fragments together.
-const TEAM: usize = 32;
 /// Keys that one workgroup takes sooner than several and a second dispatch.
 const FEW_KEYS: usize = 256;
 /// Keys of heads of 64 that one large workgroup for each query head takes sooner, and its invocations: on an NVIDIA H100
 /// at 600 keys that is worth 0.8% of a step of a model of 1B.
 const SOME_KEYS: usize = 1024;
 const LARGE: usize = 512;
-/// Splits that are added up by one workgroup at most.
-const MAX_SPLITS: usize = 128;
-
-/// How keys and heads are shared out.
-#[derive(Clone, Copy)]
-pub(super) struct Split {
-    /// Invocations of a workgroup.
-    pub(super) wg: usize,
-    /// Query heads of a workgroup, at most.
-    pub(super) heads: usize,
-    /// Workgroups that share the keys of a KV head.
-    pub(super) count: usize,
-    /// Keys that a part of a workgroup takes at once.
-    pub(super) tile: usize,
-    /// Whether keys are multiplied as fragments of matrices.
-    pub(super) fragments: bool,
-}
 
 /// Sizes that everything follows from.
 struct Shape {
@@ -193,16 +146,18 @@ impl Attend {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let chunks = (heads / kv_heads).div_ceil(split.heads);
         let window = window.map_or(Word::U32(0), Word::from);
-        let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], NEW);
-        if split.fragments {
+        let (common, mut constants) = split.parts(&self.attention, site.caps, subgroups, [t, d], NEW);
+        if split.way == Way::Fragments {
             constants.push(("ANGLES_LATE", 1.0));
         }
         let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
         let splits = split.count;
         let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
-        let way: &[&File] = match split.fragments {
-            true => &[&OVER_TILES, &BY_FRAGMENTS, &QUERIES_HALVES, &HALVES_FRAGMENTS, &FRAGMENTS, &GREATEST],
-            false => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &FLOATS8],
+        let way: &[&File] = match split.way {
+            Way::Fragments => {
+                &[&OVER_TILES, &BY_FRAGMENTS, &QUERIES_HALVES, &HALVES_FRAGMENTS, &FRAGMENTS, &GREATEST]
+            }
+            _ => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &FLOATS8],
         };
         let files = [&[&ATTEND], way, &common[..]].concat();
         let mut stage = self.stage(site, (&files, &constants), out, more);
@@ -231,117 +186,33 @@ impl Attend {
 
     /// How keys and heads are shared out, from how long a sequence may be, for a recording does not know positions; the
     /// kernel divides the keys that there are.
-    fn split(&self, site: &Site<'_>, fragments: bool, subgroups: bool) -> Split {
+    fn split(&self, site: &Site<'_>, way: Way, subgroups: bool) -> Split {
         let Shape { t, d, rows, .. } = self.shape(site.inputs);
         let visible = self.attention.visible(rows);
-        let tile = if fragments { fragment_tile(d) } else { TILE };
-        let one = Split { wg: WG, heads: HEADS, count: 1, tile, fragments };
+        let one = Split::one(way);
         if visible <= FEW_KEYS {
             return one;
         }
         // Measured on discrete GPUs; heads of 128 take longer so.
-        let large = Split { wg: LARGE, heads: 1, tile: TILE, fragments: false, ..one };
-        let parts_add_up = merged(site.caps, lanes(d), large, subgroups) > 1;
+        let large = Split { wg: LARGE, heads: 1, ..Split::one(Way::Floats) };
+        let parts_add_up = large.merged(site.caps, lanes(d), subgroups) > 1;
         let suits = t == 1 && lanes(d) == 8 && parts_add_up && !site.caps.unified;
         let fits = LARGE <= site.caps.workgroup_size as usize
             && self.memory(site, large, subgroups) <= site.caps.workgroup_memory as usize;
         if visible <= SOME_KEYS && suits && fits {
             return large;
         }
-        Split { count: splits(&self.attention, site.caps, visible, t, step(d, one)), ..one }
+        one.among_many(&self.attention, site.caps, visible, [t, d])
     }
 
     /// Bytes of workgroup memory: angles, what meets, maxima and sums, exchange between lanes.
     fn memory(&self, site: &Site<'_>, split: Split, subgroups: bool) -> usize {
         let Shape { t, d, .. } = self.shape(site.inputs);
         let lanes = lanes(d);
-        let meeting = meeting(lanes, split, merged(site.caps, lanes, split, subgroups), NEW);
+        let meeting = split.meeting(lanes, split.merged(site.caps, lanes, subgroups), NEW);
         let exchange = if subgroups { 0 } else { 16 * split.wg };
-        let fragments = if split.fragments { fragment_memory(lanes) } else { 0 };
-        8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange + fragments
+        8 * t * lanes * VALUES / 2 + 16 * meeting + 2 * 16 * 32 + exchange + split.way.memory(lanes)
     }
-}
-
-/// How many workgroups share the `visible` keys of a KV head, for each of `t` tokens, if each takes `step` at once: as many
-/// as fill the GPU.
-pub(super) fn splits(attention: &Attention, caps: &Caps, visible: usize, t: usize, step: usize) -> usize {
-    let Attention { heads, kv_heads, .. } = *attention;
-    let groups = if caps.unified { UNIFIED_GROUPS } else { GROUPS };
-    let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
-    wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(step) + 1)
-}
-
-/// What attention of `t` tokens with heads of `d` has in common over caches of any kind: parts, and constants.
-pub(super) fn few_tokens(
-    attention: &Attention,
-    caps: &Caps,
-    split: Split,
-    subgroups: bool,
-    [t, d]: [usize; 2],
-    new: usize,
-) -> ([&'static File; 9], Vec<(&'static str, f64)>) {
-    let lanes_file = exchange(subgroups);
-    let found = if split.fragments { &FOUND_TEAMS } else { &FOUND_PARTS };
-    let files = [&FOUND, found, &STEP_ANGLES, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
-    let group = attention.heads / attention.kv_heads;
-    let lanes = lanes(d);
-    let merged = merged(caps, lanes, split, subgroups);
-    let constants = vec![
-        ("WG", split.wg as f64),
-        ("HEADS", group.div_ceil(group.div_ceil(split.heads)) as f64),
-        ("TOKENS", t as f64),
-        ("ANGLES", (t * lanes * VALUES / 2) as f64),
-        ("MEETING", meeting(lanes, split, merged, new) as f64),
-        ("MERGED", merged as f64),
-        ("STEP", step(d, split) as f64),
-    ];
-    (files, constants)
-}
-
-/// How lanes exchange values: directly, or through workgroup memory.
-pub(super) fn exchange(subgroups: bool) -> &'static File {
-    if subgroups { &LANES_SUBGROUP } else { &LANES_SHARED }
-}
-
-/// Whether `lanes` neighbours are in one subgroup on every adapter of this kind.
-pub(super) fn in_subgroup(caps: &Caps, lanes: usize) -> bool {
-    caps.subgroups.is_some_and(|(least, _)| least as usize >= lanes)
-}
-
-/// Parts that add up without workgroup memory: by shuffles, or in products.
-fn merged(caps: &Caps, lanes: usize, split: Split, subgroups: bool) -> usize {
-    if split.fragments {
-        return TEAM / lanes;
-    }
-    let least = caps.subgroups.filter(|_| subgroups).map_or(1, |(least, _)| least as usize);
-    (least / lanes).clamp(1, WG / lanes)
-}
-
-/// Vectors of 4 values through which parts meet: 8 values of each invocation for two heads, or of some for four; or query
-/// heads and `new` keys and values, as they come and as they are made ready.
-pub(super) fn meeting(lanes: usize, split: Split, merged: usize, new: usize) -> usize {
-    let at_once = if merged > 1 && split.heads > 2 { 4 } else { 2 };
-    (2 * at_once * split.wg / merged).max(2 * 2 * lanes * (HEADS + new))
-}
-
-/// Whether an adapter multiplies heads of `d` as fragments, or can do what that means by way of workgroup memory.
-pub(super) fn takes_fragments(caps: &Caps, subgroups: bool, d: usize) -> bool {
-    matches!(d, 64 | 128) && (caps.fragments || !subgroups)
-}
-
-/// Keys that a part takes at once of those that 32 invocations take together.
-pub(super) fn fragment_tile(d: usize) -> usize {
-    16 * lanes(d) / TEAM
-}
-
-/// Bytes of workgroup memory: queries, fragments where they are exchanged there.
-pub(super) fn fragment_memory(lanes: usize) -> usize {
-    16 * 8 * lanes + 80 + 24 * WG
-}
-
-/// Keys of heads of `d` that a workgroup takes at once, and at least. Few keys leave most of a GPU idle.
-pub(super) fn step(d: usize, split: Split) -> usize {
-    split.tile * split.wg / lanes(d)
 }
 
 impl Op for Attend {
@@ -379,16 +250,16 @@ impl Op for Attend {
             return ways.iter().flat_map(|&way| self.many(site, way)).collect();
         }
         let room = site.caps.workgroup_memory as usize;
-        let can = |&(fragments, exchange): &(bool, bool)| {
-            let suits = cache == Dtype::F16 && takes_fragments(site.caps, exchange, d);
-            (subgroups || !exchange) && (suits || !fragments)
+        let can = |&(way, exchange): &(Way, bool)| {
+            way.suits(site.caps, exchange, d) && (cache == Dtype::F16 || way == Way::Floats)
         };
-        let kernel = |(fragments, exchange): (bool, bool)| {
-            let split = self.split(site, fragments, exchange);
+        let kernel = |(way, exchange): (Way, bool)| {
+            let split = self.split(site, way, exchange);
             (self.memory(site, split, exchange) <= room).then(|| self.kernel(site, split, exchange))
         };
         // The last is the first by way of workgroup memory, for tests on any adapter.
-        let ways = [(true, true), (false, true), (false, false), (true, false)];
+        let ways =
+            [(Way::Fragments, true), (Way::Floats, true), (Way::Floats, false), (Way::Fragments, false)];
         ways.into_iter().filter(can).filter_map(kernel).collect()
     }
 }

@@ -1,11 +1,10 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attend::{
-    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, HEADS, MAX_HEAD, OVER_KEYS, OVER_TILES,
-    QUERIES_HALVES, SUMS, Split, TILE, WG, exchange, few_tokens, fragment_memory, fragment_tile, in_subgroup,
-    meeting, splits, step, takes_fragments,
-};
 use super::attention::codes;
+use super::few_tokens::{
+    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, MAX_HEAD, OVER_KEYS, OVER_TILES,
+    QUERIES_HALVES, SUMS, Split, WG, Way, exchange, in_subgroup,
+};
 use super::kernel::{NARROW, fits};
 use super::kv_pack::SIGNS;
 use super::packed_arrays::{access, tiled, vectors};
@@ -62,39 +61,6 @@ pub struct AttendPacked {
     pub basis: bool,
 }
 
-/// Keys that a part of a workgroup takes at once where they are multiplied as whole numbers: see `tile_of` in `keys_int.wgsl`.
-const EIGHT: usize = 8;
-
-/// What keys are multiplied by.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    /// Matrices whose elements stand in registers.
-    Fragments,
-    /// Whole numbers, which takes subgroups.
-    Integers,
-    Floats,
-}
-
-impl Way {
-    /// Keys that a part of a workgroup takes at once.
-    fn tile(self, d: usize) -> usize {
-        match self {
-            Way::Fragments => fragment_tile(d),
-            Way::Integers => EIGHT,
-            Way::Floats => TILE,
-        }
-    }
-
-    /// Whether an adapter can go this way with heads of `d`, lanes exchanging values directly if `subgroups`.
-    fn suits(self, caps: &Caps, subgroups: bool, d: usize) -> bool {
-        match self {
-            Way::Fragments => takes_fragments(caps, subgroups, d),
-            Way::Integers => caps.dot4 && subgroups,
-            Way::Floats => true,
-        }
-    }
-}
-
 /// What the rounding of queries to 15 bits may do to a result.
 const PLANES: f32 = 1.0 / 8192.0;
 
@@ -148,17 +114,14 @@ impl AttendPacked {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let at = self.inputs();
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
-        let chunks = (heads / kv_heads).div_ceil(HEADS);
         let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
-        let one =
-            Split { wg: WG, heads: HEADS, count: 1, tile: way.tile(d), fragments: way == Way::Fragments };
-        let splits = splits(&self.attention, site.caps, visible, t, step(d, one));
+        let split = Split::one(way).among_many(&self.attention, site.caps, visible, [t, d]);
+        let chunks = (heads / kv_heads).div_ceil(split.heads);
         let window = window.map_or(Word::U32(0), Word::from);
         let packing = self.packing();
         let new = fresh(packing[0].groups(d));
 
-        let split = Split { count: splits, ..one };
-        let (common, mut constants) = few_tokens(&self.attention, site.caps, split, subgroups, [t, d], new);
+        let (common, mut constants) = split.parts(&self.attention, site.caps, subgroups, [t, d], new);
         constants.extend(coding(packing, d, new));
         let files = [&self.files(way, site.caps.f16)[..], &common].concat();
         let words = packing.map(|packing| packing.row_words(kv_heads, d));
@@ -193,9 +156,9 @@ impl AttendPacked {
             Way::Fragments => tiled(packing, kv_heads, d),
             _ => access(packing, vectors, way == Way::Integers),
         };
-        stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
+        stage.grid = [(kv_heads * chunks) as u32, split.count as u32, t as u32];
         Kernel {
-            scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
+            scratch: vec![(t * heads * split.count * (4 * d + 16)) as u64],
             stages: vec![stage, self.combine([t, d], site.caps, subgroups)],
             rounding: if way == Way::Integers { PLANES } else { 0.0 },
         }
@@ -284,8 +247,7 @@ fn fresh(groups: usize) -> usize {
 
 /// Bytes of workgroup memory: angles, a basis, what meets, levels and sums, new codes and scales, queries, exchange between lanes.
 fn memory(t: usize, lanes: usize) -> usize {
-    let meeting =
-        meeting(lanes, Split { wg: WG, heads: HEADS, count: 1, tile: TILE, fragments: false }, 1, 4);
+    let meeting = Split::one(Way::Floats).meeting(lanes, 1, 4);
     let queries = 4 * lanes * (16 + 4) + 16;
     8 * t * lanes * VALUES / 2
         + 16 * (4 * lanes + meeting)
@@ -329,12 +291,9 @@ impl Op for AttendPacked {
         if !suits {
             return Vec::new();
         }
-        let subgroups = in_subgroup(site.caps, lanes(d));
         let room = site.caps.workgroup_memory as usize;
         let can = |&(way, exchange): &(Way, bool)| {
-            let more = if way == Way::Fragments { fragment_memory(lanes(d)) } else { 0 };
-            let fits = memory(t, lanes(d)) + more <= room;
-            fits && (subgroups || !exchange) && way.suits(site.caps, exchange, d)
+            memory(t, lanes(d)) + way.memory(lanes(d)) <= room && way.suits(site.caps, exchange, d)
         };
         let ways = [(Way::Fragments, true), (Way::Integers, true), (Way::Floats, true), (Way::Floats, false)];
         // The last is the first by way of workgroup memory, for tests on any adapter.

@@ -12,6 +12,7 @@ mod attend_packed;
 mod attention;
 mod attention_coop;
 mod embedding;
+mod few_tokens;
 mod gate;
 mod kernel;
 mod kv_pack;
