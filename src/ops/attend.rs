@@ -144,7 +144,7 @@ impl Attend {
     fn kernel(&self, site: &Site<'_>, split: Split, subgroups: bool) -> Kernel {
         let Attention { heads, kv_heads, scale, window, .. } = self.attention;
         let Shape { t, d, .. } = self.shape(site.inputs);
-        let chunks = (heads / kv_heads).div_ceil(split.heads);
+        let chunks = split.chunks(&self.attention);
         let window = window.map_or(Word::U32(0), Word::from);
         let (common, mut constants) = split.parts(&self.attention, site.caps, subgroups, [t, d], NEW);
         if split.way == Way::Fragments {
@@ -244,8 +244,8 @@ impl Op for Attend {
         if !suits || bindings > site.caps.storage_buffers as usize {
             return Vec::new();
         }
-        let subgroups = in_subgroup(site.caps, lanes(d));
         if t > FEW {
+            let subgroups = in_subgroup(site.caps, lanes(d));
             let ways = if subgroups { &[true, false][..] } else { &[false] };
             return ways.iter().flat_map(|&way| self.many(site, way)).collect();
         }

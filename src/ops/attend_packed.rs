@@ -116,7 +116,7 @@ impl AttendPacked {
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
         let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
         let split = Split::one(way).among_many(&self.attention, site.caps, visible, [t, d]);
-        let chunks = (heads / kv_heads).div_ceil(split.heads);
+        let chunks = split.chunks(&self.attention);
         let window = window.map_or(Word::U32(0), Word::from);
         let packing = self.packing();
         let new = fresh(packing[0].groups(d));

@@ -108,11 +108,15 @@ impl Split {
         visible: usize,
         [t, d]: [usize; 2],
     ) -> Self {
-        let Attention { heads, kv_heads, .. } = *attention;
         let groups = if caps.unified { UNIFIED_GROUPS } else { GROUPS };
-        let wanted = groups / (kv_heads * (heads / kv_heads).div_ceil(HEADS) * t);
+        let wanted = groups / (attention.kv_heads * self.chunks(attention) * t);
         let count = wanted.clamp(1, MAX_SPLITS).min(visible.div_ceil(self.step(d)) + 1);
         Self { count, ..self }
+    }
+
+    /// Workgroups that share the query heads of a KV head.
+    pub(super) fn chunks(self, attention: &Attention) -> usize {
+        (attention.heads / attention.kv_heads).div_ceil(self.heads)
     }
 
     /// Keys of heads of `d` that a workgroup takes at once.
@@ -148,12 +152,12 @@ impl Split {
         let lanes_file = exchange(subgroups);
         let found = if self.way == Way::Fragments { &FOUND_TEAMS } else { &FOUND_PARTS };
         let files = [&FOUND, found, &STEP_ANGLES, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
-        let group = attention.heads / attention.kv_heads;
+        let heads = (attention.heads / attention.kv_heads).div_ceil(self.chunks(attention));
         let lanes = lanes(d);
         let merged = self.merged(caps, lanes, subgroups);
         let constants = vec![
             ("WG", self.wg as f64),
-            ("HEADS", group.div_ceil(group.div_ceil(self.heads)) as f64),
+            ("HEADS", heads as f64),
             ("TOKENS", t as f64),
             ("ANGLES", (t * lanes * VALUES / 2) as f64),
             ("MEETING", self.meeting(lanes, merged, new) as f64),
