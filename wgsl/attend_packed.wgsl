@@ -37,9 +37,27 @@ fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(kind, rows.t, kv_head_of(row, rows.h), rows.head + min(row, rows.count - 1u), c);
 }
 
+// Queries alone, without what only new keys and values need: less code, and keys wait for it.
+fn make_queries(lane: u32, c: u32, turn: Turn) {
+    let row = lane / LANES;
+    let x = raw_of(min(row, HEADS - 1u), c);
+    let gain = gains(q_gain8(c), q_gain8(other_of(c)));
+    let ready = into_basis(kept_basis(c), inverse_rms(lane, x.own) * turned(x, gain, turn));
+    let rotated = rotated8(lane, c, ready);
+    let q = mat2x4<f32>(params.scale * rotated[0], params.scale * rotated[1]);
+    keep_query(lane, c, row, q);
+    if row < HEADS {
+        keep_ready(row, c, q);
+    }
+}
+
 // Each part takes one.
 fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
     let turn = turn8(rows.t, c);
+    if !r.fresh {
+        make_queries(lane, c, turn);
+        return;
+    }
     let count = row_count(r);
     for (var first = 0u; first < count; first += WG / LANES) {
         let row = first + lane / LANES;
@@ -60,10 +78,7 @@ fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
             basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, rows.h), c);
         }
         ready = rotated8(lane, c, into_basis(basis, ready));
-        var codes = Coded();
-        if r.fresh {
-            codes = coded(lane, c, ready, is_value);
-        }
+        let codes = coded(lane, c, ready, is_value);
         if is_query {
             ready = mat2x4<f32>(params.scale * ready[0], params.scale * ready[1]);
         }
@@ -116,13 +131,14 @@ fn main(
         deliver_none(lane, rows.t, rows.head, rows.count, group.y, groups.y);
         return;
     }
-    // Positions are below 2^31.
-    nothing = (r.here.x + lane) >> 31u;
-    let page = page_at(r, r.low + 4u * part);
     if part == 0u {
         keep_basis(c, basis);
     }
     keep_rows(part, c, rows, first_row);
+    // Positions are below 2^31, frequencies finite. What has been asked for by now is waited for before a page is looked
+    // up: else angles, which are made meanwhile, would wait for that as well.
+    nothing = ((r.here.x + lane) >> 31u) | u32(abs(frequency) > 3.0e38);
+    let page = page_at(r, (r.low + 4u * part) | nothing);
 
     var found = over_keys(lane, c, r, page, rows, frequency);
     if r.fresh {

@@ -136,10 +136,13 @@ fn own_scores() -> u32 {
     return (subgroup * ROWS + lane / SHARE) * SCORE_PITCH;
 }
 
+// Keys or values of which 8 values each are loaded by neighbours: those that lie side by side.
+override LOADED: u32 = 1u;
+
 // A load of a tile: which key or value, and which 8 values of it.
 fn load_of(u: u32, index: u32) -> vec2<u32> {
     let load = min(u * THREADS + index, LOADS - 1u);
-    return vec2<u32>(load / (D / 8u), load % (D / 8u));
+    return vec2<u32>(load / (LOADED * D / 8u) * LOADED + load % LOADED, load / LOADED % (D / 8u));
 }
 
 fn key_at(u: u32, tile: u32, index: u32) -> Raw {

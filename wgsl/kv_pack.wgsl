@@ -24,6 +24,9 @@ struct Params {
 override BITS: u32 = 4u;
 override GROUP: u32 = 64u;
 override AFFINE: u32 = 0u;
+// Rows of a tile, and words of codes that each has side by side.
+override TILE_ROWS: u32 = 1u;
+override EACH: u32 = 1u;
 override BASIS: u32 = 0u;
 // The basis's row of centres; the next one is of factors.
 override ROW: u32 = 0u;
@@ -90,26 +93,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
 
     let blocks = (d + 31u) / 32u;
-    let to = row * params.words + head * blocks * BITS;
+    let to = head * blocks * BITS;
     for (var w = lane; w < count * blocks * BITS; w += WG) {
         let own = w / (blocks * BITS);
         let word = w % BITS;
-        cache[to + w] = packed(own * d, (w / BITS) % blocks * 32u, word);
+        cache[place(row, to + w, EACH)] = packed(own * d, (w / BITS) % blocks * 32u, word);
     }
-    let scales_to = row * params.words + params.heads * blocks * BITS;
+    let scales_to = params.heads * blocks * BITS;
     if AFFINE == 1u {
         if lane < count * groups {
             let at = scales_to + 2u * (head * groups + lane);
-            cache[at] = bitcast<u32>(scales[lane].x);
-            cache[at + 1u] = bitcast<u32>(scales[lane].y);
+            cache[place(row, at, 1u)] = bitcast<u32>(scales[lane].x);
+            cache[place(row, at + 1u, 1u)] = bitcast<u32>(scales[lane].y);
         }
     } else if 2u * lane < count * groups {
         var word = to_half(scales[2u * lane].x);
         if 2u * lane + 1u < count * groups {
             word |= to_half(scales[2u * lane + 1u].x) << 16u;
         }
-        cache[scales_to + head * groups / 2u + lane] = word;
+        cache[place(row, scales_to + head * groups / 2u + lane, 1u)] = word;
     }
+}
+
+// Where word w of a row is, if rows of a tile have so many each side by side.
+fn place(row: u32, w: u32, each: u32) -> u32 {
+    return (row / TILE_ROWS * params.words + w / each * each) * TILE_ROWS + row % TILE_ROWS * each + w % each;
 }
 
 fn grid(most: f32) -> vec2<f32> {

@@ -206,10 +206,11 @@ impl<E: Element> Kernel for Piece<'_, E> {
             }
             if let Some(packed) = &job.packed {
                 for (i, Packed { packing, words }) in packed.iter().enumerate() {
-                    let pitch = packing.row_words(kv_heads, dim);
-                    let rows = words[row * pitch..].chunks_exact(pitch);
+                    let sizes = packing.sizes(kv_heads, dim);
+                    let mut here = vec![0; sizes[0]];
                     let to = rest[i * BLOCK * padded..].chunks_exact_mut(padded);
-                    for (row, to) in rows.zip(to).take(block.len()) {
+                    for (j, to) in to.take(block.len()).enumerate() {
+                        let row = packing.row(words, row + j, sizes, &mut here);
                         packing.read_head(row, kv_heads, head, dim, to);
                         to[dim..].fill(0.0);
                     }

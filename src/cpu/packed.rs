@@ -4,6 +4,8 @@
 //! planes of 8, 4, 2 and 1 bits: value `4 j + l` lies in byte `l`, so that four neighbours are unpacked
 //! together. Codes follow from comparisons with exact products of a half-precision scale and a small number,
 //! so that every machine finds the same.
+//!
+//! Rows lie one after another, or in tiles of several, whose words of one kind lie side by side.
 
 use super::floats::widen_f16;
 use super::pages::{Place, row_at};
@@ -20,6 +22,9 @@ pub struct Packing {
     /// `scale * code + bias`, both f32, as mlx-lm's cache; otherwise heads are rotated, the scale is f16 and a
     /// code stands for the middle of its cell.
     pub affine: bool,
+    /// Rows of a tile, and how many words of codes of one of them lie side by side, then as many of the next. `[1, 1]` is
+    /// row after row. Of scales each row has one word there.
+    pub tile: [usize; 2],
 }
 
 /// Values whose codes fill whole words.
@@ -28,12 +33,45 @@ pub(crate) const BLOCK: usize = 32;
 impl Packing {
     /// Rotated heads, one f16 scale for 64 values.
     pub const fn rotated(bits: u32) -> Self {
-        Self { bits, group: 64, affine: false }
+        Self { bits, group: 64, affine: false, tile: [1, 1] }
     }
 
     /// mlx-lm's affine quantization.
     pub const fn affine(bits: u32, group: usize) -> Self {
-        Self { bits, group, affine: true }
+        Self { bits, group, affine: true, tile: [1, 1] }
+    }
+
+    /// The same in tiles of 16 rows, as products of matrices take them: of keys two words at a time.
+    pub const fn tiled(self, values: bool) -> Self {
+        Self { tile: [16, if values { 1 } else { 2 }], ..self }
+    }
+
+    /// Where word `w` of a row is, in a cache of rows of `words` words, of which the first `codes` are codes.
+    pub(crate) const fn at(self, row: usize, [words, codes]: [usize; 2], w: usize) -> usize {
+        let [rows, each] = self.tile;
+        let each = if w < codes { each } else { 1 };
+        (row / rows * words + w / each * each) * rows + row % rows * each + w % each
+    }
+
+    /// Words of a row of `heads` heads, and how many of them are codes.
+    pub(crate) const fn sizes(self, heads: usize, d: usize) -> [usize; 2] {
+        [self.row_words(heads, d), heads * self.head_words(d)]
+    }
+
+    /// A row of a cache; `here` is for one whose words are apart.
+    #[inline(always)]
+    pub(crate) fn row<'a>(
+        self,
+        cache: &'a [u32],
+        row: usize,
+        sizes: [usize; 2],
+        here: &'a mut [u32],
+    ) -> &'a [u32] {
+        if self.tile[0] == 1 {
+            return &cache[row * sizes[0]..][..sizes[0]];
+        }
+        here.iter_mut().enumerate().for_each(|(w, to)| *to = cache[self.at(row, sizes, w)]);
+        here
     }
 
     /// Words of the codes of one head of `d` values.
@@ -298,10 +336,11 @@ pub(crate) fn kv_pack(
 ) {
     let [centres, factors] = basis.unwrap_or_default();
     let width = rows.len() / places.len().max(1);
-    let words = packing.row_words(width / d, d);
-    let capacity = cache.len() / words;
+    let sizes = packing.sizes(width / d, d);
+    let capacity = cache.len() / sizes[0];
     let out = Out::new(bytemuck::cast_slice_mut(cache));
     parallel(places.len(), 1, (1 << 11) / width.max(1), |range| {
+        let mut row = vec![0; sizes[0]];
         scratch(width, |x| {
             for i in range {
                 let logical = places[i][0] as usize + places[i][1] as usize;
@@ -310,9 +349,12 @@ pub(crate) fn kv_pack(
                 for (x, (c, f)) in x.iter_mut().zip(centres.iter().zip(factors)) {
                     *x = (*x - c) * f;
                 }
-                // SAFETY: tokens have rows of their own.
-                let row = unsafe { out.slice(at * words, words) };
-                packing.write_row(x, d, bytemuck::cast_slice_mut(row));
+                packing.write_row(x, d, &mut row);
+                for (w, word) in row.iter().enumerate() {
+                    // SAFETY: tokens have rows of their own, so words as well.
+                    let to = unsafe { out.slice(packing.at(at, sizes, w), 1) };
+                    to[0] = f32::from_bits(*word);
+                }
             }
         });
     });
@@ -400,6 +442,28 @@ mod tests {
         let (plain, centred, rotated) = (error(0.0, false), error(1.0, true), error(1.0, false));
         assert!(centred < 1.1 * plain, "{centred} of {plain}");
         assert!(rotated > 3.0 * plain, "{rotated} of {plain}");
+    }
+
+    #[test]
+    fn tiles_hold_what_rows_hold() {
+        let (heads, d, rows) = (3, 64, 2 * PAGE);
+        let values: Vec<f32> = (0..rows * heads * d).map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0).collect();
+        let places: Vec<Place> = (0..rows as u32).map(|row| [row, 0]).collect();
+        for (bits, is_value) in [(4, false), (8, false), (3, true), (8, true)] {
+            let plain = Packing::rotated(bits);
+            let sizes = plain.sizes(heads, d);
+            let caches = [plain, plain.tiled(is_value)].map(|packing| {
+                let mut cache = vec![0; rows * sizes[0]];
+                kv_pack(packing, &mut cache, &values, &places, &[1, 0], None, d);
+                (packing, cache)
+            });
+            let mut here = vec![0; sizes[0]];
+            let mut read = |(packing, cache): &(Packing, Vec<u32>)| -> Vec<u32> {
+                (0..rows).flat_map(|row| packing.row(cache, row, sizes, &mut here).to_vec()).collect()
+            };
+            assert_eq!(read(&caches[0]), read(&caches[1]), "{bits} bits");
+            assert_ne!(caches[0].1, caches[1].1);
+        }
     }
 
     #[test]

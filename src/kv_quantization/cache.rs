@@ -8,7 +8,7 @@ use crate::cpu::PAGE;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::memory::Buffer;
-use crate::ops::Packing;
+use crate::ops::{Packing, laid_out};
 
 /// Tokens that a sequence's table grows by at least.
 const STEP: usize = 256;
@@ -118,7 +118,7 @@ impl KvCache {
     /// An array for keys and one for values of a layer.
     fn pair(&self, layer: usize, pages: usize) -> Result<[MLXArray; 2]> {
         let one = |i: usize| {
-            let width = self.packing(layer).map_or(self.kv_heads * self.head_dim, |packing| {
+            let width = self.kinds[layer].packing().map_or(self.kv_heads * self.head_dim, |packing| {
                 packing[i].row_words(self.kv_heads, self.head_dim)
             });
             MLXArray::mutable(&[pages * PAGE, width], self.kinds[layer].dtype(), self.device)
@@ -250,9 +250,14 @@ impl KvCache {
         Ok(())
     }
 
-    /// How keys and values of a layer are coded, if they are not floats.
+    /// How keys and values of a layer are coded, if they are not floats, and laid out as its device reads them fastest.
     pub(crate) fn packing(&self, layer: usize) -> Option<[Packing; 2]> {
-        self.kinds[layer].packing()
+        let packing = self.kinds[layer].packing()?;
+        let buffer = self.layers.get(layer).and_then(|[keys, _]| keys.buffer());
+        Some(match buffer {
+            Some(Buffer::Gpu(buffer)) => laid_out(packing, self.head_dim, buffer.gpu().caps()),
+            _ => packing,
+        })
     }
 
     /// The basis of a layer's heads, where its kind asks for one.
@@ -392,7 +397,7 @@ pub(super) mod tests {
         cache.reserve(0, 257, 1000).unwrap();
         assert_eq!((cache.capacity(), cache.pages()), (512, 4));
         assert!(cache.generation() > before);
-        let now = cache.stored(0, &cache.layers[0][1], 200).unwrap();
+        let now = cache.stored(0, 1, 200).unwrap();
         assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&now), rows[..600]);
         cache.reserve(0, 900, 1000).unwrap();
         assert_eq!(cache.capacity(), 1024); // the context length is enough

@@ -5,8 +5,15 @@ use super::kind::KvKind;
 use crate::array::MLXArray;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Packing};
 use crate::plan::Program;
+use std::ops::Range;
+
+/// Where bytes of a row are in an array of a cache, and where among the row's bytes.
+struct Piece {
+    here: Range<usize>,
+    there: Range<usize>,
+}
 
 impl KvCache {
     /// The first `n` keys and values of a layer of the first slot of an f32 cache, `[n, width]` each.
@@ -14,27 +21,52 @@ impl KvCache {
     /// # Errors
     /// The device failed.
     pub(crate) fn rows(&self, layer: usize, n: usize) -> Result<[Vec<f32>; 2]> {
-        let [keys, values] = &self.layers[layer];
-        let read = |array| Ok(bytemuck::pod_collect_to_vec(&self.stored(layer, array, n)?));
-        Ok([read(keys)?, read(values)?])
+        let read = |part| Ok(bytemuck::pod_collect_to_vec(&self.stored(layer, part, n)?));
+        Ok([read(0)?, read(1)?])
     }
 
-    /// What an array of a layer holds of the first `n` tokens of the first slot, token after token; zeros where a token has
-    /// gone.
+    /// Rows that lie in a tile of a layer's keys, and of its values.
+    pub(super) fn tile_rows(&self, layer: usize) -> usize {
+        self.packing(layer).map_or(1, |[keys, _]| keys.tile[0])
+    }
+
+    /// How a layer's keys (0) or values (1) are coded, if that is in tiles.
+    fn tiled(&self, layer: usize, part: usize) -> Option<Packing> {
+        self.packing(layer).map(|packing| packing[part]).filter(|packing| packing.tile[0] > 1)
+    }
+
+    /// The pieces of row `at`, which has `row` bytes.
+    fn pieces(&self, tiled: Option<Packing>, row: usize, at: usize) -> impl Iterator<Item = Piece> + use<> {
+        let size = if tiled.is_some() { size_of::<u32>() } else { row };
+        let [heads, d] = [self.kv_heads, self.head_dim];
+        (0..row / size).map(move |w| {
+            let from = tiled.map_or(at, |packing| packing.at(at, packing.sizes(heads, d), w));
+            Piece { here: from * size..(from + 1) * size, there: w * size..(w + 1) * size }
+        })
+    }
+
+    /// Rows of an array up to the last of these, in whole tiles.
+    fn rows_to(&self, layer: usize, rows: impl Iterator<Item = Option<usize>>) -> usize {
+        rows.flatten().max().map_or(0, |last| last + 1).next_multiple_of(self.tile_rows(layer))
+    }
+
+    /// What a layer's keys (0) or values (1) are of the first `n` tokens of the first slot, token after token; zeros where a
+    /// token has gone.
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn stored(&self, layer: usize, array: &MLXArray, n: usize) -> Result<Vec<u8>> {
-        let (row, group) = (array.nbytes() / array.dims()[0], self.group(layer));
+    pub(super) fn stored(&self, layer: usize, part: usize, n: usize) -> Result<Vec<u8>> {
+        let (array, group) = (&self.layers[layer][part], self.group(layer));
+        let (row, tiled) = (array.nbytes() / array.dims()[0], self.tiled(layer, part));
         let rows = (0..n).map(|position| group.row(0, position));
-        let mut all = vec![0; rows.clone().flatten().max().map_or(0, |last| last + 1) * row];
+        let mut all = vec![0; self.rows_to(layer, rows.clone()) * row];
         if let Some(buffer) = array.buffer() {
             buffer.read(&mut all)?;
         }
         let mut bytes = vec![0; n * row];
         for (at, bytes) in rows.zip(bytes.chunks_exact_mut(row.max(1))) {
-            if let Some(at) = at {
-                bytes.copy_from_slice(&all[at * row..][..row]);
+            for Piece { here, there } in at.into_iter().flat_map(|at| self.pieces(tiled, row, at)) {
+                bytes[there].copy_from_slice(&all[here]);
             }
         }
         Ok(bytes)
@@ -44,13 +76,14 @@ impl KvCache {
     ///
     /// # Errors
     /// The device failed.
-    pub(super) fn store(&self, layer: usize, array: &MLXArray, bytes: &[u8]) -> Result<()> {
-        let (row, group) = (array.nbytes() / array.dims()[0], self.group(layer));
+    pub(super) fn store(&self, layer: usize, part: usize, bytes: &[u8]) -> Result<()> {
+        let (array, group) = (&self.layers[layer][part], self.group(layer));
+        let (row, tiled) = (array.nbytes() / array.dims()[0], self.tiled(layer, part));
         let rows = (0..bytes.len() / row.max(1)).map(|position| group.row(0, position));
-        let mut all = vec![0; rows.clone().flatten().max().map_or(0, |last| last + 1) * row];
+        let mut all = vec![0; self.rows_to(layer, rows.clone()) * row];
         for (at, bytes) in rows.zip(bytes.chunks_exact(row.max(1))) {
-            if let Some(at) = at {
-                all[at * row..][..row].copy_from_slice(bytes);
+            for Piece { here, there } in at.into_iter().flat_map(|at| self.pieces(tiled, row, at)) {
+                all[here].copy_from_slice(&bytes[there]);
             }
         }
         array.overwrite(&all)

@@ -25,15 +25,14 @@ impl KvCache {
         let n = tokens.len().min(self.slot_len(0));
         let mut tensors = vec![("tokens".to_string(), Stored::U32, vec![n], bytes_of(&tokens[..n]))];
         for layer in 0..self.layer_count {
-            for (name, array) in
-                ["keys", "values"].into_iter().zip(self.layers.get(layer).into_iter().flatten())
-            {
+            let arrays = self.layers.get(layer).into_iter().flatten();
+            for (part, (name, array)) in ["keys", "values"].into_iter().zip(arrays).enumerate() {
                 let width = array.dims()[1];
                 tensors.push((
                     format!("layers.{layer}.{name}"),
                     stored(array.dtype()),
                     vec![n, width],
-                    self.stored(layer, array, n)?,
+                    self.stored(layer, part, n)?,
                 ));
             }
             if let Some(basis) = self.basis(layer) {
@@ -124,11 +123,10 @@ impl KvCache {
         self.advance(0, tokens.len());
         let filled = self.reserve(0, tokens.len(), most).and_then(|()| {
             for (layer, arrays) in self.layers.iter().enumerate() {
-                for (part, array) in ["keys", "values"].into_iter().zip(arrays) {
+                for (i, (part, array)) in ["keys", "values"].into_iter().zip(arrays).enumerate() {
                     let shape = [tokens.len(), array.dims()[1]];
                     let rows = tensor(&format!("layers.{layer}.{part}"), array.dtype(), &shape)?;
-                    self.store(layer, array, rows.bytes())
-                        .with_context(|| format!("layers.{layer}.{part}"))?;
+                    self.store(layer, i, rows.bytes()).with_context(|| format!("layers.{layer}.{part}"))?;
                 }
             }
             Ok(())

@@ -27,10 +27,10 @@ impl KvCache {
 
     /// Copies the first rows of a page to another.
     fn move_rows(&self, group: usize, from: u32, to: u32, rows: usize) -> Result<()> {
-        let matrices = self.layers_of(group).flat_map(|layer| &self.layers[layer]);
-        let moves = matrices.filter_map(|matrix| {
+        let of = |layer: usize| self.layers[layer].iter().map(move |matrix| (matrix, self.tile_rows(layer)));
+        let moves = self.layers_of(group).flat_map(of).filter_map(|(matrix, tile)| {
             let page = matrix.nbytes() / matrix.dims()[0] * PAGE;
-            let bytes = (page / PAGE * rows).next_multiple_of(4);
+            let bytes = (page / PAGE * rows.next_multiple_of(tile)).next_multiple_of(4);
             Some((matrix.buffer()?, from as usize * page, to as usize * page, bytes))
         });
         Buffer::copy_within(&moves.collect::<Vec<_>>())

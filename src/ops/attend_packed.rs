@@ -218,6 +218,18 @@ impl AttendPacked {
     }
 }
 
+/// Whether kernels take keys and values that are coded so.
+fn takes(packing: [Packing; 2]) -> bool {
+    let grouped = |packing: &Packing| !packing.affine && packing.group == 8 * VALUES;
+    matches!(packing[0].bits, 4 | 8) && packing.iter().all(grouped)
+}
+
+/// In tiles of rows, if that is how an adapter reads heads of `d` values fastest.
+pub(crate) fn laid_out(packing: [Packing; 2], d: usize, caps: &Caps) -> [Packing; 2] {
+    let tiles = takes(packing) && Way::Fragments.suits(caps, true, d);
+    if tiles { [packing[0].tiled(false), packing[1].tiled(true)] } else { packing }
+}
+
 /// What the rotation of a head multiplies by.
 fn norm(d: usize) -> Word {
     rotation_norm(1 << d.trailing_zeros()).into()
@@ -280,11 +292,10 @@ impl Op for AttendPacked {
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
-        let [keys, values] = self.packing();
+        let packing = self.packing();
         let suits = t <= FEW
             && self.raw(d).suit(MAX_HEAD)
-            && matches!(keys.bits, 4 | 8)
-            && [keys, values].iter().all(|packing| !packing.affine && packing.group == 8 * VALUES)
+            && takes(packing)
             && fits([self.attention.heads, t, 1])
             // The output is written by another stage, where a scratch buffer takes its place.
             && site.inputs.len() < site.caps.storage_buffers as usize;
@@ -292,8 +303,11 @@ impl Op for AttendPacked {
             return Vec::new();
         }
         let room = site.caps.workgroup_memory as usize;
+        let tiles = packing.map(|packing| packing.tile[0] > 1);
         let can = |&(way, exchange): &(Way, bool)| {
-            memory(t, lanes(d)) + way.memory(lanes(d)) <= room && way.suits(site.caps, exchange, d)
+            tiles == [way == Way::Fragments; 2]
+                && memory(t, lanes(d)) + way.memory(lanes(d)) <= room
+                && way.suits(site.caps, exchange, d)
         };
         let ways = [(Way::Fragments, true), (Way::Integers, true), (Way::Floats, true), (Way::Floats, false)];
         // The last is the first by way of workgroup memory, for tests on any adapter.
@@ -304,13 +318,19 @@ impl Op for AttendPacked {
 
 /// Sizes worth testing.
 pub(super) fn cases() -> Vec<Case> {
+    [false, true].into_iter().flat_map(laid_out_cases).collect()
+}
+
+/// In tiles of rows or not.
+fn laid_out_cases(tiled: bool) -> Vec<Case> {
     struct Shape(usize, usize, usize, usize);
     let case = |Shape(heads, kv_heads, d, rows): Shape,
                 places: &[[u32; 2]],
                 bits: [u32; 2],
                 change: &dyn Fn(&mut AttendPacked)| {
         let t = places.len();
-        let packed = bits.map(Packing::rotated);
+        let [k, v] = bits.map(Packing::rotated);
+        let packed = if tiled { [k.tiled(false), v.tiled(true)] } else { [k, v] };
         let scale = 1.0 / (d as f32).sqrt();
         let mut op = AttendPacked {
             attention: Attention { heads, kv_heads, scale, window: None, slots: 1, packed: Some(packed) },
@@ -333,10 +353,11 @@ pub(super) fn cases() -> Vec<Case> {
         if op.basis {
             inputs.push(normal(&[8, kv_heads * d], Dtype::F32));
         }
-        Case { op: Arc::new(op), inputs, reduction: rows + d }
+        let case = Case { op: Arc::new(op), inputs, reduction: rows + d };
+        (!tiled || matches!(d, 64 | 128)).then_some(case)
     };
     let plain = |_: &mut AttendPacked| ();
-    vec![
+    let all = [
         case(Shape(4, 2, 64, 40), &[[21, 0]], [4, 4], &plain),
         case(Shape(8, 2, 128, 70), &[[0, 0]], [8, 8], &plain),
         case(Shape(8, 2, 128, 300), &[[299, 0]], [4, 4], &|op| op.norm = Some(1e-6)),
@@ -361,5 +382,6 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape(2, 2, 80, 90), &[[60, 0], [61, 0], [0, 70], [1, 70], [2, 70], [62, 0]], [8, 3], &|op| {
             (op.rope.interleaved, op.joined) = (true, false);
         }),
-    ]
+    ];
+    all.into_iter().flatten().collect()
 }

@@ -3,7 +3,7 @@
 use super::attention_coop::{Tile, unrolled};
 use super::kernel::{FLOATS, NARROW, PACK, declare, fits, kind, places, spread, with_sums};
 use super::matmul_tile::Matrices;
-use super::packing::unpack;
+use super::packing::{apart, unpack};
 use super::pages::{PAGES, all_rows, paged};
 use super::weight::floats;
 use crate::array::MLXArray;
@@ -77,9 +77,11 @@ const BUSY: usize = 128;
 /// The fewest keys that such a workgroup takes where the cache is full. Both are reasoned, not measured.
 const PART_KEYS: usize = 1024;
 
-/// What shaders call the bits, the manner and the row's length of packed keys and values.
-const CODED: [(&str, &str, &str); 2] =
-    [("KEY_BITS", "KEY_AFFINE", "key_words"), ("VALUE_BITS", "VALUE_AFFINE", "value_words")];
+/// What shaders call the bits, the manner, the words side by side and the row's length of packed keys and values.
+const CODED: [(&str, &str, &str, &str); 2] = [
+    ("KEY_BITS", "KEY_AFFINE", "KEY_EACH", "key_words"),
+    ("VALUE_BITS", "VALUE_AFFINE", "VALUE_EACH", "value_words"),
+];
 
 /// Scores of keys that are not seen: finite, for shaders are compiled with fast math.
 const UNSEEN: f32 = -3.0e38;
@@ -93,8 +95,9 @@ impl Op for Attention {
         let window = self.window.map_or(Word::U32(0), Word::from);
         let mut words =
             vec![self.heads.into(), self.kv_heads.into(), self.scale.into(), window, self.slots.into()];
-        for Packing { bits, group, affine } in self.packed.into_iter().flatten() {
-            words.extend([bits.into(), group.into(), Word::U32(affine.into())]);
+        for Packing { bits, group, affine, tile: [rows, each] } in self.packed.into_iter().flatten() {
+            let affine = Word::U32(affine.into());
+            words.extend([bits.into(), group.into(), affine, rows.into(), each.into()]);
         }
         words
     }
@@ -116,10 +119,13 @@ impl Op for Attention {
         let group = heads / self.kv_heads;
         let (rows, stored) = (table.size() * PAGE, all_rows(table));
         let by_head = |x: &MLXArray, i: usize| {
-            let x = &x.take(&stored, 0);
             let x = match self.packed {
-                Some(packed) => unpack(packed[i], x, self.kv_heads, d),
-                None => x.astype(Dtype::F32).reshape(&[rows, self.kv_heads, d]),
+                Some(packed) => {
+                    let codes = packed[i].sizes(self.kv_heads, d)[1];
+                    let x = apart(packed[i], codes, x).take(&stored, 0);
+                    unpack(packed[i], &x, self.kv_heads, d)
+                }
+                None => x.take(&stored, 0).astype(Dtype::F32).reshape(&[rows, self.kv_heads, d]),
             };
             x.transpose(&[1, 0, 2])
         };
@@ -200,17 +206,18 @@ impl Attention {
             None if cooperates => vec![&ROWS_F16, &NARROW],
             None => vec![&UNSCALED],
         });
-        let (mut extra, mut group) = (Vec::new(), None);
+        let (mut extra, mut common) = (Vec::new(), None);
         let kind_of_words = match cache.dtype {
             Dtype::U32 => {
                 for (i, packing) in self.packed.into_iter().flatten().enumerate() {
-                    let (bits, affine, words) = CODED[i];
+                    let (bits, affine, each, words) = CODED[i];
                     stage.constants.push((bits, f64::from(packing.bits)));
                     stage.constants.push((affine, f64::from(u8::from(packing.affine))));
                     extra.push((words, packing.row_words(self.kv_heads, d).into()));
-                    group = Some(("GROUP", packing.group as f64));
+                    stage.constants.push((each, packing.tile[1] as f64));
+                    common = Some([("GROUP", packing.group), ("TILE_ROWS", packing.tile[0])]);
                 }
-                stage.constants.extend(group);
+                stage.constants.extend(common.into_iter().flatten().map(|(name, n)| (name, n as f64)));
                 "array<u32>"
             }
             Dtype::F16 if cooperates => "array<vec4<u32>>",
@@ -270,6 +277,7 @@ impl Attention {
         let mut stage = self.stage(site, &[&COOP, &ROWS, &QUERIES, &TWO_PAGES], true, out);
         stage.files.push(if matrices.vectors { &TILES_VECTOR } else { &TILES_SCALAR });
         stage.files.push(if parts == 1 { &WHOLE } else { &PART });
+        stage.constants.extend(self.packed.map(|[keys, _]| ("LOADED", keys.tile[0] as f64)));
         stage.name = "attention_coop";
         stage.generated += &unrolled(&tile, d, &matrices);
         stage.grid = [self.kv_heads as u32, blocks as u32, parts as u32];
@@ -418,6 +426,8 @@ pub(super) fn cases() -> Vec<Case> {
         packed(Shape(2, 2, 32, 20), &[[12, 0]], None, [Packing::affine(4, 32); 2]),
         packed(Shape(4, 2, 128, 90), &at(&block(7, 70)), None, [b8, b8]),
         packed(Shape(3, 3, 64, 64), &at(&block(20, 20)), Some(9), [b4, b3]),
+        packed(Shape(4, 2, 64, 300), &at(&block(5, 270)), None, [b4.tiled(false), b8.tiled(true)]),
+        packed(Shape(4, 2, 128, 90), &at(&block(12, 70)), None, [b8.tiled(false), b3.tiled(true)]),
     ]);
     cases
 }

@@ -1,7 +1,7 @@
 //! Rows of new keys or values go into a packed cache, in place; and the rotation that packed heads have.
 
 use super::kernel::{PACK, places, spread};
-use super::packing::{pack, rotated};
+use super::packing::{apart, pack, rotated, together};
 use super::pages::{PAGES, rows_at};
 use crate::array::MLXArray;
 use crate::cpu::{self, PAGE, Packing};
@@ -56,9 +56,9 @@ impl Op for KvPack {
     }
 
     fn words(&self) -> Vec<Word> {
-        let Packing { bits, group, affine } = self.packing;
+        let Packing { bits, group, affine, tile: [rows, each] } = self.packing;
         let [affine, values] = [affine, self.values].map(|flag| Word::U32(flag.into()));
-        vec![bits.into(), group.into(), affine, values, self.head_dim.into()]
+        vec![bits.into(), group.into(), affine, rows.into(), each.into(), values, self.head_dim.into()]
     }
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
@@ -77,7 +77,9 @@ impl Op for KvPack {
             },
         );
         let words = pack(self.packing, &rows.reshape(&[t, width / d, d]));
-        cache.put(&words, &rows_at(places, &inputs[3]))
+        let codes = self.packing.sizes(width / d, d)[1];
+        let cache = apart(self.packing, codes, cache).put(&words, &rows_at(places, &inputs[3]));
+        together(self.packing, codes, &cache)
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -95,6 +97,8 @@ impl Op for KvPack {
                 ("BITS", f64::from(self.packing.bits)),
                 ("GROUP", self.packing.group as f64),
                 ("AFFINE", f64::from(u8::from(self.packing.affine))),
+                ("TILE_ROWS", self.packing.tile[0] as f64),
+                ("EACH", self.packing.tile[1] as f64),
                 ("BASIS", f64::from(u8::from(has_basis))),
                 ("ROW", self.row() as f64),
             ],
@@ -253,6 +257,9 @@ pub(super) fn cases() -> Vec<Case> {
         case(Packing::rotated(5), [3, 96], &[2, 0], false),
         case(Packing::rotated(2), [1, 7], &[2], false),
         case(Packing::rotated(4), [4, 256], &[2, 1], true),
+        case(Packing::rotated(8).tiled(false), [2, 128], &[4, 31, 130], true),
+        case(Packing::rotated(4).tiled(false), [3, 64], &[5, 0], true),
+        case(Packing::rotated(3).tiled(true), [1, 80], &[17], false),
         case(Packing::affine(8, 64), [2, 64], &[4, 257], false),
         case(Packing::affine(4, 32), [3, 32], &[0, 1, 2], false),
     ]

@@ -40,6 +40,7 @@ pub use crate::cpu::Packing;
 pub use argmax::Argmax;
 pub use attend::Attend;
 pub use attend_packed::AttendPacked;
+pub(crate) use attend_packed::laid_out;
 pub use attention::Attention;
 pub use embedding::Embedding;
 pub use gate::{Gate, GateKind};

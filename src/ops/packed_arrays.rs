@@ -1,4 +1,4 @@
-//! How kernels see the arrays of a packed cache, whose formats differ: as words or vectors of them, or as tiles of rows.
+//! How kernels see the arrays of a packed cache, whose formats differ: as words or vectors of them, or in tiles of rows.
 //! Types of arrays and functions that read and write them are WGSL.
 
 use crate::cpu::Packing;
@@ -77,111 +77,82 @@ fn key32(bits: usize, vector: usize) -> String {
     )
 }
 
-/// Keys or values as tiles of 16 rows, which a product of matrices takes at once.
+/// Keys or values in tiles of 16 rows, which a product of matrices takes at once.
 struct Tiles {
     name: &'static str,
     /// In names of types.
     of: &'static str,
-    /// What rows of a tile are in, and where in a tile row `row` is.
-    rows: (&'static str, &'static str),
-    /// Parameters that say which row of a tile is meant, and where that is.
-    place: (&'static str, &'static str),
+    /// Rows of which a lane reads words of codes at once, and how many of each.
+    at_once: [usize; 2],
+    /// What a lane reads of a head: its `[group]`, the lane `[t]` or `[g]`, and which of several, `[i]`. All in one where bits
+    /// are in planes.
+    units: [usize; 3],
     packing: Packing,
-    /// Words that a lane reads together, if not in planes.
-    at_once: usize,
 }
-
-const KEY_ROWS: &str = "array<array<KeyRow, 8>, 2>";
-const VALUE_ROWS: &str = "array<array<array<ValueRow, 4>, 2>, 2>";
 
 impl Tiles {
-    fn keys(packing: Packing) -> Self {
-        Self {
-            name: "key",
-            of: "Key",
-            rows: (KEY_ROWS, "[row / 8u % 2u][row % 8u]"),
-            place: ("half: u32, g: u32", "[half][g]"),
-            packing,
-            at_once: packing.bits as usize / 2,
-        }
-    }
-
-    fn values(packing: Packing) -> Self {
-        Self {
-            name: "value",
-            of: "Value",
-            rows: (VALUE_ROWS, "[row / 8u % 2u][row / 4u % 2u][row % 4u]"),
-            place: ("half: u32, quarter: u32, t: u32", "[half][quarter][t]"),
-            packing,
-            at_once: if matches!(packing.bits, 4 | 8) { packing.bits as usize / 4 } else { 1 },
-        }
-    }
-
-    /// The type of a head's codes, and which of them word `w` is.
-    fn codes(&self, words: usize, d: usize) -> (String, String) {
-        let (n, groups, head) = (self.at_once, self.packing.groups(d), self.packing.head_words(d));
-        if !matches!(self.packing.bits, 4 | 8) {
-            return (format!("array<u32, {head}>"), "[w]".to_owned());
-        }
-        let units = head / groups / n;
-        let unit = match n {
-            1 => "u32".to_owned(),
-            _ if words.is_multiple_of(n) => format!("vec{n}<u32>"),
-            _ => format!("array<u32, {n}>"),
+    fn new(name: &'static str, of: &'static str, lanes: usize, packing: Packing, d: usize) -> Self {
+        let (head, groups, each) = (packing.head_words(d), packing.groups(d), packing.tile[1]);
+        let units = match packing.bits {
+            4 | 8 => [groups, lanes, head / groups / lanes / each],
+            _ => [1, 1, head / each],
         };
-        let word = if n == 1 { String::new() } else { format!("[w % {n}u]") };
-        (
-            format!("array<array<{unit}, {units}>, {groups}>"),
-            format!("[w / {}u][w / {n}u % {units}u]{word}", units * n),
-        )
+        Self { name, of, at_once: [4 / each, each], units, packing }
     }
 
-    /// Types, and functions for words of codes and of scales.
+    /// Types, and functions that write words of codes and of scales and read scales.
     fn text(&self, kv_heads: usize, d: usize) -> String {
-        let Self { name, of, rows: (rows, row), place: (which, place), packing, .. } = self;
-        let words = packing.row_words(kv_heads, d);
-        let scales = words - kv_heads * packing.head_words(d);
-        let (codes, code) = self.codes(words, d);
+        let Self { name, of, at_once: [rows, each], units: [groups, lanes, units], packing } = self;
+        let [words, codes] = packing.sizes(kv_heads, d);
+        let unit = format!("w / {each}u");
         format!(
-            "struct {of}Row {{ codes: array<{codes}, {kv_heads}>, scales: array<u32, {scales}> }}\n\
-             alias {of}Tiles = array<{rows}>;\n\
+            "alias {of}Unit = array<vec4<u32>, {}>;\n\
+             struct {of}Tile {{\n\
+             codes: array<array<array<array<{of}Unit, {units}>, {lanes}>, {groups}>, {kv_heads}>,\n\
+             scales: array<array<vec2<u32>, 8>, {}>,\n}}\n\
+             alias {of}Tiles = array<{of}Tile>;\n\
              fn set_{name}_code(row: u32, h: u32, w: u32, word: u32) {{\n\
-             {name}s[row / 16u]{row}.codes[h]{code} = word;\n}}\n\
+             let unit = &{name}s[row / 16u].codes[h][{unit} / {}u][{unit} / {units}u % {lanes}u][{unit} % {units}u];\n\
+             (*unit)[row % 16u / {rows}u][row % {rows}u * {each}u + w % {each}u] = word;\n}}\n\
              fn set_{name}_scales(row: u32, i: u32, word: u32) {{\n\
-             {name}s[row / 16u]{row}.scales[i] = word;\n}}\n\
-             fn {name}_scales(tile: u32, {which}, i: u32) -> u32 {{ return {name}s[tile]{place}.scales[i]; }}\n"
+             {name}s[row / 16u].scales[i][row % 16u / 2u][row % 2u] = word;\n}}\n\
+             fn {name}_scales(tile: u32, g: u32, i: u32) -> vec2<u32> {{ return {name}s[tile].scales[i][g]; }}\n",
+            16 / rows,
+            words - codes,
+            lanes * units,
         )
-    }
-
-    /// What a lane reads together, with zeros to a vector of `to`.
-    fn unit(&self, to: usize) -> String {
-        let words = (0..to).map(|i| if i >= self.at_once { "0u".to_owned() } else { format!("x[{i}]") });
-        let words = if self.at_once == 1 { vec!["x".to_owned(), "0u".to_owned()] } else { words.collect() };
-        format!("vec{to}<u32>({})", words.join(", "))
     }
 }
 
-/// Types of keys and values as tiles of rows, and functions that read and write them: lane t's 16 codes of a group of a key
-/// at once, lane g's 8 of a value.
+/// Types of keys and values in tiles, and functions that read and write them: lane t's 16 codes of a group of two keys at
+/// once, lane g's 8 of four values.
 pub(super) fn tiled([keys, values]: [Packing; 2], kv_heads: usize, d: usize) -> String {
-    let (keys, values) = (Tiles::keys(keys), Tiles::values(values));
+    let (keys, values) = (Tiles::new("key", "Key", 4, keys, d), Tiles::new("value", "Value", 8, values, d));
+    let second = if keys.units[2] == 2 { "x[1][g]" } else { "vec4<u32>()" };
     let key16 = format!(
-        "fn key16(tile: u32, {}, h: u32, group: u32, t: u32) -> vec4<u32> {{\n\
-         let x = keys[tile]{}.codes[h][group][t];\nreturn {};\n}}\n",
-        keys.place.0,
-        keys.place.1,
-        keys.unit(4)
+        "struct Near {{ near: vec4<u32>, far: vec4<u32> }}\n\
+         fn key16(tile: u32, g: u32, h: u32, group: u32, t: u32) -> Near {{\n\
+         let x = &keys[tile].codes[h][group][t];\n\
+         let a = x[0][g];\nlet b = {second};\n\
+         return Near(vec4<u32>(a.xy, b.xy), vec4<u32>(a.zw, b.zw));\n}}\n",
     );
-    let (c, x) = ("let c = 8u * group + g;\n", format!("values[tile]{}.codes[h]", values.place.1));
+    let (c, none) = ("let c = 8u * group + g;\n", "vec4<u32>()");
     let value = match values.packing.bits {
-        4 | 8 => format!("let x = {x}[group][g];\nreturn {};", values.unit(2)),
-        5 => format!("{c}let i = 5u * (c / 4u);\nreturn vec2<u32>({x}[i + c % 4u], {x}[i + 4u]);"),
-        3 => format!("{c}let i = 3u * (c / 4u);\nreturn vec2<u32>({x}[i + c % 4u / 2u], {x}[i + 2u]);"),
-        _ => format!("{c}return vec2<u32>({x}[c / 2u], 0u);"),
+        8 => "let x = &values[tile].codes[h][group][g];\nreturn two_words(x[0][t], x[1][t]);".to_owned(),
+        4 => format!("return two_words(values[tile].codes[h][group][g][0][t], {none});"),
+        bits => {
+            let (first, last) = match bits {
+                5 => ("5u * (c / 4u) + c % 4u", "x[5u * (c / 4u) + 4u][t]"),
+                3 => ("3u * (c / 4u) + c % 4u / 2u", "x[3u * (c / 4u) + 2u][t]"),
+                _ => ("c / 2u", none),
+            };
+            format!("{c}let x = &values[tile].codes[h][0][0];\nreturn two_words(x[{first}][t], {last});")
+        }
     };
-    let value8 = format!(
-        "fn value8(tile: u32, {}, h: u32, group: u32, g: u32) -> vec2<u32> {{\n{value}\n}}\n",
-        values.place.0
+    let quad8 = format!(
+        "fn two_words(a: vec4<u32>, b: vec4<u32>) -> Quad {{\n\
+         return Quad(vec2<u32>(a.x, b.x), vec2<u32>(a.y, b.y), vec2<u32>(a.z, b.z), vec2<u32>(a.w, b.w));\n}}\n\
+         fn quad8(tile: u32, t: u32, h: u32, group: u32, g: u32) -> Quad {{\n{value}\n}}\n"
     );
-    [keys.text(kv_heads, d), values.text(kv_heads, d), key16, value8].concat()
+    [keys.text(kv_heads, d), values.text(kv_heads, d), key16, quad8].concat()
 }

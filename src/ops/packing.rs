@@ -37,6 +37,29 @@ pub(super) fn rotated(x: &MLXArray, inverse: bool) -> MLXArray {
     if inverse { signs(&y) } else { y }
 }
 
+/// Rows `[rows, words]` one after another, of a cache that has tiles of them; `codes` of their words are codes.
+pub(super) fn apart(packing: Packing, codes: usize, cache: &MLXArray) -> MLXArray {
+    let [rows, words] = *cache.dims() else { panic!("a cache of {}", cache.spec()) };
+    let [n, each] = packing.tile;
+    let tiles = cache.reshape(&[rows / n, words * n]);
+    let part = |first: usize, count: usize, each: usize| {
+        let part = tiles.slice(1, first * n, count * n).reshape(&[rows / n, count / each, n, each]);
+        part.transpose(&[0, 2, 1, 3]).reshape(&[rows, count])
+    };
+    beside(&part(0, codes, each), &part(codes, words - codes, 1))
+}
+
+/// The opposite of [`apart`].
+pub(super) fn together(packing: Packing, codes: usize, x: &MLXArray) -> MLXArray {
+    let [rows, words] = *x.dims() else { panic!("rows of {}", x.spec()) };
+    let [n, each] = packing.tile;
+    let part = |first: usize, count: usize, each: usize| {
+        let part = x.slice(1, first, count).reshape(&[rows / n, n, count / each, each]);
+        part.transpose(&[0, 2, 1, 3]).reshape(&[rows / n, count * n])
+    };
+    beside(&part(0, codes, each), &part(codes, words - codes, 1)).reshape(&[rows, words])
+}
+
 /// Rows of words `[t, row_words]` from heads `[t, heads, d]`, centred already.
 pub(super) fn pack(packing: Packing, x: &MLXArray) -> MLXArray {
     let [t, heads, d] = *x.dims() else { panic!("packing of {}", x.spec()) };

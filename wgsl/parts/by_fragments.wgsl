@@ -1,5 +1,5 @@
-// What over_tiles does with a tile of 16 keys by products of fragments, once scores are there: lane 4 g + t has those of keys g
-// and g + 8 with query head t, and adds up values of that head as found_teams has them. Weights are two halves each, what one
+// What over_tiles does with a tile of 16 keys by products of fragments, once scores are there: lane 4 g + t has those of keys 2 g
+// and 2 g + 1 with query head t, and adds up values of that head as found_teams has them. Weights are two halves each, what one
 // holds and what is lacking; sums are made in f32.
 // Needs Range, UNSEEN, LOWEST (found); Found (found_teams); Values, Weights, with_four, weights_of, greatest_scale, numbers_of,
 // IS_SCALED (codes_fragments, halves_fragments); leading (queries_halves); across4, from_lane, any_lane (lanes_*).
@@ -37,24 +37,23 @@ fn scaled(x: Four, by: f32) -> Four {
     return Four(by * x.a, by * x.b, by * x.c, by * x.d);
 }
 
-// The weights of this lane's keys as a factor of products: lane 4 n + t is given those of keys t, t + 8, t + 4 and t + 12
-// with head n / 2: what halves hold of them if n is even, else what is lacking.
+// The weights of this lane's keys as a factor of products: lane 4 n + t is given those of keys 4 t to 4 t + 3 with head n / 2:
+// what halves hold of them if n is even, else what is lacking.
 fn factor_of(weights: vec2<f32>, lane: u32) -> vec2<u32> {
     let near = leading(weights);
     let held = pack2x16float(near);
     let lacking = pack2x16float(weights - near);
-    let is_upper = (lane & 16u) != 0u;
-    let wants_lacking = (lane & 4u) != 0u;
-    // Either half of the lanes hands on what the other does not.
-    let giver = (lane & ~31u) + 4u * (lane & 3u) + ((lane & 24u) >> 3u) + select(0u, 16u, wants_lacking);
-    let one = from_lane(lane, select(held, lacking, is_upper), giver);
-    let other = from_lane(lane, select(lacking, held, is_upper), giver ^ 16u);
-    return select(vec2<u32>(one, other), vec2<u32>(other, one), wants_lacking);
+    // n is odd where lacking is wanted, as is g of a lane that gives it first: so each is asked for one thing at a time.
+    let is_odd = (lane & 4u) != 0u;
+    let giver = (lane & ~31u) + 8u * (lane & 3u) + ((lane & 24u) >> 3u) + select(0u, 4u, is_odd);
+    let one = from_lane(lane, select(held, lacking, is_odd), giver);
+    let other = from_lane(lane, select(lacking, held, is_odd), giver ^ 4u);
+    return select(vec2<u32>(one, other), vec2<u32>(other, one), is_odd);
 }
 
 // With a tile's values, from position j on.
 fn with_values(before: Sums, own: Score, v: Values, j: u32, r: Range, h: u32, lane: u32) -> Sums {
-    let at = vec2<u32>(j + (lane & 31u) / 4u) + vec2<u32>(0u, 8u);
+    let at = vec2<u32>(j + (lane & 28u) / 2u) + vec2<u32>(0u, 1u);
     let seen = (at >= vec2<u32>(r.seen)) & (at < vec2<u32>(r.stored));
     let score = select(vec2<f32>(UNSEEN), own, seen);
     let scale = max(greatest_scale(v, seen, h), vec2<f32>(LEAST));

@@ -5,6 +5,10 @@ override KEY_BITS: u32 = 4u;
 override VALUE_BITS: u32 = 4u;
 override KEY_AFFINE: u32 = 0u;
 override VALUE_AFFINE: u32 = 0u;
+// Rows of a tile, and words of codes that each has side by side.
+override TILE_ROWS: u32 = 1u;
+override KEY_EACH: u32 = 1u;
+override VALUE_EACH: u32 = 1u;
 override GROUP: u32 = 64u;
 override SPAN: u32 = GROUP / 4u;
 
@@ -36,40 +40,61 @@ fn blocks() -> u32 {
     return (params.d + 31u) / 32u;
 }
 
+// Where word w of row j of so many words is, if rows of a tile have `each` side by side.
+fn word_at(j: u32, words: u32, w: u32, each: u32) -> u32 {
+    return (j / TILE_ROWS * words + w / each * each) * TILE_ROWS + j % TILE_ROWS * each + w % each;
+}
+
+fn key_word(j: u32, w: u32) -> u32 {
+    return keys[word_at(j, params.key_words, w, KEY_EACH)];
+}
+
+fn value_word(j: u32, w: u32) -> u32 {
+    return values[word_at(j, params.value_words, w, VALUE_EACH)];
+}
+
+// Words of scales, w words after the codes.
+fn key_scales(j: u32, w: u32) -> u32 {
+    return keys[word_at(j, params.key_words, params.kv_heads * blocks() * KEY_BITS + w, 1u)];
+}
+
+fn value_scales(j: u32, w: u32) -> u32 {
+    return values[word_at(j, params.value_words, params.kv_heads * blocks() * VALUE_BITS + w, 1u)];
+}
+
 fn key_codes(h: u32, j: u32, c: u32) -> u32 {
-    var at = j * params.key_words + (h * blocks() + c / 8u) * KEY_BITS;
+    var at = (h * blocks() + c / 8u) * KEY_BITS;
     let i = c % 8u;
     var codes = 0u;
-    if (KEY_BITS & 8u) > 0u { codes = keys[at + i]; }
+    if (KEY_BITS & 8u) > 0u { codes = key_word(j, at + i); }
     at += KEY_BITS & 8u;
-    if (KEY_BITS & 4u) > 0u { codes |= fields(keys[at + i / 2u], 4u, i) << narrow(KEY_BITS, 4u); }
+    if (KEY_BITS & 4u) > 0u { codes |= fields(key_word(j, at + i / 2u), 4u, i) << narrow(KEY_BITS, 4u); }
     at += KEY_BITS & 4u;
-    if (KEY_BITS & 2u) > 0u { codes |= fields(keys[at + i / 4u], 2u, i) << narrow(KEY_BITS, 2u); }
+    if (KEY_BITS & 2u) > 0u { codes |= fields(key_word(j, at + i / 4u), 2u, i) << narrow(KEY_BITS, 2u); }
     at += KEY_BITS & 2u;
-    if (KEY_BITS & 1u) > 0u { codes |= fields(keys[at], 1u, i) << narrow(KEY_BITS, 1u); }
+    if (KEY_BITS & 1u) > 0u { codes |= fields(key_word(j, at), 1u, i) << narrow(KEY_BITS, 1u); }
     return codes;
 }
 
 fn value_codes(h: u32, j: u32, c: u32) -> u32 {
-    var at = j * params.value_words + (h * blocks() + c / 8u) * VALUE_BITS;
+    var at = (h * blocks() + c / 8u) * VALUE_BITS;
     let i = c % 8u;
     var codes = 0u;
-    if (VALUE_BITS & 8u) > 0u { codes = values[at + i]; }
+    if (VALUE_BITS & 8u) > 0u { codes = value_word(j, at + i); }
     at += VALUE_BITS & 8u;
-    if (VALUE_BITS & 4u) > 0u { codes |= fields(values[at + i / 2u], 4u, i) << narrow(VALUE_BITS, 4u); }
+    if (VALUE_BITS & 4u) > 0u { codes |= fields(value_word(j, at + i / 2u), 4u, i) << narrow(VALUE_BITS, 4u); }
     at += VALUE_BITS & 4u;
-    if (VALUE_BITS & 2u) > 0u { codes |= fields(values[at + i / 4u], 2u, i) << narrow(VALUE_BITS, 2u); }
+    if (VALUE_BITS & 2u) > 0u { codes |= fields(value_word(j, at + i / 4u), 2u, i) << narrow(VALUE_BITS, 2u); }
     at += VALUE_BITS & 2u;
-    if (VALUE_BITS & 1u) > 0u { codes |= fields(values[at], 1u, i) << narrow(VALUE_BITS, 1u); }
+    if (VALUE_BITS & 1u) > 0u { codes |= fields(value_word(j, at), 1u, i) << narrow(VALUE_BITS, 1u); }
     return codes;
 }
 
 fn key4(h: u32, j: u32, c: u32) -> vec4<f32> {
     let codes = key_codes(h, j, c);
     if KEY_AFFINE == 1u {
-        let g = h * groups() + c / SPAN;
-        let at = j * params.key_words + params.kv_heads * blocks() * KEY_BITS + 2u * g;
-        return bitcast<f32>(keys[at]) * vec4<f32>(unpack4xU8(codes)) + bitcast<f32>(keys[at + 1u]);
+        let at = 2u * (h * groups() + c / SPAN);
+        return bitcast<f32>(key_scales(j, at)) * vec4<f32>(unpack4xU8(codes)) + bitcast<f32>(key_scales(j, at + 1u));
     }
     return centred(codes, KEY_BITS);
 }
@@ -77,9 +102,8 @@ fn key4(h: u32, j: u32, c: u32) -> vec4<f32> {
 fn value4(h: u32, j: u32, c: u32) -> vec4<f32> {
     let codes = value_codes(h, j, c);
     if VALUE_AFFINE == 1u {
-        let g = h * groups() + c / SPAN;
-        let at = j * params.value_words + params.kv_heads * blocks() * VALUE_BITS + 2u * g;
-        return bitcast<f32>(values[at]) * vec4<f32>(unpack4xU8(codes)) + bitcast<f32>(values[at + 1u]);
+        let at = 2u * (h * groups() + c / SPAN);
+        return bitcast<f32>(value_scales(j, at)) * vec4<f32>(unpack4xU8(codes)) + bitcast<f32>(value_scales(j, at + 1u));
     }
     return centred(codes, VALUE_BITS);
 }
@@ -89,7 +113,7 @@ fn key_scale(h: u32, j: u32, c: u32) -> f32 {
         return 1.0;
     }
     let g = h * groups() + c / SPAN;
-    return half_of(keys[j * params.key_words + params.kv_heads * blocks() * KEY_BITS + g / 2u], g);
+    return half_of(key_scales(j, g / 2u), g);
 }
 
 fn value_scale(h: u32, j: u32, c: u32) -> f32 {
@@ -97,5 +121,5 @@ fn value_scale(h: u32, j: u32, c: u32) -> f32 {
         return 1.0;
     }
     let g = h * groups() + c / SPAN;
-    return half_of(values[j * params.value_words + params.kv_heads * blocks() * VALUE_BITS + g / 2u], g);
+    return half_of(value_scales(j, g / 2u), g);
 }

@@ -1,9 +1,9 @@
 // Packed keys and values as factors of fragment products. A code is a half as it stands, u 2^-24, for halves are numbers
 // from their first bit on; it ends at the eighth bit, for products are added up to 24 bits or so below what a half's
 // last bits could be. Zeros of codes are taken off sums of products.
-// The arrays of keys and values are of types that have rows, heads and groups: so NVIDIA's compiler knows what is at
+// The arrays of keys and values are of types that have tiles, heads and groups: so NVIDIA's compiler knows what is at
 // constant distances, which sums of words would not tell.
-// Needs key16, key_scales, value8, value_scales (generated); GROUPS (packed8); codes_of (codes8); KEY_BITS, VALUE_BITS (fresh8);
+// Needs key16, key_scales, quad8, value_scales (generated); GROUPS (packed8); codes_of (codes8); KEY_BITS, VALUE_BITS (fresh8);
 // fragment_product, fragment_pairs (fragments); Place (over_tiles); Own (queries_halves); Four (by_fragments).
 
 const IS_SCALED: bool = true;
@@ -24,15 +24,16 @@ fn keys_at(p: Place, h: u32, lane: u32) -> Keys {
     let t = lane & 3u;
     let g = (lane & 31u) / 4u;
     let tile = p.row / 16u;
-    let scales = h * GROUPS / 2u;
+    let first = key16(tile, g, h, 0u, t);
     var k = Keys();
-    k.near = key16(tile, 0u, g, h, 0u, t);
-    k.far = key16(tile, 1u, g, h, 0u, t);
+    k.near = first.near;
+    k.far = first.far;
     if GROUPS == 2u {
-        k.more_near = key16(tile, 0u, g, h, 1u, t);
-        k.more_far = key16(tile, 1u, g, h, 1u, t);
+        let last = key16(tile, g, h, 1u, t);
+        k.more_near = last.near;
+        k.more_far = last.far;
     }
-    k.scales = vec2<u32>(key_scales(tile, 0u, g, scales), key_scales(tile, 1u, g, scales));
+    k.scales = key_scales(tile, g, h * GROUPS / 2u);
     return k;
 }
 
@@ -107,29 +108,16 @@ fn scores_of(k: Keys, own: Own, arrived: u32, h: u32, lane: u32) -> Score {
 struct Quad { a: vec2<u32>, b: vec2<u32>, c: vec2<u32>, d: vec2<u32> }
 struct Values { first: Quad, last: Quad, scales: vec2<u32> }
 
-fn quad_at(tile: u32, t: u32, h: u32, group: u32, g: u32) -> Quad {
-    return Quad(
-        value8(tile, 0u, 0u, t, h, group, g),
-        value8(tile, 1u, 0u, t, h, group, g),
-        value8(tile, 0u, 1u, t, h, group, g),
-        value8(tile, 1u, 1u, t, h, group, g),
-    );
-}
-
 fn values_at(p: Place, h: u32, lane: u32) -> Values {
     let g = (lane & 31u) / 4u;
     let t = lane & 3u;
     let tile = p.row / 16u;
-    let scales = h * GROUPS / 2u;
     var v = Values();
-    v.first = quad_at(tile, t, h, 0u, g);
+    v.first = quad8(tile, t, h, 0u, g);
     if GROUPS == 2u {
-        v.last = quad_at(tile, t, h, 1u, g);
+        v.last = quad8(tile, t, h, 1u, g);
     }
-    v.scales = vec2<u32>(
-        value_scales(tile, 0u, g / 4u, g & 3u, scales),
-        value_scales(tile, 1u, g / 4u, g & 3u, scales),
-    );
+    v.scales = value_scales(tile, g, h * GROUPS / 2u);
     return v;
 }
 

@@ -19,9 +19,9 @@ struct Keys {
 }
 
 fn keys_at(p: Place, h: u32, lane: u32) -> Keys {
-    let g = (lane & 31u) / 4u;
-    let near = place_of(p.row + min(g, p.most), h, lane & 3u);
-    let far = place_of(p.row + min(g + 8u, p.most), h, lane & 3u);
+    let first = (lane & 28u) / 2u;
+    let near = place_of(p.row + min(first, p.most), h, lane & 3u);
+    let far = place_of(p.row + min(first + 1u, p.most), h, lane & 3u);
     var k = Keys();
     k.near_a = keys[near];
     k.far_a = keys[far];
@@ -73,12 +73,12 @@ struct Quad { a: Eight, b: Eight, c: Eight, d: Eight }
 struct Values { first: Quad, last: Quad }
 
 fn values_at(p: Place, h: u32, lane: u32) -> Values {
-    let t = lane & 3u;
+    let first = 4u * (lane & 3u);
     let g = (lane & 31u) / 4u;
-    let a = place_of(p.row + min(t, p.most), h, g);
-    let b = place_of(p.row + min(t + 8u, p.most), h, g);
-    let c = place_of(p.row + min(t + 4u, p.most), h, g);
-    let d = place_of(p.row + min(t + 12u, p.most), h, g);
+    let a = place_of(p.row + min(first, p.most), h, g);
+    let b = place_of(p.row + min(first + 1u, p.most), h, g);
+    let c = place_of(p.row + min(first + 2u, p.most), h, g);
+    let d = place_of(p.row + min(first + 3u, p.most), h, g);
     var v = Values();
     v.first = Quad(values[a], values[b], values[c], values[d]);
     if LANES == 16u {
