@@ -11,7 +11,7 @@
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
 // by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*);
 // keep_query (floats8, queries_halves with greatest); own_frequency (step_angles); head8, row_of, inverse_rms,
-// turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, row_count, keep_rows, raw_of,
+// turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, maker_count, keep_rows, raw_of,
 // keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are
 // generated, for queries, keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
@@ -26,7 +26,7 @@ fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
 // Each part takes one.
 fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
     let turn = turn8(rows.t, c);
-    let count = row_count(r);
+    let count = maker_count(r);
     for (var first = 0u; first < count; first += WG / LANES) {
         let row = first + lane / LANES;
         let x = raw_of(min(row, HEADS + 1u), c);

@@ -13,7 +13,7 @@
 // packed_floats); own_frequency (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
 // k_gain8 (head_gains, no_head_gains);
 // basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8 with walsh4, signs); coded (fresh8);
-// store_fresh (store_fresh); rows_for, row_count, keep_rows, raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet
+// store_fresh (store_fresh); rows_for, PAIRS, keep_rows, raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet
 // with found_parts, found_teams).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
@@ -37,9 +37,7 @@ fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(kind, rows.t, kv_head_of(row, rows.h), rows.head + min(row, rows.count - 1u), c);
 }
 
-// Queries alone, without what only new keys and values need: less code, and keys wait for it.
-fn make_queries(lane: u32, c: u32, turn: Turn) {
-    let row = lane / LANES;
+fn make_query(lane: u32, c: u32, row: u32, turn: Turn) {
     let x = raw_of(min(row, HEADS - 1u), c);
     let gain = gains(q_gain8(c), q_gain8(other_of(c)));
     let ready = into_basis(kept_basis(c), inverse_rms(lane, x.own) * turned(x, gain, turn));
@@ -51,51 +49,42 @@ fn make_queries(lane: u32, c: u32, turn: Turn) {
     }
 }
 
-// Each part takes one.
+// Key, value, and perhaps a neighbour's: the i-th of them.
+fn make_new(lane: u32, c: u32, i: u32, rows: Rows, turn: Turn) {
+    let row = HEADS + min(i, NEW - 1u);
+    let is_value = has_value(row);
+    let x = raw_of(row, c);
+    let inverse = inverse_rms(lane, x.own);
+    var ready = x.own;
+    if !is_value {
+        ready = inverse * turned(x, gains(k_gain8(c), k_gain8(other_of(c))), turn);
+    }
+    let basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, rows.h), c);
+    let codes = coded(lane, c, rotated8(lane, c, into_basis(basis, ready)), is_value);
+    if i < NEW {
+        let at = 2u * (i * LANES + c);
+        fresh_codes[at] = codes.first;
+        fresh_codes[at + 1u] = codes.last;
+        if c % 8u == 0u && c < params.eights {
+            fresh_scales[i * 4u + c / 8u] = codes.scale;
+        }
+    }
+    if i < 2u {
+        keep_ready(row, c, codes.stands_for);
+    }
+}
+
+// Each part makes one: what is new other subgroups than queries where there are enough, for either is short code then.
 fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
     let turn = turn8(rows.t, c);
-    if !r.fresh {
-        make_queries(lane, c, turn);
-        return;
+    let part = lane / LANES;
+    if together(part < HEADS) {
+        make_query(lane, c, part, turn);
     }
-    let count = row_count(r);
-    for (var first = 0u; first < count; first += WG / LANES) {
-        let row = first + lane / LANES;
-        let is_query = row < HEADS;
-        let is_value = has_value(row);
-        let x = raw_of(min(row, HEADS + NEW - 1u), c);
-        let inverse = inverse_rms(lane, x.own);
-        var ready = x.own;
-        if !is_value {
-            var gain = gains(k_gain8(c), k_gain8(other_of(c)));
-            if NORM == 1u && is_query {
-                gain = gains(q_gain8(c), q_gain8(other_of(c)));
-            }
-            ready = inverse * turned(x, gain, turn);
-        }
-        var basis = kept_basis(c);
-        if !is_query {
-            basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, rows.h), c);
-        }
-        ready = rotated8(lane, c, into_basis(basis, ready));
-        let codes = coded(lane, c, ready, is_value);
-        if is_query {
-            ready = mat2x4<f32>(params.scale * ready[0], params.scale * ready[1]);
-        }
-        keep_query(lane, c, row, ready);
-        if !is_query {
-            ready = codes.stands_for;
-            if row < count {
-                let at = 2u * ((row - HEADS) * LANES + c);
-                fresh_codes[at] = codes.first;
-                fresh_codes[at + 1u] = codes.last;
-                if c % 8u == 0u && c < params.eights {
-                    fresh_scales[(row - HEADS) * 4u + c / 8u] = codes.scale;
-                }
-            }
-        }
-        if row < HEADS + 2u {
-            keep_ready(row, c, ready);
+    if r.fresh {
+        let i = (part + PARTS - PAIRS % PARTS) % PARTS;
+        if together(i < NEW) {
+            make_new(lane, c, i, rows, turn);
         }
     }
 }

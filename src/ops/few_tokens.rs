@@ -119,6 +119,11 @@ impl Split {
         (attention.heads / attention.kv_heads).div_ceil(self.heads)
     }
 
+    /// Query heads of a workgroup.
+    pub(super) fn query_heads(self, attention: &Attention) -> usize {
+        (attention.heads / attention.kv_heads).div_ceil(self.chunks(attention))
+    }
+
     /// Keys of heads of `d` that a workgroup takes at once.
     fn step(self, d: usize) -> usize {
         self.way.tile(lanes(d)) * self.wg / lanes(d)
@@ -152,7 +157,7 @@ impl Split {
         let lanes_file = exchange(subgroups);
         let found = if self.way == Way::Fragments { &FOUND_TEAMS } else { &FOUND_PARTS };
         let files = [&FOUND, found, &STEP_ANGLES, &DOT8, &KEY_RANGE, &FIRST_NEW, lanes_file, &ROWS, &MEET];
-        let heads = (attention.heads / attention.kv_heads).div_ceil(self.chunks(attention));
+        let heads = self.query_heads(attention);
         let lanes = lanes(d);
         let merged = self.merged(caps, lanes, subgroups);
         let constants = vec![

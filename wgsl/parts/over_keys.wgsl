@@ -2,7 +2,7 @@
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
 // Needs Range, page_after (found); Found (found_parts); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at,
-// Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, row_count (rows);
+// Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, maker_count (rows);
 // make_angles (step_angles); make_rows of the kernel.
 
 // All stored keys; `first_page` is that of a part's first, `frequency` that of a lane's first angle. A tile is on its way
@@ -13,7 +13,7 @@
 fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency: f32) -> Found {
     make_angles(lane, r.here, frequency);
     let h = rows.h;
-    let makers = LANES * row_count(r);
+    let makers = LANES * maker_count(r);
     let makes = together(lane < makers);
     let tries_scores = together(lane < (makers + WG) / 2u);
     let tries_values = together(lane >= (makers + WG) / 2u);

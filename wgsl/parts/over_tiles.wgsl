@@ -3,7 +3,7 @@
 // Needs Range, page_at, nothing (found); Found (found_parts, found_teams); STEP (key_range); PAGE (pages); together
 // (lanes_*); Own, with_rows (queries_int, queries_halves); tile_of (keys_int, by_fragments); Keys, keys_at, arrived_with,
 // Score, scores_of (keys_int, or codes_fragments, halves_fragments); Values, values_at (by_integers, or codes_fragments,
-// halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, row_count (rows); make_angles
+// halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, maker_count (rows); make_angles
 // (step_angles); make_rows of the kernel.
 
 // Whether angles are made when a tile is on its way: where memory binds. Else rows are waited for, which come of angles.
@@ -23,7 +23,7 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency
         make_angles(lane, r.here, frequency);
     }
     let h = rows.h;
-    let makers = LANES * row_count(r);
+    let makers = LANES * maker_count(r);
     let makes = together(lane < makers);
     let is_half = together(lane < (makers + WG) / 2u);
     var own = Own();

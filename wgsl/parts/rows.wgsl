@@ -17,9 +17,12 @@ fn rows_for(group: vec3<u32>) -> Rows {
     return Rows(group.z, h, h * heads + first_head, heads - first_head, first_head == 0u);
 }
 
-// Who has no new key makes queries only.
-fn row_count(r: Range) -> u32 {
-    return select(HEADS, HEADS + NEW, r.fresh);
+// The first part that makes what is new.
+override PAIRS: u32 = HEADS;
+
+// Parts that make rows: who has no new key makes queries only.
+fn maker_count(r: Range) -> u32 {
+    return select(HEADS, PAIRS + NEW, r.fresh);
 }
 
 // All rows as they come; `own` is the one that has the part's number.
