@@ -4,7 +4,7 @@
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
 // 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200, by fragments, 32768 keys of 8 bits
-// 24.9 us, of 4 bits 20.4, attend over f16 36.0; 16384 keys 17.1, 14.3 and 21.3; 2048 keys 9.6, 9.1 and 8.4. As whole
+// 22.8 us, of 4 bits 17.8, attend over f16 36.3; 16384 keys 14.6, 12.3 and 21.3; 2048 keys 9.3, 9.0 and 8.4. As whole
 // numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,

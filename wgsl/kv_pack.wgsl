@@ -4,6 +4,7 @@
 // A row holds the codes of all heads, then their scales. 32 values take BITS words, planes of 8, 4, 2 and 1
 // bits: value 4 j + l is in byte l. Each head is rotated; a group's scale is reach * max |x|, rounded to f16, and
 // code u is of values from scale * (u - edge) on: those products are exact, so every machine finds the same.
+// Rows lie one after another or in tiles, as place says.
 // AFFINE: no rotation; x = scale * u + bias, both f32.
 //
 // Work split: a workgroup takes two heads of a token, whose scales fill whole words.

@@ -1,7 +1,7 @@
 //! What a cache holds of a prompt, as a safetensors file: made on one device, restored on any.
 //!
-//! Tensors: `tokens` `[n]`; of each layer `layers.<i>.keys` and `.values` `[n, width]`, as the cache stores them, and
-//! `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are
+//! Tensors: `tokens` `[n]`; of each layer `layers.<i>.keys` and `.values` `[n, width]`, row after row, coded as in the
+//! cache, and `.basis` where there is one, for codes mean nothing without it; rows that a layer with a window has forgotten are
 //! zeros. The metadata says of which model, which kind and which version of this layout.
 
 use super::cache::KvCache;
