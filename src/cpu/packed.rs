@@ -22,8 +22,8 @@ pub struct Packing {
     /// `scale * code + bias`, both f32, as mlx-lm's cache; otherwise heads are rotated, the scale is f16 and a
     /// code stands for the middle of its cell.
     pub affine: bool,
-    /// Rows of a tile, and how many words of codes of one of them lie side by side, then as many of the next. `[1, 1]` is
-    /// row after row. Of scales each row has one word there.
+    /// Rows of a tile, which divides a page of 128, and how many words of codes of one of them lie side by side, then as many
+    /// of the next. `[1, 1]` is row after row. Of scales each row has one word there.
     pub tile: [usize; 2],
 }
 

@@ -7,7 +7,7 @@ use super::few_tokens::{
 };
 use super::kernel::{NARROW, fits};
 use super::kv_pack::SIGNS;
-use super::packed_arrays::{access, tiled, vectors};
+use super::packed_arrays::{access, tile_access, vectors};
 use super::pages::paged;
 use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::weight::DOT_PLANES;
@@ -156,7 +156,7 @@ impl AttendPacked {
         };
         let mut stage = Stage { name: "attend_packed", ..self.raw(d).stage(site, own) };
         stage.generated += &match way {
-            Way::Fragments => tiled(packing, kv_heads, d),
+            Way::Fragments => tile_access(packing, kv_heads, d),
             _ => access(packing, vectors, way == Way::Integers),
         };
         stage.grid = [(kv_heads * chunks) as u32, split.count as u32, t as u32];
@@ -230,7 +230,11 @@ fn takes(packing: [Packing; 2]) -> bool {
 /// In tiles of rows, if that is how an adapter reads heads of `d` values fastest.
 pub(crate) fn laid_out(packing: [Packing; 2], d: usize, caps: &Caps) -> [Packing; 2] {
     let tiles = takes(packing) && Way::Fragments.suits(caps, true, d);
-    if tiles { [packing[0].tiled(false), packing[1].tiled(true)] } else { packing }
+    if tiles { tiled(packing) } else { packing }
+}
+
+fn tiled([keys, values]: [Packing; 2]) -> [Packing; 2] {
+    [keys.tiled(false), values.tiled(true)]
 }
 
 /// What the rotation of a head multiplies by.
@@ -306,9 +310,11 @@ impl Op for AttendPacked {
             return Vec::new();
         }
         let room = site.caps.workgroup_memory as usize;
-        let tiles = packing.map(|packing| packing.tile[0] > 1);
+        let in_tiles = packing == tiled(packing);
+        let in_rows = packing.iter().all(|packing| packing.tile == [1, 1]);
         let can = |&(way, exchange): &(Way, bool)| {
-            tiles == [way == Way::Fragments; 2]
+            let laid_out = if way == Way::Fragments { in_tiles } else { in_rows };
+            laid_out
                 && memory(t, lanes(d)) + way.memory(lanes(d)) <= room
                 && way.suits(site.caps, exchange, d)
         };
@@ -325,15 +331,15 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// In tiles of rows or not.
-fn laid_out_cases(tiled: bool) -> Vec<Case> {
+fn laid_out_cases(in_tiles: bool) -> Vec<Case> {
     struct Shape(usize, usize, usize, usize);
     let case = |Shape(heads, kv_heads, d, rows): Shape,
                 places: &[[u32; 2]],
                 bits: [u32; 2],
                 change: &dyn Fn(&mut AttendPacked)| {
         let t = places.len();
-        let [k, v] = bits.map(Packing::rotated);
-        let packed = if tiled { [k.tiled(false), v.tiled(true)] } else { [k, v] };
+        let packed = bits.map(Packing::rotated);
+        let packed = if in_tiles { tiled(packed) } else { packed };
         let scale = 1.0 / (d as f32).sqrt();
         let mut op = AttendPacked {
             attention: Attention { heads, kv_heads, scale, window: None, slots: 1, packed: Some(packed) },
@@ -357,7 +363,7 @@ fn laid_out_cases(tiled: bool) -> Vec<Case> {
             inputs.push(normal(&[8, kv_heads * d], Dtype::F32));
         }
         let case = Case { op: Arc::new(op), inputs, reduction: rows + d };
-        (!tiled || matches!(d, 64 | 128)).then_some(case)
+        (!in_tiles || matches!(d, 64 | 128)).then_some(case)
     };
     let plain = |_: &mut AttendPacked| ();
     let all = [

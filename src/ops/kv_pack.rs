@@ -67,6 +67,8 @@ impl Op for KvPack {
         let fits = width % d == 0
             && cache.dims()[1] == self.packing.row_words(width / d, d)
             && cache.dtype() == Dtype::U32
+            && self.packing.sizes(width / d, d)[1].is_multiple_of(self.packing.tile[1].max(1))
+            && cache.dims()[0].is_multiple_of(self.packing.tile[0].max(1))
             && !(self.packing.affine && d % self.packing.group != 0);
         assert!(fits, "{self:?} of {}, {}", cache.spec(), rows.spec());
         let rows = inputs.get(4).map_or_else(

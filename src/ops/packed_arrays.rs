@@ -126,7 +126,7 @@ impl Tiles {
 
 /// Types of keys and values in tiles, and functions that read and write them: lane t's 16 codes of a group of two keys at
 /// once, lane g's 8 of four values.
-pub(super) fn tiled([keys, values]: [Packing; 2], kv_heads: usize, d: usize) -> String {
+pub(super) fn tile_access([keys, values]: [Packing; 2], kv_heads: usize, d: usize) -> String {
     let (keys, values) = (Tiles::new("key", "Key", 4, keys, d), Tiles::new("value", "Value", 8, values, d));
     let second = if keys.units[2] == 2 { "x[1][g]" } else { "vec4<u32>()" };
     let key16 = format!(
