@@ -142,17 +142,13 @@ impl Attend {
 
     /// The dispatches with keys shared out so; lanes exchange values directly if `subgroups`.
     fn kernel(&self, site: &Site<'_>, split: Split, subgroups: bool) -> Kernel {
-        let Attention { heads, kv_heads, scale, window, .. } = self.attention;
+        let heads = self.attention.heads;
         let Shape { t, d, .. } = self.shape(site.inputs);
-        let chunks = split.chunks(&self.attention);
-        let window = window.map_or(Word::U32(0), Word::from);
         let (common, mut constants) = split.parts(&self.attention, site.caps, subgroups, [t, d], NEW);
         if split.way == Way::Fragments {
             constants.push(("ANGLES_LATE", 1.0));
         }
-        let more = vec![("chunks", chunks.into()), ("window", window), ("scale", scale.into())];
-        let splits = split.count;
-        let out = if splits == 1 { Arg::Output } else { Arg::Scratch(0) };
+        let out = if split.count == 1 { Arg::Output } else { Arg::Scratch(0) };
         let way: &[&File] = match split.way {
             Way::Fragments => {
                 &[&OVER_TILES, &BY_FRAGMENTS, &QUERIES_HALVES, &HALVES_FRAGMENTS, &FRAGMENTS, &GREATEST]
@@ -160,10 +156,10 @@ impl Attend {
             _ => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &FLOATS8],
         };
         let files = [&[&ATTEND], way, &common[..]].concat();
-        let mut stage = self.stage(site, (&files, &constants), out, more);
+        let mut stage = self.stage(site, (&files, &constants), out, split.params(&self.attention));
         stage.name = "attend";
-        stage.grid = [(kv_heads * chunks) as u32, splits as u32, t as u32];
-        if splits == 1 {
+        stage.grid = split.grid(&self.attention, t);
+        if split.count == 1 {
             return stage.into();
         }
         let combine = Stage {
@@ -178,7 +174,7 @@ impl Attend {
             ..Stage::default()
         };
         Kernel {
-            scratch: vec![(t * heads * splits * (4 * d + 16)) as u64],
+            scratch: vec![split.found(&self.attention, [t, d])],
             stages: vec![stage, combine],
             ..Kernel::default()
         }

@@ -111,13 +111,11 @@ impl AttendPacked {
 
     /// The dispatches. `subgroups`: lanes exchange values directly.
     fn kernel(&self, site: &Site<'_>, way: Way, subgroups: bool) -> Kernel {
-        let Attention { heads, kv_heads, scale, window, .. } = self.attention;
+        let kv_heads = self.attention.kv_heads;
         let at = self.inputs();
         let (t, d) = (site.inputs[0].axis(2), self.head_dim(site.inputs));
         let visible = self.attention.visible(site.inputs[at.table].size() * PAGE);
         let split = Split::one(way).among_many(&self.attention, site.caps, visible, [t, d]);
-        let chunks = split.chunks(&self.attention);
-        let window = window.map_or(Word::U32(0), Word::from);
         let packing = self.packing();
         let new = fresh(packing[0].groups(d));
 
@@ -128,14 +126,8 @@ impl AttendPacked {
         constants.push(("PAIRS", (team.next_multiple_of(32) / lanes(d)) as f64));
         let files = [&self.files(way, site.caps.f16)[..], &common].concat();
         let words = packing.map(|packing| packing.row_words(kv_heads, d));
-        let params = vec![
-            ("chunks", chunks.into()),
-            ("window", window),
-            ("scale", scale.into()),
-            ("norm", norm(d)),
-            ("key_words", words[0].into()),
-            ("value_words", words[1].into()),
-        ];
+        let mut params = split.params(&self.attention);
+        params.extend([("norm", norm(d)), ("key_words", words[0].into()), ("value_words", words[1].into())]);
         let vectors = vectors(packing, words, way == Way::Integers);
         let array = |n: usize| match n {
             1 => "array<u32>",
@@ -159,9 +151,9 @@ impl AttendPacked {
             Way::Fragments => tile_access(packing, kv_heads, d),
             _ => access(packing, vectors, way == Way::Integers),
         };
-        stage.grid = [(kv_heads * chunks) as u32, split.count as u32, t as u32];
+        stage.grid = split.grid(&self.attention, t);
         Kernel {
-            scratch: vec![(t * heads * split.count * (4 * d + 16)) as u64],
+            scratch: vec![split.found(&self.attention, [t, d])],
             stages: vec![stage, self.combine([t, d], site.caps, subgroups)],
             rounding: if way == Way::Integers { PLANES } else { 0.0 },
         }

@@ -4,6 +4,7 @@ use super::Attention;
 use super::matvec::DOT8;
 use super::raw_heads::{VALUES, lanes};
 use crate::gpu::Caps;
+use crate::op::Word;
 use crate::wgsl::{File, wgsl};
 
 pub(super) static ADD_SPLITS: File = wgsl!("parts/add_splits.wgsl");
@@ -143,6 +144,23 @@ impl Split {
     pub(super) fn meeting(self, lanes: usize, merged: usize, new: usize) -> usize {
         let at_once = if merged > 1 && self.heads > 2 { 4 } else { 2 };
         (2 * at_once * self.wg / merged).max(2 * 2 * lanes * (HEADS + new))
+    }
+
+    /// Parameters that all kernels have.
+    pub(super) fn params(self, attention: &Attention) -> Vec<(&'static str, Word)> {
+        let window = attention.window.map_or(Word::U32(0), Word::from);
+        vec![("chunks", self.chunks(attention).into()), ("window", window), ("scale", attention.scale.into())]
+    }
+
+    /// Workgroups for `t` tokens.
+    pub(super) fn grid(self, attention: &Attention, t: usize) -> [u32; 3] {
+        [(attention.kv_heads * self.chunks(attention)) as u32, self.count as u32, t as u32]
+    }
+
+    /// Bytes of what splits find of `t` tokens with heads of `d`: sums of each query head, then, in a vector of four, what they
+    /// are relative to and the sum of weights.
+    pub(super) fn found(self, attention: &Attention, [t, d]: [usize; 2]) -> u64 {
+        (t * attention.heads * self.count * (4 * d + 16)) as u64
     }
 
     /// Parts and constants of attention of `t` tokens with heads of `d`.
