@@ -4,11 +4,10 @@
 // A row holds the codes of all heads, then their scales. 32 values take BITS words, planes of 8, 4, 2 and 1
 // bits: value 4 j + l is in byte l. Each head is rotated; a group's scale is reach * max |x|, rounded to f16, and
 // code u is of values from scale * (u - edge) on: those products are exact, so every machine finds the same.
-// Rows lie one after another or in tiles, as place says.
 // AFFINE: no rotation; x = scale * u + bias, both f32.
 //
 // Work split: a workgroup takes two heads of a token, whose scales fill whole words.
-// Parts: row_at (pages); signed (signs), walsh (walsh); to_half (pack).
+// Parts: row_at (pages); word_at (tiled_words); signed (signs), walsh (walsh); to_half (pack).
 
 struct Params {
     tokens: u32, heads: u32, d: u32, words: u32, logical: u32, capacity: u32, stride: u32, edge: f32, reach: f32,
@@ -25,8 +24,7 @@ struct Params {
 override BITS: u32 = 4u;
 override GROUP: u32 = 64u;
 override AFFINE: u32 = 0u;
-// Rows of a tile, and words of codes that each has side by side.
-override TILE_ROWS: u32 = 1u;
+// Words of codes that a row has side by side.
 override EACH: u32 = 1u;
 override BASIS: u32 = 0u;
 // The basis's row of centres; the next one is of factors.
@@ -98,27 +96,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var w = lane; w < count * blocks * BITS; w += WG) {
         let own = w / (blocks * BITS);
         let word = w % BITS;
-        cache[place(row, to + w, EACH)] = packed(own * d, (w / BITS) % blocks * 32u, word);
+        cache[word_at(row, params.words, to + w, EACH)] = packed(own * d, (w / BITS) % blocks * 32u, word);
     }
     let scales_to = params.heads * blocks * BITS;
     if AFFINE == 1u {
         if lane < count * groups {
             let at = scales_to + 2u * (head * groups + lane);
-            cache[place(row, at, 1u)] = bitcast<u32>(scales[lane].x);
-            cache[place(row, at + 1u, 1u)] = bitcast<u32>(scales[lane].y);
+            cache[word_at(row, params.words, at, 1u)] = bitcast<u32>(scales[lane].x);
+            cache[word_at(row, params.words, at + 1u, 1u)] = bitcast<u32>(scales[lane].y);
         }
     } else if 2u * lane < count * groups {
         var word = to_half(scales[2u * lane].x);
         if 2u * lane + 1u < count * groups {
             word |= to_half(scales[2u * lane + 1u].x) << 16u;
         }
-        cache[place(row, scales_to + head * groups / 2u + lane, 1u)] = word;
+        cache[word_at(row, params.words, scales_to + head * groups / 2u + lane, 1u)] = word;
     }
-}
-
-// Where word w of a row is, if rows of a tile have so many each side by side.
-fn place(row: u32, w: u32, each: u32) -> u32 {
-    return (row / TILE_ROWS * params.words + w / each * each) * TILE_ROWS + row % TILE_ROWS * each + w % each;
 }
 
 fn grid(most: f32) -> vec2<f32> {

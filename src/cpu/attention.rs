@@ -207,7 +207,7 @@ impl<E: Element> Kernel for Piece<'_, E> {
             if let Some(packed) = &job.packed {
                 for (i, Packed { packing, words }) in packed.iter().enumerate() {
                     let sizes = packing.sizes(kv_heads, dim);
-                    let mut here = vec![0; sizes[0]];
+                    let mut here = Vec::new();
                     let to = rest[i * BLOCK * padded..].chunks_exact_mut(padded);
                     for (j, to) in to.take(block.len()).enumerate() {
                         let row = packing.row(words, row + j, sizes, &mut here);

@@ -58,19 +58,20 @@ impl Packing {
         [self.row_words(heads, d), heads * self.head_words(d)]
     }
 
-    /// A row of a cache; `here` is for one whose words are apart.
+    /// A row of a cache; `here` takes one whose words are apart.
     #[inline(always)]
     pub(crate) fn row<'a>(
         self,
         cache: &'a [u32],
         row: usize,
         sizes: [usize; 2],
-        here: &'a mut [u32],
+        here: &'a mut Vec<u32>,
     ) -> &'a [u32] {
         if self.tile[0] == 1 {
             return &cache[row * sizes[0]..][..sizes[0]];
         }
-        here.iter_mut().enumerate().for_each(|(w, to)| *to = cache[self.at(row, sizes, w)]);
+        here.clear();
+        here.extend((0..sizes[0]).map(|w| cache[self.at(row, sizes, w)]));
         here
     }
 
@@ -338,6 +339,8 @@ pub(crate) fn kv_pack(
     let width = rows.len() / places.len().max(1);
     let sizes = packing.sizes(width / d, d);
     let capacity = cache.len() / sizes[0];
+    // Words that are sure to lie side by side.
+    let run = if packing.tile[0] == 1 { sizes[0] } else { 1 };
     let out = Out::new(bytemuck::cast_slice_mut(cache));
     parallel(places.len(), 1, (1 << 11) / width.max(1), |range| {
         let mut row = vec![0; sizes[0]];
@@ -350,10 +353,10 @@ pub(crate) fn kv_pack(
                     *x = (*x - c) * f;
                 }
                 packing.write_row(x, d, &mut row);
-                for (w, word) in row.iter().enumerate() {
+                for (i, words) in row.chunks(run).enumerate() {
                     // SAFETY: tokens have rows of their own, so words as well.
-                    let to = unsafe { out.slice(packing.at(at, sizes, w), 1) };
-                    to[0] = f32::from_bits(*word);
+                    let to = unsafe { out.slice(packing.at(at, sizes, i * run), words.len()) };
+                    to.copy_from_slice(bytemuck::cast_slice(words));
                 }
             }
         });
@@ -457,7 +460,7 @@ mod tests {
                 kv_pack(packing, &mut cache, &values, &places, &[1, 0], None, d);
                 (packing, cache)
             });
-            let mut here = vec![0; sizes[0]];
+            let mut here = Vec::new();
             let mut read = |(packing, cache): &(Packing, Vec<u32>)| -> Vec<u32> {
                 (0..rows).flat_map(|row| packing.row(cache, row, sizes, &mut here).to_vec()).collect()
             };

@@ -2,6 +2,7 @@
 
 use super::attention_coop::{Tile, unrolled};
 use super::kernel::{FLOATS, NARROW, PACK, declare, fits, kind, places, spread, with_sums};
+use super::kv_pack::TILED_WORDS;
 use super::matmul_tile::Matrices;
 use super::packing::{apart, unpack};
 use super::pages::{PAGES, all_rows, paged};
@@ -201,8 +202,8 @@ impl Attention {
         let (cache, d) = (&site.inputs[1], site.output.axis(1));
         let mut stage = Stage { files: own.to_vec(), ..Stage::default() };
         stage.files.extend(match self.packed {
-            Some(_) if cooperates => vec![&ROWS_PACKED, &CACHE_PACKED],
-            Some(_) => vec![&CACHE_PACKED],
+            Some(_) if cooperates => vec![&ROWS_PACKED, &CACHE_PACKED, &TILED_WORDS],
+            Some(_) => vec![&CACHE_PACKED, &TILED_WORDS],
             None if cooperates => vec![&ROWS_F16, &NARROW],
             None => vec![&UNSCALED],
         });

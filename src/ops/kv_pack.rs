@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 static KV_PACK: File = wgsl!("kv_pack.wgsl");
 static ROTATE: File = wgsl!("rotate.wgsl");
+pub(super) static TILED_WORDS: File = wgsl!("parts/tiled_words.wgsl");
 pub(super) static WALSH: File = wgsl!("parts/walsh.wgsl");
 pub(super) static SIGNS: File = wgsl!("parts/signs.wgsl");
 
@@ -64,11 +65,12 @@ impl Op for KvPack {
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let (cache, rows, places) = (&inputs[0], &inputs[1], &inputs[2]);
         let ([t, width], d) = ([rows.dims()[0], rows.dims()[1]], self.head_dim);
+        let ([words, codes], [tile, each]) = (self.packing.sizes(width / d, d), self.packing.tile);
         let fits = width % d == 0
-            && cache.dims()[1] == self.packing.row_words(width / d, d)
+            && cache.dims()[1] == words
             && cache.dtype() == Dtype::U32
-            && self.packing.sizes(width / d, d)[1].is_multiple_of(self.packing.tile[1].max(1))
-            && cache.dims()[0].is_multiple_of(self.packing.tile[0].max(1))
+            && codes.is_multiple_of(each)
+            && cache.dims()[0].is_multiple_of(tile)
             && !(self.packing.affine && d % self.packing.group != 0);
         assert!(fits, "{self:?} of {}, {}", cache.spec(), rows.spec());
         let rows = inputs.get(4).map_or_else(
@@ -79,7 +81,6 @@ impl Op for KvPack {
             },
         );
         let words = pack(self.packing, &rows.reshape(&[t, width / d, d]));
-        let codes = self.packing.sizes(width / d, d)[1];
         let cache = apart(self.packing, codes, cache).put(&words, &rows_at(places, &inputs[3]));
         together(self.packing, codes, &cache)
     }
@@ -94,7 +95,7 @@ impl Op for KvPack {
         let has_basis = site.inputs.len() > 4;
         let mut stage = Stage {
             name: "kv_pack",
-            files: vec![&KV_PACK, &PAGES, &WALSH, &SIGNS, &PACK],
+            files: vec![&KV_PACK, &PAGES, &TILED_WORDS, &WALSH, &SIGNS, &PACK],
             constants: vec![
                 ("BITS", f64::from(self.packing.bits)),
                 ("GROUP", self.packing.group as f64),

@@ -1,12 +1,11 @@
 // Keys and values as kv_pack writes them: 4 codes of head h of row j from 4 c on, less their zero, and the scale
-// that they share with their group of SPAN vectors. Affine ones (mlx-lm's) come whole, with a scale of 1.
+// that they share with their group of SPAN vectors. Affine ones (mlx-lm's) come whole, with a scale of 1. Needs word_at (tiled_words).
 
 override KEY_BITS: u32 = 4u;
 override VALUE_BITS: u32 = 4u;
 override KEY_AFFINE: u32 = 0u;
 override VALUE_AFFINE: u32 = 0u;
-// Rows of a tile, and words of codes that each has side by side.
-override TILE_ROWS: u32 = 1u;
+// Words of codes that a row has side by side.
 override KEY_EACH: u32 = 1u;
 override VALUE_EACH: u32 = 1u;
 override GROUP: u32 = 64u;
@@ -38,11 +37,6 @@ fn groups() -> u32 {
 
 fn blocks() -> u32 {
     return (params.d + 31u) / 32u;
-}
-
-// Where word w of row j of so many words is, if rows of a tile have `each` side by side.
-fn word_at(j: u32, words: u32, w: u32, each: u32) -> u32 {
-    return (j / TILE_ROWS * words + w / each * each) * TILE_ROWS + j % TILE_ROWS * each + w % each;
 }
 
 fn key_word(j: u32, w: u32) -> u32 {
