@@ -16,7 +16,7 @@
 // generated, for queries, keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s), by fragments, 36.0 (82%), 21.3 (69%), 8.4; without them 37.8, 22.8, 9.7. README.md beside this
+// (4.56 TB/s), by fragments, 35.9 (82%), 21.2 (69%), 8.3; without them 37.8, 22.8, 9.7. README.md beside this
 // file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
@@ -40,9 +40,11 @@ fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
             }
             ready = select(inverse, params.scale * inverse, is_query) * turned(x, gain, turn);
         }
-        keep_query(lane, c, row, ready);
+        keep_query(lane, c, row, ready, 1.0);
         if is_query {
-            keep_ready(row, c, ready);
+            if READ_READY || r.fresh {
+                keep_ready(row, c, ready);
+            }
         } else if row < count {
             let rounded = round8(ready);
             keep_ready(row, c, eight(rounded));
@@ -97,6 +99,8 @@ fn main(
         // Rows are ready, where no keys are stored as well.
         workgroupBarrier();
         found = with_new(lane, c, r, rows, found);
+        // Sums meet where rows stand.
+        workgroupBarrier();
     }
     deliver(lane, found, rows.t, rows.head, rows.count, group.y, groups.y);
 }

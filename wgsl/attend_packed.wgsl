@@ -4,7 +4,7 @@
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
 // 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200, by fragments, 32768 keys of 8 bits
-// 22.8 us, of 4 bits 17.8, attend over f16 36.3; 16384 keys 14.6, 12.3 and 21.3; 2048 keys 9.3, 9.0 and 8.4. As whole
+// 22.5 us, of 4 bits 17.6, attend over f16 35.9; 16384 keys 14.7, 12.3 and 21.2; 2048 keys 9.5, 9.2 and 8.3. As whole
 // numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
@@ -12,7 +12,7 @@
 // by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); keep_query (queries_int, queries_halves,
 // packed_floats); own_frequency (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
 // k_gain8 (head_gains, no_head_gains);
-// basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8 (walsh8 with walsh4, signs); coded (fresh8);
+// basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8, transformed8 (walsh8 with walsh4, signs); coded (fresh8);
 // store_fresh (store_fresh); rows_for, PAIRS, keep_rows, raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet
 // with found_parts, found_teams).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
@@ -37,15 +37,15 @@ fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(kind, rows.t, kv_head_of(row, rows.h), rows.head + min(row, rows.count - 1u), c);
 }
 
-fn make_query(lane: u32, c: u32, row: u32, turn: Turn) {
+fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
     let x = raw_of(min(row, HEADS - 1u), c);
     let gain = gains(q_gain8(c), q_gain8(other_of(c)));
     let ready = into_basis(kept_basis(c), inverse_rms(lane, x.own) * turned(x, gain, turn));
-    let rotated = rotated8(lane, c, ready);
-    let q = mat2x4<f32>(params.scale * rotated[0], params.scale * rotated[1]);
-    keep_query(lane, c, row, q);
-    if row < HEADS {
-        keep_ready(row, c, q);
+    let rotated = transformed8(lane, c, ready);
+    let unit = params.scale * params.norm;
+    keep_query(lane, c, row, rotated, unit);
+    if row < HEADS && (READ_READY || r.fresh) {
+        keep_ready(row, c, unit * rotated);
     }
 }
 
@@ -79,7 +79,7 @@ fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
     let turn = turn8(rows.t, c);
     let part = lane / LANES;
     if together(part < HEADS) {
-        make_query(lane, c, part, turn);
+        make_query(lane, c, part, turn, r);
     }
     if r.fresh {
         let i = (part + PARTS - PAIRS % PARTS) % PARTS;
@@ -137,6 +137,8 @@ fn main(
             store_fresh(lane, rows.h, row_at(r.here.y + r.here.x));
         }
         found = with_new(lane, c, r, rows, found);
+        // Sums meet where rows stand.
+        workgroupBarrier();
     }
     deliver(lane, found, rows.t, rows.head, rows.count, group.y, groups.y);
 }

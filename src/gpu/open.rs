@@ -160,8 +160,12 @@ impl Gpu {
             }
         }
         features &= adapter.features();
+        let mut memory_hints = wgpu::MemoryHints::MemoryUsage;
         if adapter.get_info().device_type == wgpu::DeviceType::DiscreteGpu {
             features = features.difference(Features::MAPPABLE_PRIMARY_BUFFERS);
+            // Blocks of 128 to 256 MiB, which many buffers share: with keys and values of 16384 tokens in memory of their
+            // own each, a step of a model of 8B takes 2.4% longer on an NVIDIA H200.
+            memory_hints = wgpu::MemoryHints::Performance;
         }
         let required_limits = match options.disable.iter().any(|word| word == "baseline") {
             true => wgpu::Limits::default(),
@@ -177,7 +181,7 @@ impl Gpu {
                 true => unsafe { wgpu::ExperimentalFeatures::enabled() },
                 false => wgpu::ExperimentalFeatures::disabled(),
             },
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            memory_hints: memory_hints.clone(),
             trace: wgpu::Trace::Off,
         };
         let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;

@@ -1,6 +1,6 @@
 // Keys and values of a cache of floats for by_floats. Needs key8, value8, eight (cache8_*), ready_dots (rows).
 
-fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {}
+fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>, unit: f32) {}
 
 fn place_of(row: u32, h: u32, c: u32) -> u32 {
     return (row * params.kv_heads + h) * params.eights + min(c, params.eights - 1u);

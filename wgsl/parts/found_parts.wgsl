@@ -118,8 +118,8 @@ fn meet(lane: u32, first: u32, sums: Found) {
     }
 }
 
-// Sums relative to levels that all agree on, after which MERGED parts are together; all call.
-fn agreed(lane: u32, own: Found) -> Found {
+// Sums as they meet, relative to levels that all agree on, after which MERGED parts are together; all call.
+fn to_meet(lane: u32, own: Found) -> Found {
     let level = agree(lane, own.greatest);
     let decay = exp(own.greatest - level);
     let sums =
@@ -129,6 +129,11 @@ fn agreed(lane: u32, own: Found) -> Found {
 
 fn level_of(head: u32) -> f32 {
     return all_levels()[head];
+}
+
+// All have agreed.
+fn decay_of(i: u32, head: u32, level: f32) -> f32 {
+    return 1.0;
 }
 
 fn total_of(i: u32, head: u32) -> f32 {

@@ -36,22 +36,14 @@ fn with_key(lane: u32, before: Found, score: vec4<f32>, value: mat2x4<f32>, coun
     return found;
 }
 
-// Sums relative to levels that all agree on; all call.
-fn agreed(lane: u32, own: Found) -> Found {
-    let team = 4u * (lane / TOGETHER);
-    let t = lane & 3u;
-    let tells = (lane & 28u) == 0u;
-    if tells {
-        levels[team + t] = own.greatest;
+// Sums as they meet. A team tells what they are relative to and waits for none: who adds them up weighs them.
+fn to_meet(lane: u32, own: Found) -> Found {
+    if (lane & 28u) == 0u {
+        let at = 4u * (lane / TOGETHER) + (lane & 3u);
+        levels[at] = own.greatest;
+        totals[at] = own.total;
     }
-    workgroupBarrier();
-    let level = level_of(t);
-    let decay = exp(own.greatest - level);
-    let total = decay * own.total;
-    if tells {
-        totals[team + t] = total;
-    }
-    return Found(decay * own.first, decay * own.last, level, total);
+    return own;
 }
 
 // All heads come together at once.
@@ -73,6 +65,11 @@ fn level_of(head: u32) -> f32 {
         level = max(level, levels[4u * i + head]);
     }
     return level;
+}
+
+// What a team's sums are to be multiplied by.
+fn decay_of(i: u32, head: u32, level: f32) -> f32 {
+    return exp(levels[4u * i + head] - level);
 }
 
 fn total_of(i: u32, head: u32) -> f32 {

@@ -1,6 +1,5 @@
-// Where a workgroup's sums of attend or attend_packed meet: those that found some together agree on what weights are
-// relative to, so that sums only need adding. Needs Found, agreed, meet, level_of, total_of (found_parts, found_teams),
-// LOWEST (found).
+// Where a workgroup's sums of attend or attend_packed meet and are added up. Needs Found, to_meet, meet, level_of, decay_of,
+// total_of (found_parts, found_teams), LOWEST (found).
 
 // Vectors of 4 values that meet: 8 values of each invocation for some heads; or rows, those that are ready in the first
 // half, as they come in the second. There is little of it, so that several workgroups are resident.
@@ -43,18 +42,20 @@ fn put_found(row: u32, v: u32, split: u32, splits: u32, sum: vec4<f32>, level: f
 
 // Adds up what the parts found of vector v of a head.
 fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32) {
+    let level = level_of(head);
     var sum = vec4<f32>(0.0);
     var total = 0.0;
     for (var i = 0u; i < PARTS / MERGED; i++) {
-        total += total_of(i, head);
-        sum += meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
+        let decay = decay_of(i, head, level);
+        total += decay * total_of(i, head);
+        sum += decay * meeting[2u * (i * AT_ONCE + head % AT_ONCE) * LANES + v];
     }
-    put_found(row + head, v, split, splits, sum, level_of(head), total);
+    put_found(row + head, v, split, splits, sum, level, total);
 }
 
-// What all parts found of the `count` query heads of a token from `head` on; all call.
+// What all parts found of the `count` query heads of a token from `head` on; all call, when rows have been read.
 fn deliver(lane: u32, own: Found, t: u32, head: u32, count: u32, split: u32, splits: u32) {
-    let sums = agreed(lane, own);
+    let sums = to_meet(lane, own);
     let row = t * params.heads + head;
     for (var first = 0u; first < HEADS; first += AT_ONCE) {
         // What stood there has been used by all.

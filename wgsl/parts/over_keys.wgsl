@@ -5,6 +5,9 @@
 // Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, maker_count (rows);
 // make_angles (step_angles); make_rows of the kernel.
 
+// Whether keys are multiplied by queries as they stand ready (rows); else only keys of this step are.
+const READ_READY: bool = true;
+
 // All stored keys; `first_page` is that of a part's first, `frequency` that of a lane's first angle. A tile is on its way
 // while the one before is used. It takes that one's place only when all sums are made: NVIDIA's compiler would copy it
 // sooner, and a copy of what is on its way waits for it. While the first is on its way some invocations make rows ready, as

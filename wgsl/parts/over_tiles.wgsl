@@ -9,6 +9,9 @@
 // Whether angles are made when a tile is on its way: where memory binds. Else rows are waited for, which come of angles.
 override ANGLES_LATE: bool = false;
 
+// Whether keys are multiplied by queries as they stand ready (rows); else only keys of this step are.
+const READ_READY: bool = false;
+
 // Where a tile is: its first row, and how far from it the last is that may be read.
 struct Place { row: u32, most: u32 }
 
@@ -17,7 +20,7 @@ struct Place { row: u32, most: u32 }
 // for one waits for all. So a turn begins by waiting once, and only then more is asked for: `arrived` is known no sooner,
 // and addresses and sums of the turn hang on it. Conditions keep what is fetched in front of sums; where nothing is, a tile
 // that is not seen stays. While the first tile is on its way some invocations make rows ready, the others go through the
-// loop with a tile of nothing, as in the other over_keys. `frequency` is that of a lane's first angle.
+// loop with a tile of nothing, as in the other over_keys; angles come before that, for rows wait for them. `frequency` is that of a lane's first angle.
 fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency: f32) -> Found {
     if !ANGLES_LATE {
         make_angles(lane, r.here, frequency);
@@ -58,12 +61,12 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency
         if at < r.stored {
             keys_here = keys_at(place, h, lane);
         }
-        if !is_first || tries_values {
-            x = with_values(x, score, values_here, j - STEP, r, h, lane);
-        }
         if is_first && ANGLES_LATE {
             make_angles(lane, r.here, frequency);
             workgroupBarrier();
+        }
+        if !is_first || tries_values {
+            x = with_values(x, score, values_here, j - STEP, r, h, lane);
         }
         if is_first && makes {
             make_rows(lane, c, r, rows);

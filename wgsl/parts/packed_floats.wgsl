@@ -5,7 +5,7 @@
 // As fetched, with the word that the scale is in.
 struct Eight { words: vec2<u32>, scales: u32 }
 
-fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {}
+fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>, unit: f32) {}
 
 fn place_of(row: u32, h: u32, c: u32) -> u32 {
     return row;

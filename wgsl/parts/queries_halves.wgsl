@@ -25,18 +25,19 @@ fn leading8(x: mat2x4<f32>) -> mat2x4<f32> {
     );
 }
 
-// Keeps lane c's part of a query that its part of the workgroup has made ready; all call.
-fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {
-    let most = max(greatest_of(lane, q, LANES), 1.0e-30);
-    let power = bitcast<f32>((267u - min(bitcast<u32>(most) >> 23u, 253u)) << 23u);
-    let x = mat2x4<f32>(power * q[0], power * q[1]);
-    var sum = x[0] + x[1];
+// Keeps lane c's part of a query, q times `unit`, that its part of the workgroup has made ready; all call.
+fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>, unit: f32) {
+    // Before the greatest is known: sums need not wait for it.
+    var sum = q[0] + q[1];
     if IS_SCALED {
         sum = vec4<f32>(dot(sum, vec4<f32>(1.0)));
         for (var distance = 1u; distance < 8u; distance *= 2u) {
             sum += across4(lane, sum, distance);
         }
     }
+    let most = max(greatest_of(lane, q, LANES), 1.0e-30);
+    let power = bitcast<f32>((267u - min(bitcast<u32>(most) >> 23u, 253u)) << 23u);
+    let x = mat2x4<f32>(power * q[0], power * q[1]);
     if row >= HEADS {
         return;
     }
@@ -45,10 +46,10 @@ fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {
     planes[at] = half_pairs(held);
     planes[at + LANES] = half_pairs(mat2x4<f32>(x[0] - held[0], x[1] - held[1]));
     if IS_SCALED && c % 8u == 0u {
-        zeros[row * 4u + c / 8u] = -KEY_ZERO * sum.x;
+        zeros[row * 4u + c / 8u] = -KEY_ZERO * power * sum.x;
     }
     if c == 0u {
-        units[row] = KEY_UNIT / power;
+        units[row] = KEY_UNIT * unit / power;
     }
 }
 

@@ -18,10 +18,10 @@ fn gather_bytes(v: vec4<u32>) -> u32 {
     return (v.x & 255u) | ((v.y & 255u) << 8u) | ((v.z & 255u) << 16u) | (v.w << 24u);
 }
 
-// Keeps lane c's part of a query that its part of the workgroup has made ready; all call.
-fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {
-    let unit = greatest_of(lane, q, LANES) * (1.0 / 32512.0);
-    let inverse = 1.0 / max(unit, 1.0e-34);
+// Keeps lane c's part of a query, q times `unit`, that its part of the workgroup has made ready; all call.
+fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>, unit: f32) {
+    let whole = greatest_of(lane, q, LANES) * (1.0 / 32512.0);
+    let inverse = 1.0 / max(whole, 1.0e-34);
     let first = whole4(q[0], inverse);
     let last = whole4(q[1], inverse);
     if row >= HEADS {
@@ -40,7 +40,7 @@ fn keep_query(lane: u32, c: u32, row: u32, q: mat2x4<f32>) {
     let both = first + last;
     zeros[at] = select(-15 * (both.x + both.y + both.z + both.w) / 2, 0, KEY_BITS == 8u);
     if c == 0u {
-        units[row] = unit;
+        units[row] = unit * whole;
     }
 }
 

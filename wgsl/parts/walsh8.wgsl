@@ -1,7 +1,7 @@
 // The rotation of packed heads that LANES neighbours hold, 8 values each. Needs signed4, within4, step4 (walsh4).
 
-// H D x of lane c's head; all call.
-fn rotated8(lane: u32, c: u32, x: mat2x4<f32>) -> mat2x4<f32> {
+// H D x of lane c's head but for the factor that leaves its length as it is, params.norm; all call.
+fn transformed8(lane: u32, c: u32, x: mat2x4<f32>) -> mat2x4<f32> {
     let a = within4(signed4(x[0], 8u * c));
     let b = within4(signed4(x[1], 8u * c + 4u));
     var y = mat2x4<f32>(a + b, a - b);
@@ -10,5 +10,10 @@ fn rotated8(lane: u32, c: u32, x: mat2x4<f32>) -> mat2x4<f32> {
     for (var distance = 1u; 8u * distance < block; distance *= 2u) {
         y = mat2x4<f32>(step4(lane, y[0], distance), step4(lane, y[1], distance));
     }
+    return y;
+}
+
+fn rotated8(lane: u32, c: u32, x: mat2x4<f32>) -> mat2x4<f32> {
+    let y = transformed8(lane, c, x);
     return mat2x4<f32>(y[0] * params.norm, y[1] * params.norm);
 }
