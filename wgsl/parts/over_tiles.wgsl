@@ -20,7 +20,8 @@ struct Place { row: u32, most: u32 }
 // for one waits for all. So a turn begins by waiting once, and only then more is asked for: `arrived` is known no sooner,
 // and addresses and sums of the turn hang on it. Conditions keep what is fetched in front of sums; where nothing is, a tile
 // that is not seen stays. While the first tile is on its way some invocations make rows ready, the others go through the
-// loop with a tile of nothing, as in the other over_keys; angles come before that, for rows wait for them. `frequency` is that of a lane's first angle.
+// loop with a tile of nothing, as in the other over_keys; angles come before that, for rows wait for them. `frequency` is
+// that of a lane's first angle.
 fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency: f32) -> Found {
     if !ANGLES_LATE {
         make_angles(lane, r.here, frequency);
