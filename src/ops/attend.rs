@@ -1,8 +1,9 @@
 //! Attention with all that stands before it: norms of heads, rotation, writing the cache.
 
+use super::attention::MAX_HEAD;
 use super::few_tokens::{
-    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, MAX_HEAD, OVER_KEYS, OVER_TILES,
-    QUERIES_HALVES, SUMS, Split, WG, Way, exchange, in_subgroup,
+    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, OVER_KEYS, OVER_TILES, QUERIES_HALVES, SUMS,
+    Split, WG, Way, exchange, in_subgroup,
 };
 use super::kernel::fits;
 use super::pages::paged;

@@ -1,9 +1,9 @@
 //! Attention over a packed cache with all that stands before and after it.
 
-use super::attention::codes;
+use super::attention::{MAX_HEAD, codes};
 use super::few_tokens::{
-    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, MAX_HEAD, OVER_KEYS, OVER_TILES,
-    QUERIES_HALVES, SUMS, Split, WG, Way, exchange, in_subgroup,
+    ADD_SPLITS, BY_FLOATS, BY_FRAGMENTS, FRAGMENTS, GREATEST, OVER_KEYS, OVER_TILES, QUERIES_HALVES, SUMS,
+    Split, WG, Way, exchange, in_subgroup,
 };
 use super::kernel::{NARROW, fits};
 use super::kv_pack::SIGNS;

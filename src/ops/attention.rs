@@ -63,8 +63,8 @@ pub struct Attention {
     pub packed: Option<[Packing; 2]>,
 }
 
-/// Greatest head that the kernels hold: 64 vectors of 4 values.
-const MAX_HEAD: usize = 256;
+/// Greatest head that kernels hold: 64 vectors of 4 values.
+pub(super) const MAX_HEAD: usize = 256;
 /// Queries up to which the keys are split among workgroups.
 const FEW: usize = 8;
 /// Rows of a block, where there are more queries.

@@ -27,9 +27,8 @@ static MEET: File = wgsl!("parts/meet.wgsl");
 static FOUND_PARTS: File = wgsl!("parts/found_parts.wgsl");
 static FOUND_TEAMS: File = wgsl!("parts/found_teams.wgsl");
 
-/// Invocations of a workgroup, and values of a head that one holds.
+/// Invocations of a workgroup.
 pub(super) const WG: usize = 128;
-pub(super) const MAX_HEAD: usize = 256;
 /// Query heads that share a key once it is loaded.
 pub(super) const HEADS: usize = 4;
 /// Keys that a part of a workgroup takes at once as floats, and as whole numbers: see `tile_of` in `keys_int.wgsl`.

@@ -1,5 +1,6 @@
 //! Rows of new keys or values go into a packed cache, in place; and the rotation that packed heads have.
 
+use super::attention::MAX_HEAD;
 use super::kernel::{PACK, places, spread};
 use super::packing::{apart, pack, rotated, together};
 use super::pages::{PAGES, rows_at};
@@ -47,8 +48,7 @@ impl KvPack {
     }
 }
 
-/// Greatest head, and heads that one workgroup takes: scales of two fill whole words.
-const MAX_HEAD: usize = 256;
+/// Heads that one workgroup takes: scales of two fill whole words.
 const HEADS: usize = 2;
 
 impl Op for KvPack {
