@@ -9,8 +9,8 @@
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
-// by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*), as READ_READY;
-// keep_query (floats8, queries_halves with greatest); own_frequency (step_angles); head8, row_of, inverse_rms,
+// by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*), as
+// READ_READY; keep_query (floats8, queries_halves with greatest); own_frequency (step_angles); head8, row_of, inverse_rms,
 // turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, maker_count, keep_rows, raw_of,
 // keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are
 // generated, for queries, keys and values may be one array.

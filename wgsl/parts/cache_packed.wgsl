@@ -1,5 +1,6 @@
 // Keys and values as kv_pack writes them: 4 codes of head h of row j from 4 c on, less their zero, and the scale
-// that they share with their group of SPAN vectors. Affine ones (mlx-lm's) come whole, with a scale of 1. Needs word_at (tiled_words).
+// that they share with their group of SPAN vectors. Affine ones (mlx-lm's) come whole, with a scale of 1.
+// Needs word_at (tiled_words).
 
 override KEY_BITS: u32 = 4u;
 override VALUE_BITS: u32 = 4u;

@@ -118,7 +118,8 @@ fn meet(lane: u32, first: u32, sums: Found) {
     }
 }
 
-// Sums as they meet, relative to levels that all agree on, after which MERGED parts are together; all call.
+// Sums as they meet, relative to levels that all agree on, after which MERGED parts are together; all call. They wait for
+// each other: until then others may read rows (READ_READY).
 fn to_meet(lane: u32, own: Found) -> Found {
     let level = agree(lane, own.greatest);
     let decay = exp(own.greatest - level);

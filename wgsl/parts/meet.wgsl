@@ -53,7 +53,8 @@ fn settle(head: u32, v: u32, row: u32, split: u32, splits: u32) {
     put_found(row + head, v, split, splits, sum, level, total);
 }
 
-// What all parts found of the `count` query heads of a token from `head` on; all call, when rows have been read.
+// What all parts found of the `count` query heads of a token from `head` on; all call. Sums take the place of rows: those of
+// teams (found_teams) at once, so all must have read them, those of parts when all have come.
 fn deliver(lane: u32, own: Found, t: u32, head: u32, count: u32, split: u32, splits: u32) {
     let sums = to_meet(lane, own);
     let row = t * params.heads + head;
