@@ -11,51 +11,47 @@
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
 // by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*), as
 // READ_READY; keep_query (floats8, queries_halves with greatest); own_frequency (step_angles); head8, row_of, inverse_rms,
-// turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, maker_count, keep_rows, raw_of,
-// keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are
-// generated, for queries, keys and values may be one array.
+// turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, keep_rows, raw_of, keep_ready,
+// with_new (rows); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are generated, for
+// queries, keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s), by fragments, 35.9 (82%), 21.2 (69%), 8.3; without them 37.8, 22.8, 9.7. README.md beside this
+// (4.56 TB/s), by fragments, 35.9 (82%), 20.8 (71%), 7.9; without them 37.8, 22.8, 9.7. README.md beside this
 // file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
     return head8(row, rows.t, rows.h, rows.head + min(row, rows.count - 1u), c);
 }
 
-// Each part takes one.
-fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
-    let turn = turn8(rows.t, c);
-    let count = maker_count(r);
-    for (var first = 0u; first < count; first += WG / LANES) {
-        let row = first + lane / LANES;
-        let x = raw_of(min(row, HEADS + 1u), c);
-        let inverse = inverse_rms(lane, x.own);
-        let is_query = row < HEADS;
-        var ready = x.own;
-        if row <= HEADS {
-            var gain = gains(k_gain8(c), k_gain8(other_of(c)));
-            if NORM == 1u && is_query {
-                gain = gains(q_gain8(c), q_gain8(other_of(c)));
-            }
-            ready = select(inverse, params.scale * inverse, is_query) * turned(x, gain, turn);
-        }
-        keep_query(lane, c, row, ready, 1.0);
-        if is_query {
-            if READ_READY || r.fresh {
-                keep_ready(row, c, ready);
-            }
-        } else if row < count {
-            let rounded = round8(ready);
-            keep_ready(row, c, eight(rounded));
-            if rows.is_first && c < params.eights {
-                let at = place_of(row_at(r.here.y + r.here.x), rows.h, c);
-                if row == HEADS {
-                    set_key8(at, rounded);
-                } else {
-                    set_value8(at, rounded);
-                }
-            }
+fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
+    let x = raw_of(min(row, HEADS - 1u), c);
+    let gain = gains(q_gain8(c), q_gain8(other_of(c)));
+    let ready = inverse_rms(lane, x.own) * turned(x, gain, turn);
+    keep_query(lane, c, row, ready, params.scale);
+    if row < HEADS && (READ_READY || r.fresh) {
+        keep_ready(row, c, params.scale * ready);
+    }
+}
+
+// Key or value.
+fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
+    let x = raw_of(HEADS + min(i, NEW - 1u), c);
+    let inverse = inverse_rms(lane, x.own);
+    var ready = x.own;
+    if i == 0u {
+        ready = inverse * turned(x, gains(k_gain8(c), k_gain8(other_of(c))), turn);
+    }
+    if i >= NEW {
+        return;
+    }
+    let rounded = round8(ready);
+    keep_ready(HEADS + i, c, eight(rounded));
+    if rows.is_first && c < params.eights {
+        let at = place_of(row_at(r.here.y + r.here.x), rows.h, c);
+        if i == 0u {
+            set_key8(at, rounded);
+        } else {
+            set_value8(at, rounded);
         }
     }
 }

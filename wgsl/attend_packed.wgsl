@@ -4,7 +4,7 @@
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
 // 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200, by fragments, 32768 keys of 8 bits
-// 22.5 us, of 4 bits 17.6, attend over f16 35.9; 16384 keys 14.7, 12.3 and 21.2; 2048 keys 9.5, 9.2 and 8.3. As whole
+// 22.8 us, of 4 bits 17.4, attend over f16 35.9; 16384 keys 14.6, 11.9 and 20.8; 2048 keys 9.3, 8.6 and 7.9. As whole
 // numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
@@ -12,8 +12,8 @@
 // by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*), as READ_READY; keep_query (queries_int,
 // queries_halves, packed_floats); own_frequency (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
 // k_gain8 (head_gains, no_head_gains); basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8,
-// transformed8 (walsh8 with walsh4, signs); coded (fresh8); store_fresh (store_fresh); rows_for, PAIRS, keep_rows, raw_of,
-// keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams).
+// transformed8 (walsh8 with walsh4, signs); coded (fresh8); store_fresh (store_fresh); rows_for, maker_count, keep_rows,
+// raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
@@ -49,7 +49,7 @@ fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
 }
 
 // Key, value, and perhaps a neighbour's: the i-th of them.
-fn make_new(lane: u32, c: u32, i: u32, rows: Rows, turn: Turn) {
+fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
     let row = HEADS + min(i, NEW - 1u);
     let is_value = has_value(row);
     let x = raw_of(row, c);
@@ -70,21 +70,6 @@ fn make_new(lane: u32, c: u32, i: u32, rows: Rows, turn: Turn) {
     }
     if i < 2u {
         keep_ready(row, c, codes.stands_for);
-    }
-}
-
-// Each part makes one: what is new other subgroups than queries where there are enough, for either is short code then.
-fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
-    let turn = turn8(rows.t, c);
-    let part = lane / LANES;
-    if together(part < HEADS) {
-        make_query(lane, c, part, turn, r);
-    }
-    if r.fresh {
-        let i = (part + PARTS - PAIRS % PARTS) % PARTS;
-        if together(i < NEW) {
-            make_new(lane, c, i, rows, turn);
-        }
     }
 }
 
@@ -130,12 +115,14 @@ fn main(
 
     var found = over_keys(lane, c, r, page, rows, frequency);
     if r.fresh {
+        let row = row_at(r.here.y + r.here.x);
         // Rows are ready, where no keys are stored as well.
         workgroupBarrier();
-        if rows.is_first {
-            store_fresh(lane, rows.h, row_at(r.here.y + r.here.x));
-        }
         found = with_new(lane, c, r, rows, found);
+        if rows.is_first {
+            // By the last invocations, for the first have the token's own key.
+            store_fresh(WG - 1u - lane, rows.h, row);
+        }
         // Sums meet where rows stand.
         workgroupBarrier();
     }

@@ -145,10 +145,7 @@ impl Attend {
     fn kernel(&self, site: &Site<'_>, split: Split, subgroups: bool) -> Kernel {
         let heads = self.attention.heads;
         let Shape { t, d, .. } = self.shape(site.inputs);
-        let (common, mut constants) = split.parts(&self.attention, site.caps, subgroups, [t, d], NEW);
-        if split.way == Way::Fragments {
-            constants.push(("ANGLES_LATE", 1.0));
-        }
+        let (common, constants) = split.parts(&self.attention, site.caps, subgroups, [t, d], NEW);
         let out = if split.count == 1 { Arg::Output } else { Arg::Scratch(0) };
         let way: &[&File] = match split.way {
             Way::Fragments => {

@@ -121,9 +121,6 @@ impl AttendPacked {
 
         let (common, mut constants) = split.parts(&self.attention, site.caps, subgroups, [t, d], new);
         constants.extend(coding(packing, d, new));
-        // Whole subgroups of 32 make queries.
-        let team = lanes(d) * split.query_heads(&self.attention);
-        constants.push(("PAIRS", (team.next_multiple_of(32) / lanes(d)) as f64));
         let files = [&self.files(way, site.caps.f16)[..], &common].concat();
         let words = packing.map(|packing| packing.row_words(kv_heads, d));
         let mut params = split.params(&self.attention);

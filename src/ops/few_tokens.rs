@@ -185,6 +185,8 @@ impl Split {
             ("MEETING", self.meeting(lanes, merged, new) as f64),
             ("MERGED", merged as f64),
             ("STEP", self.step(d) as f64),
+            // Whole subgroups of 32 make queries.
+            ("PAIRS", ((heads * lanes).next_multiple_of(32) / lanes) as f64),
         ];
         (files, constants)
     }

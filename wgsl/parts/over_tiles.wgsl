@@ -6,9 +6,6 @@
 // halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, maker_count (rows); make_angles
 // (step_angles); make_rows of the kernel.
 
-// Whether angles are made when a tile is on its way: where memory binds. Else rows are waited for, which come of angles.
-override ANGLES_LATE: bool = false;
-
 // Whether keys are multiplied by queries as they stand ready (rows); else only keys of this step are.
 const READ_READY: bool = false;
 
@@ -23,9 +20,7 @@ struct Place { row: u32, most: u32 }
 // loop with a tile of nothing, as in the other over_keys; angles come before that, for rows wait for them. `frequency` is
 // that of a lane's first angle.
 fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency: f32) -> Found {
-    if !ANGLES_LATE {
-        make_angles(lane, r.here, frequency);
-    }
+    make_angles(lane, r.here, frequency);
     let h = rows.h;
     let makers = LANES * maker_count(r);
     let makes = together(lane < makers);
@@ -50,9 +45,7 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency
         }
         if at <= r.low + STEP {
             // Angles are there; then rows are.
-            if !ANGLES_LATE || !is_first {
-                workgroupBarrier();
-            }
+            workgroupBarrier();
             own = with_rows(lane);
         }
         var score = Score();
@@ -61,10 +54,6 @@ fn over_keys(lane: u32, c: u32, r: Range, first_page: u32, rows: Rows, frequency
         }
         if at < r.stored {
             keys_here = keys_at(place, h, lane);
-        }
-        if is_first && ANGLES_LATE {
-            make_angles(lane, r.here, frequency);
-            workgroupBarrier();
         }
         if !is_first || tries_values {
             x = with_values(x, score, values_here, j - STEP, r, h, lane);

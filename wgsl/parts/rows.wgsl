@@ -1,7 +1,8 @@
 // What attend and attend_packed do with the rows of a workgroup: query heads of a token, its new key and value. They wait
 // in workgroup memory, as they come and once they are ready, so that none takes registers while keys are gone through.
-// Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, TOGETHER (found_parts, found_teams); kept8, keep8,
-// MEETING (meet); others, other_of, over_lanes (heads8); dot8 (dot8); fetch_row, made_anew of the kernel.
+// Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, with_ready, TOGETHER (found_parts, found_teams);
+// kept8, keep8, MEETING, PARTS (meet); others, other_of, over_lanes, turn8 (heads8); dot8 (dot8); together (lanes_*);
+// fetch_row, make_query, make_new, made_anew of the kernel.
 
 // Keys and values that a workgroup makes anew: the token's, perhaps a neighbour's.
 override NEW: u32 = 2u;
@@ -75,8 +76,10 @@ struct Pair { key: mat2x4<f32>, value: mat2x4<f32> }
 // With the keys of this step: the token's own, then those of other tokens that come before it. Each counts once.
 fn with_new(lane: u32, c: u32, r: Range, rows: Rows, before: Found) -> Found {
     let own = lane / TOGETHER;
-    let own_score = fresh_scores(lane, c, made_ready(HEADS, c));
-    var found = with_key(lane, before, own_score, made_ready(HEADS + 1u, c), own == 0u);
+    var found = before;
+    if together(own == 0u) {
+        found = with_ready(lane, c, before, own == 0u);
+    }
     for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
         if places[i].y != r.here.y || position < r.start || position >= r.here.x {
@@ -87,4 +90,19 @@ fn with_new(lane: u32, c: u32, r: Range, rows: Rows, before: Found) -> Found {
         found = with_key(lane, found, score, pair.value, own == i % (WG / TOGETHER));
     }
     return found;
+}
+
+// Each part makes one: what is new other parts than queries where there are enough, for either is short code then.
+fn make_rows(lane: u32, c: u32, r: Range, rows: Rows) {
+    let turn = turn8(rows.t, c);
+    let part = lane / LANES;
+    if together(part < HEADS) {
+        make_query(lane, c, part, turn, r);
+    }
+    if r.fresh {
+        let i = (part + PARTS - PAIRS % PARTS) % PARTS;
+        if together(i < NEW) {
+            make_new(lane, c, i, r, rows, turn);
+        }
+    }
 }
