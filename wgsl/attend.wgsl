@@ -9,11 +9,11 @@
 // With one split the result is y; else, for attend_combine, sums per query head and split, and after all of
 // them maximum and sum of weights of each.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
-// by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*), as
-// READ_READY; keep_query (floats8, queries_halves with greatest); own_frequency (step_angles); head8, row_of, inverse_rms,
-// turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); rows_for, keep_rows, raw_of, keep_ready,
-// with_new (rows); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are generated, for
-// queries, keys and values may be one array.
+// by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*);
+// own_frequency (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains,
+// no_head_gains); rows_for, keep_rows, raw_of, keep_made, keep_ready, with_new (rows with floats8, or queries_halves and
+// greatest); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are generated, for queries,
+// keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
 // (4.56 TB/s), by fragments, 35.9 (82%), 20.8 (71%), 7.9; without them 37.8, 22.8, 9.7. README.md beside this
@@ -27,10 +27,7 @@ fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
     let x = raw_of(min(row, HEADS - 1u), c);
     let gain = gains(q_gain8(c), q_gain8(other_of(c)));
     let ready = inverse_rms(lane, x.own) * turned(x, gain, turn);
-    keep_query(lane, c, row, ready, params.scale);
-    if row < HEADS && (READ_READY || r.fresh) {
-        keep_ready(row, c, params.scale * ready);
-    }
+    keep_made(lane, c, row, ready, params.scale, r);
 }
 
 // Key or value.

@@ -9,11 +9,11 @@
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
 // raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*, both with sums and scales8; or over_tiles with
-// by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*), as READ_READY; keep_query (queries_int,
-// queries_halves, packed_floats); own_frequency (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8,
-// k_gain8 (head_gains, no_head_gains); basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8,
-// transformed8 (walsh8 with walsh4, signs); coded (fresh8); store_fresh (store_fresh); rows_for, maker_count, keep_rows,
-// raw_of, keep_ready, with_new (rows); deliver, deliver_none (meet with found_parts, found_teams).
+// by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); own_frequency (step_angles); head8, row_of,
+// inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); basis_of, keep_basis, kept_basis,
+// into_basis (bases8, no_bases8); rotated8, transformed8 (walsh8 with walsh4, signs); coded (fresh8); store_fresh
+// (store_fresh); rows_for, keep_rows, raw_of, keep_made, keep_ready, with_new (rows with queries_int, queries_halves or
+// packed_floats); deliver, deliver_none (meet with found_parts, found_teams).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
@@ -40,12 +40,7 @@ fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
     let x = raw_of(min(row, HEADS - 1u), c);
     let gain = gains(q_gain8(c), q_gain8(other_of(c)));
     let ready = into_basis(kept_basis(c), inverse_rms(lane, x.own) * turned(x, gain, turn));
-    let rotated = transformed8(lane, c, ready);
-    let unit = params.scale * params.norm;
-    keep_query(lane, c, row, rotated, unit);
-    if row < HEADS && (READ_READY || r.fresh) {
-        keep_ready(row, c, unit * rotated);
-    }
+    keep_made(lane, c, row, transformed8(lane, c, ready), params.scale * params.norm, r);
 }
 
 // Key, value, and perhaps a neighbour's: the i-th of them.

@@ -2,7 +2,8 @@
 // in workgroup memory, as they come and once they are ready, so that none takes registers while keys are gone through.
 // Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, with_ready, TOGETHER (found_parts, found_teams);
 // kept8, keep8, MEETING, PARTS (meet); others, other_of, over_lanes, turn8 (heads8); dot8 (dot8); together (lanes_*);
-// fetch_row, make_query, make_new, made_anew of the kernel.
+// keep_query (floats8, queries_int, queries_halves, packed_floats); READ_READY (over_keys, over_tiles); fetch_row,
+// make_query, make_new, made_anew of the kernel.
 
 // Keys and values that a workgroup makes anew: the token's, perhaps a neighbour's.
 override NEW: u32 = 2u;
@@ -43,6 +44,14 @@ fn made_ready(row: u32, c: u32) -> mat2x4<f32> {
 
 fn keep_ready(row: u32, c: u32, x: mat2x4<f32>) {
     keep8(2u * (row * LANES + c), x);
+}
+
+// A query, q times `unit`: as stored keys are multiplied by it, and as it stands for who multiplies by that; all call.
+fn keep_made(lane: u32, c: u32, row: u32, q: mat2x4<f32>, unit: f32, r: Range) {
+    keep_query(lane, c, row, q, unit);
+    if row < HEADS && (READ_READY || r.fresh) {
+        keep_ready(row, c, unit * q);
+    }
 }
 
 // A head as it comes, with the values that its own turn with.
