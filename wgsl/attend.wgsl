@@ -10,8 +10,8 @@
 // them maximum and sum of weights of each.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
 // by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*);
-// own_frequency (step_angles); head8, row_of, inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains,
-// no_head_gains); rows_for, keep_rows, raw_of, keep_made, keep_ready, with_new (rows with floats8, or queries_halves and
+// own_frequency (step_angles); head8, row_of, inverse_rms, turn8 (heads8); rows_for, keep_rows, raw_of, turned_query,
+// turned_key, keep_made, keep_ready, with_new (rows with head_gains or no_head_gains, floats8 or queries_halves and
 // greatest); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are generated, for queries,
 // keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
@@ -24,10 +24,7 @@ fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
 }
 
 fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
-    let x = raw_of(min(row, HEADS - 1u), c);
-    let gain = gains(q_gain8(c), q_gain8(other_of(c)));
-    let ready = inverse_rms(lane, x.own) * turned(x, gain, turn);
-    keep_made(lane, c, row, ready, params.scale, r);
+    keep_made(lane, c, row, turned_query(lane, c, row, turn), params.scale, r);
 }
 
 // Key or value.
@@ -36,7 +33,7 @@ fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
     let inverse = inverse_rms(lane, x.own);
     var ready = x.own;
     if i == 0u {
-        ready = inverse * turned(x, gains(k_gain8(c), k_gain8(other_of(c))), turn);
+        ready = turned_key(c, inverse, x, turn);
     }
     if i >= NEW {
         return;
@@ -56,8 +53,7 @@ fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
 // The new pair of token i.
 fn made_anew(lane: u32, c: u32, i: u32, rows: Rows) -> Pair {
     let raw = row_of(HEADS, i, rows.h, rows.head, c);
-    let gain = gains(k_gain8(c), k_gain8(other_of(c)));
-    let key = inverse_rms(lane, raw.own) * turned(raw, gain, turn8(i, c));
+    let key = turned_key(c, inverse_rms(lane, raw.own), raw, turn8(i, c));
     return Pair(eight(round8(key)), eight(round8(row_of(HEADS + 1u, i, rows.h, rows.head, c).own)));
 }
 

@@ -10,9 +10,9 @@
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
 // raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*, both with sums and scales8; or over_tiles with
 // by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); own_frequency (step_angles); head8, row_of,
-// inverse_rms, turn8, turned (heads8); q_gain8, k_gain8 (head_gains, no_head_gains); basis_of, keep_basis, kept_basis,
-// into_basis (bases8, no_bases8); rotated8, transformed8 (walsh8 with walsh4, signs); coded (fresh8); store_fresh
-// (store_fresh); rows_for, keep_rows, raw_of, keep_made, keep_ready, with_new (rows with queries_int, queries_halves or
+// inverse_rms, turn8 (heads8); basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8, transformed8
+// (walsh8 with walsh4, signs); coded (fresh8); store_fresh (store_fresh); rows_for, keep_rows, raw_of, turned_query,
+// turned_key, keep_made, keep_ready, with_new (rows with head_gains or no_head_gains, queries_int, queries_halves or
 // packed_floats); deliver, deliver_none (meet with found_parts, found_teams).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
@@ -37,9 +37,7 @@ fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
 }
 
 fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
-    let x = raw_of(min(row, HEADS - 1u), c);
-    let gain = gains(q_gain8(c), q_gain8(other_of(c)));
-    let ready = into_basis(kept_basis(c), inverse_rms(lane, x.own) * turned(x, gain, turn));
+    let ready = into_basis(kept_basis(c), turned_query(lane, c, row, turn));
     keep_made(lane, c, row, transformed8(lane, c, ready), params.scale * params.norm, r);
 }
 
@@ -51,7 +49,7 @@ fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
     let inverse = inverse_rms(lane, x.own);
     var ready = x.own;
     if !is_value {
-        ready = inverse * turned(x, gains(k_gain8(c), k_gain8(other_of(c))), turn);
+        ready = turned_key(c, inverse, x, turn);
     }
     let basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, rows.h), c);
     let codes = coded(lane, c, rotated8(lane, c, into_basis(basis, ready)), is_value);
@@ -71,9 +69,8 @@ fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
 // The new pair of token i.
 fn made_anew(lane: u32, c: u32, i: u32, rows: Rows) -> Pair {
     let raw = row_of(HEADS, i, rows.h, rows.head, c);
-    let gain = gains(k_gain8(c), k_gain8(other_of(c)));
-    let turned_key = inverse_rms(lane, raw.own) * turned(raw, gain, turn8(i, c));
-    let key = into_basis(basis_of(KEYS, rows.h, c), turned_key);
+    let ready = turned_key(c, inverse_rms(lane, raw.own), raw, turn8(i, c));
+    let key = into_basis(basis_of(KEYS, rows.h, c), ready);
     let value = into_basis(basis_of(VALUES, rows.h, c), row_of(HEADS + 1u, i, rows.h, rows.head, c).own);
     let key_codes = coded(lane, c, rotated8(lane, c, key), false);
     let value_codes = coded(lane, c, rotated8(lane, c, value), true);

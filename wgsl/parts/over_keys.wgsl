@@ -2,8 +2,8 @@
 // a time, a tile, and every query head uses a key and a value once loaded. Maxima and sums stay in registers, and no
 // barrier stands between keys.
 // Needs Range, page_after (found); Found (found_parts); STEP (key_range); PAGE (pages); together (lanes_*); Tile, tile_at,
-// Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, maker_count (rows);
-// make_angles (step_angles); make_rows of the kernel.
+// Score, Own, own_of_lane, with_rows, nothing_yet, scores_of, with_values, found_by (by_floats); Rows, maker_count,
+// make_rows (rows); make_angles (step_angles).
 
 // Whether keys are multiplied by queries as they stand ready (rows); else only keys of this step are.
 const READ_READY: bool = true;

@@ -3,8 +3,8 @@
 // Needs Range, page_at, nothing (found); Found (found_parts, found_teams); STEP (key_range); PAGE (pages); together
 // (lanes_*); Own, with_rows (queries_int, queries_halves); tile_of (keys_int, by_fragments); Keys, keys_at, arrived_with,
 // Score, scores_of (keys_int, or codes_fragments, halves_fragments); Values, values_at (by_integers, or codes_fragments,
-// halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, maker_count (rows); make_angles
-// (step_angles); make_rows of the kernel.
+// halves_fragments); nothing_yet, with_values, found_by (by_integers, by_fragments); Rows, maker_count, make_rows (rows);
+// make_angles (step_angles).
 
 // Whether keys are multiplied by queries as they stand ready (rows); else only keys of this step are.
 const READ_READY: bool = false;

@@ -1,9 +1,9 @@
 // What attend and attend_packed do with the rows of a workgroup: query heads of a token, its new key and value. They wait
 // in workgroup memory, as they come and once they are ready, so that none takes registers while keys are gone through.
 // Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, with_ready, TOGETHER (found_parts, found_teams);
-// kept8, keep8, MEETING, PARTS (meet); others, other_of, over_lanes, turn8 (heads8); dot8 (dot8); together (lanes_*);
-// keep_query (floats8, queries_int, queries_halves, packed_floats); READ_READY (over_keys, over_tiles); fetch_row,
-// make_query, make_new, made_anew of the kernel.
+// kept8, keep8, MEETING, PARTS (meet); others, other_of, over_lanes, inverse_rms, gains, turn8, turned (heads8); q_gain8,
+// k_gain8 (head_gains, no_head_gains); dot8 (dot8); together (lanes_*); keep_query (floats8, queries_int, queries_halves,
+// packed_floats); READ_READY (over_keys, over_tiles); fetch_row, make_query, make_new, made_anew of the kernel.
 
 // Keys and values that a workgroup makes anew: the token's, perhaps a neighbour's.
 override NEW: u32 = 2u;
@@ -63,6 +63,18 @@ fn raw_of(row: u32, c: u32) -> Pairs {
 
 fn keep_raw(row: u32, c: u32, x: mat2x4<f32>) {
     keep8(MEETING / 2u + 2u * (row * LANES + c), x);
+}
+
+// A query, normed and turned; all call.
+fn turned_query(lane: u32, c: u32, row: u32, turn: Turn) -> mat2x4<f32> {
+    let x = raw_of(min(row, HEADS - 1u), c);
+    let gain = gains(q_gain8(c), q_gain8(other_of(c)));
+    return inverse_rms(lane, x.own) * turned(x, gain, turn);
+}
+
+// A key, normed by `inverse` (inverse_rms) and turned.
+fn turned_key(c: u32, inverse: f32, x: Pairs, turn: Turn) -> mat2x4<f32> {
+    return inverse * turned(x, gains(k_gain8(c), k_gain8(other_of(c))), turn);
 }
 
 // This lane's share of the scores of a key with each query head that stands ready.
