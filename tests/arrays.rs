@@ -259,6 +259,7 @@ fn dtypes_round_trip_bit_for_bit() {
 
 #[test]
 fn whole_numbers_become_floats_where_a_function_wants_them() {
+    let _turn = turn();
     for device in devices() {
         let x = MLXArray::from_bytes(bytemuck::cast_slice(&[1u32, 4, 9]), &[3], Dtype::U32, device).unwrap();
         assert_eq!(x.sqrt().data(), [1.0, 2.0, 3.0]);
@@ -272,23 +273,27 @@ fn whole_numbers_become_floats_where_a_function_wants_them() {
 #[test]
 #[should_panic(expected = "slice of 18446744073709551615 from 1 on")]
 fn slices_past_all_numbers_are_refused() {
+    let _turn = turn();
     let _ = MLXArray::new_cpu(vec![1.0; 4], ArrayShape::Shape1D(4)).slice(0, 1, usize::MAX);
 }
 
 #[test]
 #[should_panic(expected = "f32[1099511627776, 4194304] has more bytes than a usize can count")]
 fn shapes_past_all_numbers_are_refused() {
+    let _turn = turn();
     let _ = MLXArray::scalar(1.0).broadcast_to(&[1 << 40, 1 << 22]);
 }
 
 #[test]
 #[should_panic(expected = "reshape [0] to [4294967296, 4294967296]")]
 fn shapes_of_so_many_that_nothing_is_left_are_refused() {
+    let _turn = turn();
     let _ = MLXArray::new_cpu(vec![], ArrayShape::Shape1D(0)).reshape(&[1 << 32, 1 << 32]);
 }
 
 #[test]
 fn what_no_memory_holds_does_not_move() {
+    let _turn = turn();
     for device in devices() {
         let e = MLXArray::iota(1 << 60).try_to_device(device).and_then(|x| x.try_eval()).unwrap_err();
         assert!(e.is_memory(), "{device}: {e}");
