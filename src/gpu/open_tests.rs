@@ -162,9 +162,9 @@ fn pipelines_are_kept_for_the_next_process() {
         assert_eq!(loaded, 0);
         return;
     };
-    // The kernel that tries the device is one more.
+    // Kernels that try the device are more: one that reads past an end, one that multiplies matrices.
     let own = compiled - 20;
-    assert!(own <= 1 && loaded == 0, "{compiled} compiled, {loaded} loaded");
+    assert!(own <= 2 && loaded == 0, "{compiled} compiled, {loaded} loaded");
     assert_eq!(run_kept(folder.path(), 20).unwrap(), (0, compiled));
     assert_eq!(run_kept(folder.path(), 22).unwrap(), (2, compiled));
     assert_eq!(run_kept(folder.path(), 22).unwrap(), (0, compiled + 2));
