@@ -79,8 +79,7 @@ fn cache() -> &'static Mutex<HashMap<String, Arc<Plan>>> {
 }
 
 /// The plan for these outputs, and the arrays that its leaves stand for.
-pub(super) fn plan(outputs: &[MLXArray], device: Device) -> Result<(Arc<Plan>, Vec<MLXArray>)> {
-    let fuse = fuses();
+pub(super) fn plan(outputs: &[MLXArray], device: Device, fuse: bool) -> Result<(Arc<Plan>, Vec<MLXArray>)> {
     let gpu = if device == Device::GPU { Some(Gpu::shared()?) } else { None };
     let caps = gpu.as_ref().map(|g| g.caps());
     let lock = || cache().lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,9 +144,17 @@ impl Program {
     /// # Errors
     /// No adapter, memory exhausted, a value too large for the adapter, a kernel the driver refuses.
     pub(crate) fn new(outputs: &[MLXArray]) -> Result<Self> {
+        Self::with_fusion(outputs, fuses())
+    }
+
+    /// The same, fused or not whatever [`set_fusion`] said.
+    ///
+    /// # Errors
+    /// As [`Program::new`].
+    pub(super) fn with_fusion(outputs: &[MLXArray], fuse: bool) -> Result<Self> {
         let gpu = outputs.iter().any(|x| x.device() == Device::GPU);
         let device = if gpu { Device::GPU } else { Device::CPU };
-        let (plan, leaves) = PLANNING.on(|| plan(outputs, device))?;
+        let (plan, leaves) = PLANNING.on(|| plan(outputs, device, fuse))?;
         let mut buffers = Vec::with_capacity(plan.slots.len());
         for slot in &plan.slots {
             buffers.push(match *slot {

@@ -1,8 +1,7 @@
 //! Rules on layers put together by chance: fused, not fused and by definition they are the same, whether or not a
 //! rule's pattern is quite there.
 
-use super::tests::{FUSION, array, check_sums, devices};
-use super::*;
+use super::tests::{array, check_both, devices};
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
 use crate::ops::{Format, Gate, GateKind, Linear, RmsNorm};
@@ -121,14 +120,9 @@ proptest! {
 
     #[test]
     fn random_layers_agree(kind in any::<u8>(), choices in prop::collection::vec(any::<(u8, u8, u8)>(), 1..7)) {
-        let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
         for device in devices() {
             let layers = Layers::new(kind, device);
-            for fuse in [true, false] {
-                set_fusion(fuse);
-                check_sums("random layers", &layers.grow(&choices), 2e-3, layers.of_greatest());
-            }
-            set_fusion(true);
+            check_both("random layers", &layers.grow(&choices), 2e-3, layers.of_greatest());
         }
     }
 }

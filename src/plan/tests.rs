@@ -9,9 +9,6 @@ use crate::prim::{FUNCTIONS, Typing};
 use crate::reference::{self, Values};
 use proptest::prelude::*;
 
-/// Fusion is one switch for the process: tests that turn it, or count on it, take turns.
-pub(super) static FUSION: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 /// The CPU, and the GPU if there is one.
 pub(super) fn devices() -> Vec<Device> {
     [Device::CPU].into_iter().chain(or_skip(Gpu::shared()).map(|_| Device::GPU)).collect()
@@ -28,14 +25,21 @@ pub(super) fn array(dims: &[usize], from: f32, step: f32, device: Device) -> MLX
 /// Evaluates on the array's device and compares with the definition.
 #[track_caller]
 pub(super) fn check(name: &str, x: &MLXArray, tolerance: f32) {
-    check_sums(name, x, tolerance, 0.0);
+    check_planned(name, x, tolerance, 0.0, true);
 }
 
-/// The same where an element may also be off by this part of the greatest: sums are by what they add up.
+/// The same, fused and not. An element may also be off by a part of the greatest: sums are by what they add up.
 #[track_caller]
-pub(super) fn check_sums(name: &str, x: &MLXArray, tolerance: f32, of_greatest: f32) {
+pub(super) fn check_both(name: &str, x: &MLXArray, tolerance: f32, of_greatest: f32) {
+    for fuse in [true, false] {
+        check_planned(name, x, tolerance, of_greatest, fuse);
+    }
+}
+
+#[track_caller]
+fn check_planned(name: &str, x: &MLXArray, tolerance: f32, of_greatest: f32, fuse: bool) {
     let expected = reference::eval(x).unwrap();
-    let mut program = Program::new(std::slice::from_ref(x)).unwrap();
+    let mut program = Program::with_fusion(std::slice::from_ref(x), fuse).unwrap();
     program.run().unwrap();
     let mut bytes = vec![0; x.nbytes()];
     program.read(0, &mut bytes).unwrap();
@@ -206,7 +210,6 @@ fn ten_ops_are_one_dispatch() {
     if !devices().contains(&Device::GPU) {
         return;
     }
-    let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
     let x = array(&[1000], -1.0, 0.02, Device::GPU);
     let chain = (((&x * 2.0 + 1.0).exp().sqrt() - 0.5).abs() + 0.1).log().tanh() * 3.0;
     let program = Program::new(&[chain]).unwrap();
@@ -216,13 +219,12 @@ fn ten_ops_are_one_dispatch() {
 /// Values that do not live at the same time share a buffer.
 #[test]
 fn equal_graphs_have_one_plan_and_few_buffers() {
-    let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
     for device in devices() {
         let chain = |m: usize, from: f32| {
             let w = array(&[9, 9], 0.1, 0.001, device);
             (0..8).fold(array(&[m, 9], from, 0.01, device), |x, _| x.matmul(&w).tanh())
         };
-        let plan = |x: &MLXArray| super::program::plan(std::slice::from_ref(x), device).unwrap().0;
+        let plan = |x: &MLXArray| super::program::plan(std::slice::from_ref(x), device, true).unwrap().0;
         let (one, same, other) = (plan(&chain(5, 0.3)), plan(&chain(5, -1.0)), plan(&chain(6, 0.3)));
         assert!(std::sync::Arc::ptr_eq(&one, &same) && !std::sync::Arc::ptr_eq(&one, &other));
         check("a chain of products", &chain(5, 0.3), 1e-5);
@@ -239,7 +241,6 @@ fn equal_graphs_have_one_plan_and_few_buffers() {
 
 #[test]
 fn what_follows_a_fold_ends_its_kernel() {
-    let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
     for device in devices() {
         let (x, w) = (array(&[5, 33], -1.0, 0.02, device), array(&[33, 9], 0.4, -0.01, device));
         let bias = array(&[9], 0.2, 0.03, device);
@@ -308,13 +309,8 @@ proptest! {
 
     #[test]
     fn random_formulas_agree(choices in prop::collection::vec(any::<(u8, u8, u8)>(), 1..14)) {
-        let _turn = FUSION.lock().unwrap_or_else(|e| e.into_inner());
         for device in devices() {
-            for fuse in [true, false] {
-                set_fusion(fuse);
-                check("random", &grow(&choices, device), 2e-4);
-            }
-            set_fusion(true);
+            check_both("random", &grow(&choices, device), 2e-4, 0.0);
         }
     }
 }
