@@ -270,7 +270,7 @@ mod tests {
         let roofs = roofs(&gpu).unwrap();
         assert!(roofs.rows().iter().all(|(_, value, _)| value.is_finite() && *value > 0.0), "{roofs}");
         assert!(roofs.read_bytes >= 4 << 20);
-        assert_eq!(roofs.coop.is_some(), gpu.caps().coop8 || gpu.caps().coop16);
+        assert_eq!(roofs.coop.is_some(), gpu.caps().has_matrix_units());
         let text = roofs.to_string();
         assert!(text.starts_with(gpu.name()) && text.contains("memory read"), "{text}");
     }

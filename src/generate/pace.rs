@@ -23,7 +23,7 @@ pub(crate) fn chunk_on(device: Device) -> usize {
 
 /// Operations per second of the slower GPUs of a kind.
 fn rate(caps: &Caps) -> f64 {
-    match (caps.coop8 || caps.coop16, caps.unified) {
+    match (caps.has_matrix_units(), caps.unified) {
         (true, false) => 40e12,
         (true, true) => 2e12,
         (false, false) => 3e12,

@@ -45,10 +45,8 @@ fn with_room(name: &str, device: Device) -> Model {
 
 /// Devices, the cache each uses, and by how much kernels of different shapes may differ there: some multiply halves.
 pub(super) fn routes() -> Vec<(Device, KvKind, f64)> {
-    let on_gpu = |gpu: Arc<Gpu>| {
-        let halves = gpu.caps().coop8 || gpu.caps().coop16;
-        (Device::GPU, KvKind::F16, if halves { 5e-3 } else { 2e-3 })
-    };
+    let on_gpu =
+        |gpu: Arc<Gpu>| (Device::GPU, KvKind::F16, if gpu.caps().has_matrix_units() { 5e-3 } else { 2e-3 });
     let mut routes = vec![(Device::CPU, KvKind::F32, 1e-5)];
     routes.extend(or_skip(Gpu::shared()).map(on_gpu));
     routes

@@ -112,6 +112,11 @@ impl Caps {
         offset_alignment: 256,
     };
 
+    /// Whether products of many rows are of halves, by matrix units.
+    pub(crate) fn has_matrix_units(&self) -> bool {
+        self.coop8 || self.coop16
+    }
+
     /// Whether kernels of this tier can run.
     pub fn has(&self, tier: Tier) -> bool {
         match tier {

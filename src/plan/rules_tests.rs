@@ -4,6 +4,7 @@
 use super::tests::{array, check_both, devices};
 use crate::array::{Device, MLXArray};
 use crate::dtype::Dtype;
+use crate::gpu::Gpu;
 use crate::ops::{Format, Gate, GateKind, Linear, RmsNorm};
 use proptest::prelude::*;
 
@@ -32,9 +33,11 @@ impl Layers {
         }
     }
 
-    /// By which part of the greatest value integer products of bytes may be off after some layers.
+    /// By which part of the greatest value products of halves, and integer products of bytes, may be off after some layers.
     fn of_greatest(&self) -> f32 {
+        let halves = || Gpu::shared().is_ok_and(|gpu| gpu.caps().has_matrix_units());
         match (self.device, self.format) {
+            (Device::GPU, _) if halves() => 1e-3,
             (Device::GPU, Format::Affine { .. }) => 1e-4,
             _ => 0.0,
         }
