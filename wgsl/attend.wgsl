@@ -11,12 +11,12 @@
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_keys with sums,
 // by_floats, floats8, or over_tiles with by_fragments, halves_fragments, fragments; both with cache8_*, lanes_*);
 // own_frequency (step_angles); head8, row_of, inverse_rms, turn8 (heads8); rows_for, keep_rows, raw_of, turned_query,
-// turned_key, keep_made, keep_ready, with_new (rows with head_gains or no_head_gains, floats8 or queries_halves and
-// greatest); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are generated, for queries,
-// keys and values may be one array.
+// turned_key, keep_made, keep_ready, is_alone, deliver_alone, with_new (rows with head_gains or no_head_gains, floats8 or
+// queries_halves and greatest); deliver, deliver_none (meet with found_parts, found_teams). Bindings and q4, k4, v4 are
+// generated, for queries, keys and values may be one array.
 // f16, 32 heads of 128 over 8, between a model's other kernels, without attend_combine (2.2 us): on an NVIDIA H100
 // (3.14 TB/s) 32768 keys 50.3 us (86% of what it can read), 16384 keys 28.2 us (77%), 2048 keys 9.2 us; on an H200
-// (4.56 TB/s), by fragments, 35.9 (82%), 20.8 (71%), 7.9; without them 37.8, 22.8, 9.7. README.md beside this
+// (4.56 TB/s), by fragments, 35.8 (82%), 20.8 (71%), 7.6; without them 37.8, 22.8, 9.7. README.md beside this
 // file has what was tried.
 
 fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
@@ -87,6 +87,10 @@ fn main(
     if r.fresh {
         // Rows are ready, where no keys are stored as well.
         workgroupBarrier();
+        if is_alone(r) {
+            deliver_alone(lane, c, rows, group.y, groups.y);
+            return;
+        }
         found = with_new(lane, c, r, rows, found);
         // Sums meet where rows stand.
         workgroupBarrier();

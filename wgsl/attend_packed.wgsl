@@ -4,7 +4,7 @@
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
 // 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200, by fragments, 32768 keys of 8 bits
-// 22.8 us, of 4 bits 17.4, attend over f16 35.9; 16384 keys 14.6, 11.9 and 20.8; 2048 keys 9.3, 8.6 and 7.9. As whole
+// 22.8 us, of 4 bits 17.3, attend over f16 35.8; 16384 keys 14.8, 12.0 and 20.8; 2048 keys 8.9, 8.2 and 7.6. As whole
 // numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
@@ -12,8 +12,8 @@
 // by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); own_frequency (step_angles); head8, row_of,
 // inverse_rms, turn8 (heads8); basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8, transformed8
 // (walsh8 with walsh4, signs); coded (fresh8); store_fresh (store_fresh); rows_for, keep_rows, raw_of, turned_query,
-// turned_key, keep_made, keep_ready, with_new (rows with head_gains or no_head_gains, queries_int, queries_halves or
-// packed_floats); deliver, deliver_none (meet with found_parts, found_teams).
+// turned_key, keep_made, keep_ready, is_alone, deliver_alone, with_new (rows with head_gains or no_head_gains, queries_int,
+// queries_halves or packed_floats); deliver, deliver_none (meet with found_parts, found_teams).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
@@ -110,11 +110,15 @@ fn main(
         let row = row_at(r.here.y + r.here.x);
         // Rows are ready, where no keys are stored as well.
         workgroupBarrier();
-        found = with_new(lane, c, r, rows, found);
         if rows.is_first {
-            // By the last invocations, for the first have the token's own key.
+            // By the last invocations, for the first have query heads.
             store_fresh(WG - 1u - lane, rows.h, row);
         }
+        if is_alone(r) {
+            deliver_alone(lane, c, rows, group.y, groups.y);
+            return;
+        }
+        found = with_new(lane, c, r, rows, found);
         // Sums meet where rows stand.
         workgroupBarrier();
     }

@@ -1,5 +1,5 @@
 // What the parts of a workgroup find where each has some keys of its own: 8 values of all query heads an invocation.
-// Needs across4 (lanes_*); keep8, PARTS, MERGED, AT_ONCE (meet); LANES, HEADS (found); made_ready, fresh_scores (rows).
+// Needs across4 (lanes_*); keep8, PARTS, MERGED, AT_ONCE (meet); LANES, HEADS (found).
 
 // Invocations that find together.
 override TOGETHER: u32 = LANES;
@@ -24,12 +24,6 @@ fn with_key(lane: u32, before: Found, score: vec4<f32>, value: mat2x4<f32>, coun
         higher,
         decay * before.total + weight,
     );
-}
-
-// With the key that stands ready.
-fn with_ready(lane: u32, c: u32, before: Found, counts: bool) -> Found {
-    let score = fresh_scores(lane, c, made_ready(HEADS, c));
-    return with_key(lane, before, score, made_ready(HEADS + 1u, c), counts);
 }
 
 // Of every head, once all have told.

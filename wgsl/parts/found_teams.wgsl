@@ -1,7 +1,6 @@
 // What the teams of a workgroup find by products of fragments, 32 invocations some keys together: lane 4 g + t 8 values of
 // query head t that lane g of a part has elsewhere, of heads of more than 64 values those of lane g + 8 as well.
-// Needs across4, from_lane4 (lanes_*); keep8, PARTS, MERGED, AT_ONCE (meet); LANES, HEADS (found); made_ready (rows); dot8
-// (dot8).
+// Needs from_lane4 (lanes_*); keep8, PARTS, MERGED, AT_ONCE (meet); LANES, HEADS (found).
 
 // Invocations that find together.
 const TOGETHER: u32 = 32u;
@@ -20,45 +19,21 @@ fn from_part(lane: u32, x: mat2x4<f32>, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(from_lane4(lane, x[0], giver), from_lane4(lane, x[1], giver));
 }
 
-// With one more key, if it counts for this team: its score with this lane's query head, its value as sums lie in lanes.
-fn with_one(before: Found, score: f32, first: mat2x4<f32>, last: mat2x4<f32>, counts: bool) -> Found {
-    let higher = select(before.greatest, max(before.greatest, score), counts);
+// With one more key, whose scores all lanes know and whose value lies in the lanes of each part, if it counts for this team.
+fn with_key(lane: u32, before: Found, score: vec4<f32>, value: mat2x4<f32>, counts: bool) -> Found {
+    let own = score[lane & 3u];
+    let higher = select(before.greatest, max(before.greatest, own), counts);
     let decay = exp(before.greatest - higher);
-    let weight = select(0.0, exp(score - higher), counts);
+    let weight = select(0.0, exp(own - higher), counts);
+    let g = (lane & 31u) / 4u;
     var found = before;
-    found.first = decay * before.first + weight * first;
+    found.first = decay * before.first + weight * from_part(lane, value, g);
     if LANES == 16u {
-        found.last = decay * before.last + weight * last;
+        found.last = decay * before.last + weight * from_part(lane, value, 8u + g);
     }
     found.greatest = higher;
     found.total = decay * before.total + weight;
     return found;
-}
-
-// A key whose scores all lanes know, and whose value lies in the lanes of each part.
-fn with_key(lane: u32, before: Found, score: vec4<f32>, value: mat2x4<f32>, counts: bool) -> Found {
-    let g = (lane & 31u) / 4u;
-    var last = mat2x4<f32>();
-    if LANES == 16u {
-        last = from_part(lane, value, 8u + g);
-    }
-    return with_one(before, score[lane & 3u], from_part(lane, value, g), last, counts);
-}
-
-// The key that stands ready: lane 4 g + t adds up products with query head t.
-fn with_ready(lane: u32, c: u32, before: Found, counts: bool) -> Found {
-    let query = min(lane & 3u, HEADS - 1u);
-    let g = (lane & 31u) / 4u;
-    var score = vec4<f32>(dot8(made_ready(query, g), made_ready(HEADS, g)));
-    var last = mat2x4<f32>();
-    if LANES == 16u {
-        score += dot8(made_ready(query, 8u + g), made_ready(HEADS, 8u + g));
-        last = made_ready(HEADS + 1u, 8u + g);
-    }
-    score += across4(lane, score, 4u);
-    score += across4(lane, score, 8u);
-    score += across4(lane, score, 16u);
-    return with_one(before, score.x, made_ready(HEADS + 1u, g), last, counts);
 }
 
 // Sums as they meet. A team tells what they are relative to and waits for none: who adds them up weighs them.

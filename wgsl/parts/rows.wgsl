@@ -1,9 +1,10 @@
 // What attend and attend_packed do with the rows of a workgroup: query heads of a token, its new key and value. They wait
 // in workgroup memory, as they come and once they are ready, so that none takes registers while keys are gone through.
-// Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, with_ready, TOGETHER (found_parts, found_teams);
-// kept8, keep8, MEETING, PARTS (meet); others, other_of, over_lanes, inverse_rms, gains, turn8, turned (heads8); q_gain8,
-// k_gain8 (head_gains, no_head_gains); dot8 (dot8); together (lanes_*); keep_query (floats8, queries_int, queries_halves,
-// packed_floats); READ_READY (over_keys, over_tiles); fetch_row, make_query, make_new, made_anew of the kernel.
+// Needs Range, HEADS, TOKENS, WG, LANES (found); Found, with_key, TOGETHER (found_parts, found_teams); first_new; kept8,
+// keep8, put_found, MEETING, PARTS (meet); others, other_of, over_lanes, inverse_rms, gains, turn8, turned (heads8);
+// q_gain8, k_gain8 (head_gains, no_head_gains); dot8 (dot8); together (lanes_*); keep_query (floats8, queries_int,
+// queries_halves, packed_floats); READ_READY (over_keys, over_tiles); fetch_row, make_query, make_new, made_anew of the
+// kernel.
 
 // Keys and values that a workgroup makes anew: the token's, perhaps a neighbour's.
 override NEW: u32 = 2u;
@@ -94,13 +95,33 @@ fn fresh_scores(lane: u32, c: u32, key: mat2x4<f32>) -> vec4<f32> {
 // A new key and its value, as the cache stores them.
 struct Pair { key: mat2x4<f32>, value: mat2x4<f32> }
 
+// Whether all that a workgroup has is its token's own key.
+fn is_alone(r: Range) -> bool {
+    return r.low >= r.high && first_new(r.here) == r.here.x;
+}
+
+// What such a workgroup finds: the value, relative to each query head's score. A part takes a head.
+fn deliver_alone(lane: u32, c: u32, rows: Rows, split: u32, splits: u32) {
+    let key = made_ready(HEADS, c);
+    let value = made_ready(HEADS + 1u, c);
+    for (var first = 0u; first < HEADS; first += PARTS) {
+        let head = first + lane / LANES;
+        if together(head < HEADS) {
+            let score = over_lanes(lane, vec4<f32>(dot8(made_ready(min(head, HEADS - 1u), c), key))).x;
+            if head < min(HEADS, rows.count) && c < params.eights {
+                let row = rows.t * params.heads + rows.head + head;
+                put_found(row, 2u * c, split, splits, value[0], score, 1.0);
+                put_found(row, 2u * c + 1u, split, splits, value[1], score, 1.0);
+            }
+        }
+    }
+}
+
 // With the keys of this step: the token's own, then those of other tokens that come before it. Each counts once.
 fn with_new(lane: u32, c: u32, r: Range, rows: Rows, before: Found) -> Found {
     let own = lane / TOGETHER;
-    var found = before;
-    if together(own == 0u) {
-        found = with_ready(lane, c, before, own == 0u);
-    }
+    let scores = fresh_scores(lane, c, made_ready(HEADS, c));
+    var found = with_key(lane, before, scores, made_ready(HEADS + 1u, c), own == 0u);
     for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
         if places[i].y != r.here.y || position < r.start || position >= r.here.x {
