@@ -70,7 +70,7 @@ fn fusion_over_a_packed_cache_does_not_change_logits() {
     // A value on the edge between two codes may fall to either side, the further the fewer codes there are. Matrix units,
     // which multiply halves, round logits by 1e-3, and are off by up to 8e-3, 2e-2, 6e-2 and 5e-2; coding itself by 0.01 to
     // 0.3.
-    let most = match gpu.caps().coop8 || gpu.caps().coop16 {
+    let most = match gpu.caps().has_matrix_units() {
         true => [1e-2, 3e-2, 9e-2, 9e-2],
         false => [1e-2, 3e-2, 3e-2, 3e-2],
     };

@@ -1,6 +1,6 @@
 //! Pages change nothing but what fits: answers that share them, wait for them or have given some back.
 
-use super::tests::{answer, copy_of, error, greedy, ids, load, model, routes, run};
+use super::tests::{answer, changed, error, greedy, ids, model, routes, run};
 use super::{Batch, BatchItem, FinishReason, Generator, logits, logits_after};
 use crate::array::Device;
 use crate::kv_quantization::KvKind;
@@ -78,12 +78,7 @@ fn a_prompt_begins_with_what_any_had() {
 
 /// A fixture whose layers see so many tokens, on a device.
 fn sliding(window: usize, device: Device) -> Model {
-    let folder = copy_of("mistral");
-    let path = folder.path().join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    config["sliding_window"] = window.into();
-    std::fs::write(&path, config.to_string()).unwrap();
-    load(folder.path(), device)
+    changed("mistral", "sliding_window", window, device)
 }
 
 /// Windows less than a page, a page, and no whole number of pages: answers as without giving anything back.

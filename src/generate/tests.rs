@@ -20,12 +20,12 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("model")
 }
 
-pub(super) fn load(folder: &Path, device: Device) -> Model {
+fn load(folder: &Path, device: Device) -> Model {
     Model::load(folder, LoadOptions { device: Some(device), ..LoadOptions::default() }).unwrap()
 }
 
 /// A fixture's folder, to be changed.
-pub(super) fn copy_of(name: &str) -> tempfile::TempDir {
+fn copy_of(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden(name)).unwrap().map(Result::unwrap) {
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
@@ -33,14 +33,19 @@ pub(super) fn copy_of(name: &str) -> tempfile::TempDir {
     folder
 }
 
-/// A fixture with room for a few chunks, whatever the device.
-fn with_room(name: &str, device: Device) -> Model {
+/// A fixture whose configuration says something else.
+pub(super) fn changed(name: &str, field: &str, value: usize, device: Device) -> Model {
     let folder = copy_of(name);
     let path = folder.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    config["max_position_embeddings"] = (4 * chunk_on(device)).into();
+    config[field] = value.into();
     std::fs::write(path, config.to_string()).unwrap();
     load(folder.path(), device)
+}
+
+/// A fixture with room for a few chunks, whatever the device.
+fn with_room(name: &str, device: Device) -> Model {
+    changed(name, "max_position_embeddings", 4 * chunk_on(device), device)
 }
 
 /// Devices, the cache each uses, and by how much kernels of different shapes may differ there: some multiply halves.

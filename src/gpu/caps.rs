@@ -113,7 +113,7 @@ impl Caps {
     };
 
     /// Whether products of many rows are of halves, by matrix units.
-    pub(crate) fn has_matrix_units(&self) -> bool {
+    pub fn has_matrix_units(&self) -> bool {
         self.coop8 || self.coop16
     }
 

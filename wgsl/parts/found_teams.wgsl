@@ -19,7 +19,7 @@ fn from_part(lane: u32, x: mat2x4<f32>, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(from_lane4(lane, x[0], giver), from_lane4(lane, x[1], giver));
 }
 
-// With one more key, whose scores all lanes know and whose value lies in the lanes of each part, if it counts for this team.
+// With one more key, whose scores all lanes know, and whose value lies in the lanes of each part, if it counts for this team.
 fn with_key(lane: u32, before: Found, score: vec4<f32>, value: mat2x4<f32>, counts: bool) -> Found {
     let own = score[lane & 3u];
     let higher = select(before.greatest, max(before.greatest, own), counts);

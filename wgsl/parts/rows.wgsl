@@ -102,17 +102,14 @@ fn is_alone(r: Range) -> bool {
 
 // What such a workgroup finds: the value, relative to each query head's score. A part takes a head.
 fn deliver_alone(lane: u32, c: u32, rows: Rows, split: u32, splits: u32) {
-    let key = made_ready(HEADS, c);
-    let value = made_ready(HEADS + 1u, c);
-    for (var first = 0u; first < HEADS; first += PARTS) {
-        let head = first + lane / LANES;
-        if together(head < HEADS) {
-            let score = over_lanes(lane, vec4<f32>(dot8(made_ready(min(head, HEADS - 1u), c), key))).x;
-            if head < min(HEADS, rows.count) && c < params.eights {
-                let row = rows.t * params.heads + rows.head + head;
-                put_found(row, 2u * c, split, splits, value[0], score, 1.0);
-                put_found(row, 2u * c + 1u, split, splits, value[1], score, 1.0);
-            }
+    let head = lane / LANES;
+    if together(head < HEADS) {
+        let score = over_lanes(lane, vec4<f32>(dot8(made_ready(min(head, HEADS - 1u), c), made_ready(HEADS, c)))).x;
+        if head < min(HEADS, rows.count) && c < params.eights {
+            let value = made_ready(HEADS + 1u, c);
+            let row = rows.t * params.heads + rows.head + head;
+            put_found(row, 2u * c, split, splits, value[0], score, 1.0);
+            put_found(row, 2u * c + 1u, split, splits, value[1], score, 1.0);
         }
     }
 }
@@ -120,8 +117,8 @@ fn deliver_alone(lane: u32, c: u32, rows: Rows, split: u32, splits: u32) {
 // With the keys of this step: the token's own, then those of other tokens that come before it. Each counts once.
 fn with_new(lane: u32, c: u32, r: Range, rows: Rows, before: Found) -> Found {
     let own = lane / TOGETHER;
-    let scores = fresh_scores(lane, c, made_ready(HEADS, c));
-    var found = with_key(lane, before, scores, made_ready(HEADS + 1u, c), own == 0u);
+    let own_score = fresh_scores(lane, c, made_ready(HEADS, c));
+    var found = with_key(lane, before, own_score, made_ready(HEADS + 1u, c), own == 0u);
     for (var i = 0u; TOKENS > 1u && i < TOKENS; i++) {
         let position = places[i].x;
         if places[i].y != r.here.y || position < r.start || position >= r.here.x {
