@@ -142,10 +142,10 @@ fn files_of_something_else_are_refused() {
     std::fs::write(&cut, &bytes[..bytes.len() - 9]).unwrap();
     refused(&model, KvKind::Int4, &cut, ["cut.safetensors", ""]);
     // Of another version of the layout.
-    let said = br#""version":"1""#;
+    let said = br#""version":"2""#;
     let at = bytes.windows(said.len()).position(|part| part == said).unwrap() + said.len() - 2;
     std::fs::write(&cut, [&bytes[..at], b"0", &bytes[at + 1..]].concat()).unwrap();
-    refused(&model, KvKind::Int4, &cut, ["version is `0`", "not `1`"]);
+    refused(&model, KvKind::Int4, &cut, ["version is `0`", "not `2`"]);
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/storyteller/model.safetensors");
     refused(&model, KvKind::Int4, &weights, ["format is", "unimlx-prompt"]);
     refused(&model, KvKind::Int4, &folder.path().join("none"), ["none", ""]);

@@ -10,16 +10,17 @@
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
 // raised8, dot_planes, or over_keys with by_floats, packed_floats, centred_*, both with sums and scales8; or over_tiles with
 // by_fragments, codes_fragments, fragments; all with packed8, codes8, lanes_*); own_frequency (step_angles); head8, row_of,
-// inverse_rms, turn8 (heads8); basis_of, keep_basis, kept_basis, into_basis (bases8, no_bases8); rotated8, transformed8
-// (walsh8 with walsh4, signs); coded (fresh8); store_fresh (store_fresh); rows_for, keep_rows, raw_of, turned_query,
+// inverse_rms, turn8, times (heads8); basis8, keep_factors, kept_factors (bases8, or no_bases8 with signs); rotated8,
+// transformed8 (walsh8 with walsh4); coded (fresh8); store_fresh (store_fresh); rows_for, keep_rows, raw_of, turned_query,
 // turned_key, keep_made, keep_ready, is_alone, deliver_alone, with_new (rows with head_gains or no_head_gains, queries_int,
 // queries_halves or packed_floats); deliver, deliver_none (meet with found_parts, found_teams).
 // Bindings, q4, k4, v4, key8, value8, key_word and the like are generated, for formats differ.
 
 // Rows of a basis.
-const KEYS: u32 = 0u;
+const KEY_CENTRES: u32 = 0u;
+const KEYS: u32 = 1u;
 const QUERIES: u32 = 2u;
-const VALUES: u32 = 4u;
+const VALUES: u32 = 3u;
 
 // Whether a row is a value: after the queries come key and value, then perhaps a neighbour's.
 fn has_value(row: u32) -> bool {
@@ -37,22 +38,24 @@ fn fetch_row(row: u32, rows: Rows, c: u32) -> mat2x4<f32> {
 }
 
 fn make_query(lane: u32, c: u32, row: u32, turn: Turn, r: Range) {
-    let ready = into_basis(kept_basis(c), turned_query(lane, c, row, turn));
-    keep_made(lane, c, row, transformed8(lane, c, ready), params.scale * params.norm, r);
+    let ready = times(kept_factors(c), turned_query(lane, c, row, turn));
+    keep_made(lane, c, row, transformed8(lane, ready), params.scale * params.norm, r);
 }
 
 // Key, value, and perhaps a neighbour's: the i-th of them.
 fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
     let row = HEADS + min(i, NEW - 1u);
     let is_value = has_value(row);
+    let h = kv_head_of(row, rows.h);
+    let centres = basis8(KEY_CENTRES, h, c);
+    let factors = basis8(select(KEYS, VALUES, is_value), h, c);
     let x = raw_of(row, c);
     let inverse = inverse_rms(lane, x.own);
     var ready = x.own;
     if !is_value {
-        ready = turned_key(c, inverse, x, turn);
+        ready = turned_key(c, inverse, x, turn) - centres;
     }
-    let basis = basis_of(select(KEYS, VALUES, is_value), kv_head_of(row, rows.h), c);
-    let codes = coded(lane, c, rotated8(lane, c, into_basis(basis, ready)), is_value);
+    let codes = coded(lane, c, rotated8(lane, times(factors, ready)), is_value);
     if i < NEW {
         let at = 2u * (i * LANES + c);
         fresh_codes[at] = codes.first;
@@ -69,11 +72,11 @@ fn make_new(lane: u32, c: u32, i: u32, r: Range, rows: Rows, turn: Turn) {
 // The new pair of token i.
 fn made_anew(lane: u32, c: u32, i: u32, rows: Rows) -> Pair {
     let raw = row_of(HEADS, i, rows.h, rows.head, c);
-    let ready = turned_key(c, inverse_rms(lane, raw.own), raw, turn8(i, c));
-    let key = into_basis(basis_of(KEYS, rows.h, c), ready);
-    let value = into_basis(basis_of(VALUES, rows.h, c), row_of(HEADS + 1u, i, rows.h, rows.head, c).own);
-    let key_codes = coded(lane, c, rotated8(lane, c, key), false);
-    let value_codes = coded(lane, c, rotated8(lane, c, value), true);
+    let ready = turned_key(c, inverse_rms(lane, raw.own), raw, turn8(i, c)) - basis8(KEY_CENTRES, rows.h, c);
+    let key = times(basis8(KEYS, rows.h, c), ready);
+    let value = times(basis8(VALUES, rows.h, c), row_of(HEADS + 1u, i, rows.h, rows.head, c).own);
+    let key_codes = coded(lane, c, rotated8(lane, key), false);
+    let value_codes = coded(lane, c, rotated8(lane, value), true);
     return Pair(key_codes.stands_for, value_codes.stands_for);
 }
 
@@ -89,7 +92,7 @@ fn main(
 
     // Rows to make ready are fetched first, as in attend.
     let first_row = fetch_row(part, rows, c);
-    let basis = basis_of(QUERIES, rows.h, c);
+    let factors = basis8(QUERIES, rows.h, c);
     let frequency = own_frequency(lane);
     let r = range_of(rows.t, group.y, groups.y);
     if is_empty(r) {
@@ -97,7 +100,7 @@ fn main(
         return;
     }
     if part == 0u {
-        keep_basis(c, basis);
+        keep_factors(c, factors);
     }
     keep_rows(part, c, rows, first_row);
     // Positions are below 2^31, frequencies finite. What has been asked for by now is waited for before a page is looked

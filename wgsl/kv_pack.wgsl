@@ -1,13 +1,13 @@
-// Logical row places[t].x + places[t].y of the cache = codes and scales of (rows[t, :] - c) f, centres c and factors f
-// being rows of the basis, if there is one; rows past the end are skipped.
+// Logical row places[t].x + places[t].y of the cache = codes and scales of H ((rows[t, :] - c) f), centres c of keys and
+// factors f being rows of the basis, if there is one, else f the fixed signs; rows past the end are skipped.
 //
 // A row holds the codes of all heads, then their scales. 32 values take BITS words, planes of 8, 4, 2 and 1
-// bits: value 4 j + l is in byte l. Each head is rotated; a group's scale is reach * max |x|, rounded to f16, and
+// bits: value 4 j + l is in byte l. A group's scale is reach * max |x|, rounded to f16, and
 // code u is of values from scale * (u - edge) on: those products are exact, so every machine finds the same.
 // AFFINE: no rotation; x = scale * u + bias, both f32.
 //
 // Work split: a workgroup takes two heads of a token, whose scales fill whole words.
-// Parts: row_at (pages); word_at (tiled_words); signed (signs), walsh (walsh); to_half (pack).
+// Parts: row_at (pages); word_at (tiled_words); sign_of (signs), walsh (walsh); to_half (pack).
 
 struct Params {
     tokens: u32, heads: u32, d: u32, words: u32, logical: u32, capacity: u32, stride: u32, edge: f32, reach: f32,
@@ -27,7 +27,8 @@ override AFFINE: u32 = 0u;
 // Words of codes that a row has side by side.
 override EACH: u32 = 1u;
 override BASIS: u32 = 0u;
-// The basis's row of centres; the next one is of factors.
+// Whether what is first in the basis is taken off; its row of factors.
+override CENTRED: u32 = 0u;
 override ROW: u32 = 0u;
 
 // Of the groups of two heads: scale and its inverse, or scale and bias.
@@ -56,11 +57,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let size = count * d;
     for (var i = lane; i < size; i += WG) {
         var value = rows[(t * params.heads + head) * d + i];
-        if BASIS == 1u {
-            let at = (ROW * params.heads + head) * d + i;
-            value = (value - basis[at]) * basis[at + params.heads * d];
+        if CENTRED == 1u {
+            value -= basis[head * d + i];
         }
-        values[i] = select(signed(value, i % d), value, AFFINE == 1u);
+        if BASIS == 1u {
+            value *= basis[(ROW * params.heads + head) * d + i];
+        } else if AFFINE == 0u {
+            value *= sign_of(i % d);
+        }
+        values[i] = value;
     }
     workgroupBarrier();
     if AFFINE == 0u {

@@ -1,8 +1,8 @@
-// y = H D ((x - c) f) for each head, or D H x f + c if INVERSE: fixed signs D, normalised Walsh-Hadamard
-// transforms H, centres c and factors f of the key head that it belongs to, if there is such a basis.
+// y = H (x f) for each head, or H x f if INVERSE: normalised Walsh-Hadamard transforms H, factors f of the key head that it
+// belongs to, or the fixed signs if there is no basis.
 //
 // Work split: a workgroup takes two heads.
-// Parts: signed (signs), walsh (walsh).
+// Parts: sign_of (signs), walsh (walsh).
 
 struct Params { heads: u32, own_heads: u32, kv_heads: u32, d: u32, stride: u32, norm: f32 }
 
@@ -13,17 +13,16 @@ struct Params { heads: u32, own_heads: u32, kv_heads: u32, d: u32, stride: u32, 
 
 override INVERSE: u32 = 0u;
 override BASIS: u32 = 0u;
-// The basis's row of centres; the next one is of factors.
+// The basis's row of factors.
 override ROW: u32 = 0u;
 
-// Centre and factor of value i of the heads' list.
-fn basis_of(i: u32) -> vec2<f32> {
+// The factor of value i of the heads' list.
+fn factor_of(i: u32) -> f32 {
     if BASIS == 0u {
-        return vec2<f32>(0.0, 1.0);
+        return sign_of(i % params.d);
     }
     let head = (i / params.d) % params.own_heads / (params.own_heads / params.kv_heads);
-    let at = (ROW * params.kv_heads + head) * params.d + i % params.d;
-    return vec2<f32>(basis[at], basis[params.kv_heads * params.d + at]);
+    return basis[(ROW * params.kv_heads + head) * params.d + i % params.d];
 }
 
 @compute @workgroup_size(WG)
@@ -35,22 +34,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let d = params.d;
     let size = min(2u, params.heads - first) * d;
     for (var i = lane; i < size; i += WG) {
-        let value = x[first * d + i];
-        if INVERSE == 1u {
-            values[i] = value;
-        } else {
-            let own = basis_of(first * d + i);
-            values[i] = signed((value - own.x) * own.y, i % d);
+        values[i] = x[first * d + i];
+        if INVERSE == 0u {
+            values[i] *= factor_of(first * d + i);
         }
     }
     walsh(lane, size, d);
     for (var i = lane; i < size; i += WG) {
-        let value = values[i] * params.norm;
+        var value = values[i] * params.norm;
         if INVERSE == 1u {
-            let own = basis_of(first * d + i);
-            y[first * d + i] = signed(value, i % d) * own.y + own.x;
-        } else {
-            y[first * d + i] = value;
+            value *= factor_of(first * d + i);
         }
+        y[first * d + i] = value;
     }
 }

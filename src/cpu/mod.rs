@@ -39,7 +39,9 @@ pub(crate) use floats::{Floats, FloatsMut};
 pub(crate) use math::{Binary, Gate, argmax, binary, gate, rms_norm, softmax};
 pub(crate) use matmul::{Weight, embedding, matmul};
 pub use packed::Packing;
-pub(crate) use packed::{BLOCK as PACKED_BLOCK, kv_pack, norm as rotation_norm, rotate};
+pub(crate) use packed::{
+    BASIS_ROWS, BLOCK as PACKED_BLOCK, Basis, BasisRow, kv_pack, norm as rotation_norm, rotate, rotation_sign,
+};
 pub(crate) use pages::{PAGE, Place};
 pub(crate) use rope::{kv_write, rope};
 pub use team::{set_threads, threads};

@@ -194,7 +194,7 @@ impl Packing {
         }
     }
 
-    /// The `d` values of head `head` of a row of `heads`, in the rotated basis if there is one.
+    /// The `d` values of head `head` of a row of `heads`, rotated as they are.
     #[inline(always)]
     pub(crate) fn read_head(self, row: &[u32], heads: usize, head: usize, d: usize, out: &mut [f32]) {
         let (words, groups, zero) = (self.head_words(d), self.groups(d), self.zero());
@@ -217,7 +217,7 @@ impl Packing {
         }
     }
 
-    /// A row of heads of `d` values, already centred, as words. The values are changed: rotated.
+    /// A row of heads of `d` values, already in their basis, as words. The values are changed: transformed.
     fn write_row(self, x: &mut [f32], d: usize, row: &mut [u32]) {
         row.fill(0);
         let heads = x.len() / d;
@@ -226,7 +226,7 @@ impl Packing {
         let mut codes = [0; BLOCK];
         for (h, x) in x.chunks_exact_mut(d).enumerate() {
             if !self.affine {
-                rotate_head(x, false);
+                transform(x);
             }
             let row = &mut row[h * words..][..words];
             for (g, x) in x.chunks(self.group).enumerate() {
@@ -251,24 +251,28 @@ impl Packing {
     }
 }
 
-/// The fixed sign of element `i` of a head; true is minus.
-pub(crate) fn minus(i: usize) -> bool {
-    let i = i as u32;
-    (i.wrapping_mul(i + 1).wrapping_mul(0x9e37_79b1) >> 16) & 1 == 1
+/// Rows of a basis `[BASIS_ROWS, kv_heads * d]`: what is taken off keys, and factors of keys, of queries, of values and of
+/// results, which have the rotation's fixed signs.
+#[derive(Clone, Copy)]
+pub(crate) enum BasisRow {
+    KeyCentre,
+    Key,
+    Query,
+    Value,
+    Result,
 }
 
-/// `H D x` in place, or its inverse `D H x`: fixed signs and normalised Walsh-Hadamard transforms of the greatest
-/// power of two that divides the head.
-pub(crate) fn rotate_head(x: &mut [f32], inverse: bool) {
+pub(crate) const BASIS_ROWS: usize = 5;
+
+/// The fixed sign that the rotation gives element `i` of a head.
+pub(crate) fn rotation_sign(i: usize) -> f32 {
+    let i = i as u32;
+    if (i.wrapping_mul(i + 1).wrapping_mul(0x9e37_79b1) >> 16) & 1 == 1 { -1.0 } else { 1.0 }
+}
+
+/// `H x` in place: normalised Walsh-Hadamard transforms of the greatest power of two that divides the head.
+fn transform(x: &mut [f32]) {
     let block = 1usize << x.len().trailing_zeros();
-    let signs = |x: &mut [f32]| {
-        for (i, x) in x.iter_mut().enumerate() {
-            *x = if minus(i) { -*x } else { *x };
-        }
-    };
-    if !inverse {
-        signs(x);
-    }
     let mut half = 1;
     while half < block {
         for pair in x.chunks_exact_mut(2 * half) {
@@ -281,9 +285,6 @@ pub(crate) fn rotate_head(x: &mut [f32], inverse: bool) {
     }
     let norm = norm(block);
     x.iter_mut().for_each(|x| *x *= norm);
-    if inverse {
-        signs(x);
-    }
 }
 
 /// `1 / sqrt(block)`
@@ -291,52 +292,59 @@ pub(crate) fn norm(block: usize) -> f32 {
     (1.0 / (block as f64).sqrt()) as f32
 }
 
-/// [`rotate_head`] of tokens of `heads` heads of `d` values, after `(x - centre) * factor` or before
-/// `x * factor + centre`; a basis is the centres and the factors of all key heads.
+/// `H (x * factor)` of tokens of `heads` heads of `d` values, or the `inverse`, `H x * factor`; factors are those of all key
+/// heads, or none but the fixed signs.
 pub(crate) fn rotate(
     x: &[f32],
     [heads, d]: [usize; 2],
-    basis: Option<[&[f32]; 2]>,
+    factors: Option<&[f32]>,
     inverse: bool,
     y: &mut [f32],
 ) {
+    let signs: Vec<f32> = (0..d).map(rotation_sign).collect();
+    let factors = factors.unwrap_or(&signs);
     let out = Out::new(y);
     parallel(x.len() / d, 1, (1 << 12) / d, |range| {
         for i in range {
             // SAFETY: pieces of `parallel` are disjoint heads.
             let y = unsafe { out.slice(i * d, d) };
             y.copy_from_slice(&x[i * d..(i + 1) * d]);
-            let Some([centres, factors]) = basis else {
-                rotate_head(y, inverse);
-                continue;
-            };
-            let at = i % heads * (centres.len() / d) / heads * d;
-            let own = || centres[at..][..d].iter().zip(&factors[at..][..d]);
+            let own = &factors[i % heads * (factors.len() / d) / heads * d..][..d];
+            let scale = |y: &mut [f32]| y.iter_mut().zip(own).for_each(|(y, f)| *y *= f);
             if inverse {
-                rotate_head(y, true);
-                y.iter_mut().zip(own()).for_each(|(y, (c, f))| *y = *y * f + c);
+                transform(y);
+                scale(y);
             } else {
-                y.iter_mut().zip(own()).for_each(|(y, (c, f))| *y = (*y - c) * f);
-                rotate_head(y, false);
+                scale(y);
+                transform(y);
             }
         }
     });
 }
 
-/// Codes `(rows[i, :] - centre) * factor` into logical row `p + s` of a cache, `(p, s) = places[i]`; rows outside are
-/// dropped.
-/// No two places are alike. A basis is centres and factors.
+/// What is taken off rows of a packed cache and what they are multiplied by before they are transformed, one after another:
+/// nothing, or a number of each channel of all heads.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Basis<'a> {
+    pub(crate) centres: Option<&'a [f32]>,
+    /// None are the fixed signs.
+    pub(crate) factors: Option<&'a [f32]>,
+}
+
+/// Codes of `(rows[i, :] - centre) * factor` into logical row `p + s` of a cache, `(p, s) = places[i]`; rows outside are
+/// dropped. No two places are alike.
 pub(crate) fn kv_pack(
     packing: Packing,
     cache: &mut [u32],
     rows: &[f32],
     places: &[Place],
     table: &[u32],
-    basis: Option<[&[f32]; 2]>,
+    basis: Basis<'_>,
     d: usize,
 ) {
-    let [centres, factors] = basis.unwrap_or_default();
     let width = rows.len() / places.len().max(1);
+    let signs: Vec<f32> = (0..width).map(|i| rotation_sign(i % d)).collect();
+    let factors = basis.factors.unwrap_or(&signs);
     let sizes = packing.sizes(width / d, d);
     let capacity = cache.len() / sizes[0];
     // Words that are sure to lie side by side.
@@ -349,8 +357,11 @@ pub(crate) fn kv_pack(
                 let logical = places[i][0] as usize + places[i][1] as usize;
                 let Some(at) = row_at(table, logical, capacity) else { continue };
                 x.copy_from_slice(&rows[i * width..(i + 1) * width]);
-                for (x, (c, f)) in x.iter_mut().zip(centres.iter().zip(factors)) {
-                    *x = (*x - c) * f;
+                if let Some(centres) = basis.centres {
+                    x.iter_mut().zip(centres).for_each(|(x, c)| *x -= c);
+                }
+                if !packing.affine {
+                    x.iter_mut().zip(factors).for_each(|(x, f)| *x *= f);
                 }
                 packing.write_row(x, d, &mut row);
                 for (i, words) in row.chunks(run).enumerate() {
@@ -427,10 +438,10 @@ mod tests {
             let centre: Vec<f32> = (0..d).map(|c| outliers * offset(c)).collect();
             let keys: Vec<f32> = (0..n * d).map(|i| noise(i) + centre[i % d]).collect();
             let mut cache = vec![0; PAGE * packing.row_words(1, d)];
-            let basis = centred.then_some([&centre[..], &[1.0; 128]]);
+            let basis = Basis { centres: centred.then_some(&centre[..]), factors: None };
             kv_pack(packing, &mut cache, &keys, &places, &[0], basis, d);
-            let mut turned = query.clone();
-            rotate_head(&mut turned, false);
+            let mut turned = vec![0.0; d];
+            rotate(&query, [1, d], None, false, &mut turned);
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
             let errors: Vec<f64> = (0..n)
                 .map(|j| {
@@ -457,7 +468,7 @@ mod tests {
             let sizes = plain.sizes(heads, d);
             let caches = [plain, plain.tiled(is_value)].map(|packing| {
                 let mut cache = vec![0; rows * sizes[0]];
-                kv_pack(packing, &mut cache, &values, &places, &[1, 0], None, d);
+                kv_pack(packing, &mut cache, &values, &places, &[1, 0], Basis::default(), d);
                 (packing, cache)
             });
             let mut here = Vec::new();

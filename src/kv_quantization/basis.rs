@@ -8,6 +8,7 @@
 //! are scaled against its queries, channel by channel, so that outliers of that kind cost nothing at all. Values
 //! are weighed against the columns of the output projection alike.
 
+use crate::cpu::{BASIS_ROWS, BasisRow, rotation_sign};
 use std::f64::consts::PI;
 
 /// Rotated queries and keys and values of some tokens in one layer, `[tokens, heads * head_dim]` each.
@@ -35,18 +36,22 @@ pub(crate) struct Turning<'a> {
 const FLOOR: f64 = 1e-4;
 
 impl Sample<'_> {
-    /// The basis that suits the sample, `[8, kv_heads * head_dim]`: centres, which are taken off, and factors of keys,
-    /// of queries, of values and of results, which come out of it again.
+    /// The basis that suits the sample, `[5, kv_heads * head_dim]`: centres, which are taken off keys, and factors of keys,
+    /// of queries, of values and of results, which come out of it again. Factors have the rotation's signs.
     pub(crate) fn basis(&self, kv_heads: usize, turning: &Turning<'_>) -> Vec<f32> {
         let d = turning.head_dim;
         let width = kv_heads * d;
         let tokens = (self.keys.len() / width).max(1);
         let heads = self.queries.len() / tokens / d;
-        let mut basis = vec![0f32; 8 * width];
+        let mut basis = vec![0f32; BASIS_ROWS * width];
         // Where a model overflows on the sample, channels stay as they are.
-        let mut set = |row: usize, at: usize, centre: f64, factor: f64| {
-            basis[row * width + at] = if centre.is_finite() { centre as f32 } else { 0.0 };
-            basis[(row + 1) * width + at] = if factor.is_finite() { factor as f32 } else { 1.0 };
+        let mut set = |row: BasisRow, at: usize, value: f64| {
+            basis[row as usize * width + at] = match row {
+                BasisRow::KeyCentre if value.is_finite() => value as f32,
+                BasisRow::KeyCentre => 0.0,
+                _ if value.is_finite() => value as f32 * rotation_sign(at % d),
+                _ => rotation_sign(at % d),
+            };
         };
         for h in 0..kv_heads {
             let (centre, keys) = key_moments(self, h, width, turning);
@@ -60,8 +65,9 @@ impl Sample<'_> {
             let w = balance(&keys, &queries);
             for (i, (w, c)) in w.iter().zip(&centre).enumerate() {
                 let at = h * d + i;
-                set(0, at, *c, 1.0 / w);
-                set(2, at, 0.0, *w);
+                set(BasisRow::KeyCentre, at, *c);
+                set(BasisRow::Key, at, 1.0 / w);
+                set(BasisRow::Query, at, *w);
             }
 
             // No centres: the mean value of a sample is not that of a text.
@@ -73,8 +79,8 @@ impl Sample<'_> {
             let w = balance(&energy, &weights);
             for (i, w) in w.iter().enumerate() {
                 let at = h * d + i;
-                set(4, at, 0.0, 1.0 / w);
-                set(6, at, 0.0, *w);
+                set(BasisRow::Value, at, 1.0 / w);
+                set(BasisRow::Result, at, *w);
             }
         }
         basis
@@ -176,7 +182,7 @@ mod tests {
         let keys = [1.0, 12.0, 1.0, 1.0, 1.0, 12.0, 1.0, 1.0]; // a pair
         let values = [1.0, 1.0, 8.0, 1.0, 1.0, 1.0, 0.5, 1.0];
         let stressed = basis(keys, values);
-        for (row, factors, power) in [(1, keys, -1), (3, keys, 1), (5, values, -1), (7, values, 1)] {
+        for (row, factors, power) in [(1, keys, -1), (2, keys, 1), (3, values, -1), (4, values, 1)] {
             let ratio = |i: usize| stressed[row * D + i] / plain[row * D + i] / factors[i].powi(power);
             // All alike, for only ratios within a head count.
             assert!((0..D).all(|i| (ratio(i) / ratio(0) - 1.0).abs() < 1e-4), "row {row}");
@@ -187,9 +193,9 @@ mod tests {
     fn a_basis_is_undone() {
         let basis = basis([1.0, 3.0, 0.2, 1.0, 1.0, 3.0, 0.2, 1.0], [9.0; D]);
         for i in 0..D {
-            assert!((basis[D + i] * basis[3 * D + i] - 1.0).abs() < 1e-5);
-            assert!((basis[5 * D + i] * basis[7 * D + i] - 1.0).abs() < 1e-5);
-            assert_eq!([2, 4, 6].map(|row| basis[row * D + i]), [0.0; 3]);
+            assert!((basis[D + i] * basis[2 * D + i] - 1.0).abs() < 1e-5);
+            assert!((basis[3 * D + i] * basis[4 * D + i] - 1.0).abs() < 1e-5);
+            assert!([1, 2, 3, 4].map(|row| basis[row * D + i] * rotation_sign(i)).iter().all(|f| *f > 0.0));
         }
     }
 

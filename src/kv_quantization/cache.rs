@@ -4,7 +4,7 @@ use super::group::Group;
 use super::kind::KvKind;
 use super::pages::{Name, Names};
 use crate::array::{Device, MLXArray};
-use crate::cpu::PAGE;
+use crate::cpu::{BASIS_ROWS, PAGE};
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::memory::Buffer;
@@ -22,7 +22,7 @@ pub struct KvCache {
     pub(super) groups: Vec<Group>,
     /// The group of each layer.
     group_of: Vec<usize>,
-    /// The basis of each layer's heads, `[8, width]`, where any kind asks for one.
+    /// The basis of each layer's heads, `[5, width]`, where any kind asks for one.
     pub(super) bases: Vec<MLXArray>,
     pub(super) layer_count: usize,
     pub(super) kv_heads: usize,
@@ -131,7 +131,7 @@ impl KvCache {
         self.bases.is_empty() && self.kinds.iter().any(|kind| kind.has_basis())
     }
 
-    /// Says in what basis the heads of each layer lie, `[8, width]`, before anything is written.
+    /// Says in what basis the heads of each layer lie, `[5, width]`, before anything is written.
     ///
     /// # Errors
     /// Not enough memory.
@@ -139,7 +139,7 @@ impl KvCache {
         let array = |values: &Vec<f32>| {
             MLXArray::from_bytes(
                 bytemuck::cast_slice(values),
-                &[8, values.len() / 8],
+                &[BASIS_ROWS, values.len() / BASIS_ROWS],
                 Dtype::F32,
                 self.device,
             )

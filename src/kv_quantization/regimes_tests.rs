@@ -4,7 +4,7 @@
 use super::baseline::Baseline;
 use super::basis::{Sample, Turning};
 use crate::array::{Device, MLXArray};
-use crate::cpu::{PAGE, Packing, Place, kv_pack, rotate};
+use crate::cpu::{Basis, BasisRow, PAGE, Packing, Place, kv_pack, rotate};
 use crate::dtype::Dtype;
 
 const D: usize = 128;
@@ -119,17 +119,20 @@ enum Scheme {
 
 /// Rows as they come back, in the basis that they had.
 fn back(rows: &[f32], scheme: Scheme, value: bool, basis: &[f32]) -> Vec<f32> {
-    let row = |i: usize| &basis[i * D..][..D];
+    let row = |row: BasisRow| &basis[row as usize * D..][..D];
     let (packing, of_rows) = match scheme {
         Scheme::Other(other) => {
             let bytes: &[u8] = bytemuck::cast_slice(rows);
             let x = MLXArray::from_bytes(bytes, &[rows.len() / D, D], Dtype::F32, Device::CPU).unwrap();
             return other.round(&x, D).data();
         }
-        Scheme::Mlx(bits) => (Packing::affine(bits, 64), None),
+        Scheme::Mlx(bits) => (Packing::affine(bits, 64), Basis::default()),
         Scheme::Ours(bits, based) => {
-            let first = if value { 4 } else { 0 };
-            (Packing::rotated(bits[usize::from(value)]), based.then(|| [row(first), row(first + 1)]))
+            let basis = Basis {
+                centres: (based && !value).then(|| row(BasisRow::KeyCentre)),
+                factors: based.then(|| row(if value { BasisRow::Value } else { BasisRow::Key })),
+            };
+            (Packing::rotated(bits[usize::from(value)]), basis)
         }
     };
     let n = rows.len() / D;
@@ -143,10 +146,11 @@ fn back(rows: &[f32], scheme: Scheme, value: bool, basis: &[f32]) -> Vec<f32> {
         packing.read_head(&cache[i * words..], 1, 0, D, out);
         if !packing.affine {
             let coded = out.to_vec();
-            rotate(&coded, [1, D], None, true, out);
+            let back = of_rows.factors.map(|factors| factors.iter().map(|f| 1.0 / f).collect::<Vec<_>>());
+            rotate(&coded, [1, D], back.as_deref(), true, out);
         }
-        if let Some([centres, factors]) = of_rows {
-            out.iter_mut().zip(centres.iter().zip(factors)).for_each(|(x, (c, f))| *x = *x / f + c);
+        if let Some(centres) = of_rows.centres {
+            out.iter_mut().zip(centres).for_each(|(x, c)| *x += c);
         }
     }
     out

@@ -5,6 +5,7 @@
 //! zeros. The metadata says of which model, which kind and which version of this layout.
 
 use super::cache::KvCache;
+use crate::cpu::BASIS_ROWS;
 use crate::dtype::Dtype;
 use crate::error::{Context, Error, Result};
 use crate::io::safetensors::{Bytes, SafetensorsFile};
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 const FORMAT: &str = "unimlx-prompt";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 impl KvCache {
     /// Writes what the first slot holds of `tokens`, under the fingerprint of their model.
@@ -110,9 +111,9 @@ impl KvCache {
             let width = self.kv_heads * self.head_dim;
             let basis = |layer: usize| -> Result<Vec<f32>> {
                 if !self.kinds()[layer].has_basis() {
-                    return Ok(vec![0.0; 8 * width]); // nobody looks
+                    return Ok(vec![0.0; BASIS_ROWS * width]); // nobody looks
                 }
-                let basis = tensor(&format!("layers.{layer}.basis"), Dtype::F32, &[8, width])?;
+                let basis = tensor(&format!("layers.{layer}.basis"), Dtype::F32, &[BASIS_ROWS, width])?;
                 Ok(bytemuck::pod_collect_to_vec(basis.bytes()))
             };
             self.set_bases(&(0..self.layer_count).map(basis).collect::<Result<Vec<_>>>()?)?;

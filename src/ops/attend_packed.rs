@@ -13,7 +13,7 @@ use super::raw_heads::{Inputs, Own, RawHeads, VALUES, fills, lanes};
 use super::weight::DOT_PLANES;
 use super::{Attention, FEW, KvPack, Rope, Rotate};
 use crate::array::MLXArray;
-use crate::cpu::{PAGE, Packing, rotation_norm};
+use crate::cpu::{BASIS_ROWS, PAGE, Packing, rotation_norm};
 use crate::dtype::Dtype;
 use crate::gpu::Caps;
 use crate::op::{Arg, Case, Fill, Kernel, Op, Site, Spec, Stage, Word};
@@ -42,7 +42,7 @@ static NO_BASES8: File = wgsl!("parts/no_bases8.wgsl");
 
 /// `[q [t, heads * d] f32, k [t, kv_heads * d], v like k; or one array of the three, side by side;`
 /// `keys [rows, words] u32, values [rows, words] u32, places [t, 2] u32, table [pages] u32,`
-/// `inv_freq [rotated / 2] f32, gain of q [d], gain of k [d] if normed, basis [8, kv_heads * d] f32 if there is one] -> [t, heads, d]`
+/// `inv_freq [rotated / 2] f32, gain of q [d], gain of k [d] if normed, basis [5, kv_heads * d] f32 if there is one] -> [t, heads, d]`
 ///
 /// [`RmsNorm`](super::RmsNorm) of each query and key head if normed, [`Rope`], [`KvPack`] into the cache, which changes,
 /// [`Attention`] of rotated queries, and [`Rotate`] back. Tokens of one sequence must stand at consecutive positions,
@@ -158,18 +158,9 @@ impl AttendPacked {
 
     /// The parts of the first dispatch.
     fn files(&self, way: Way, f16: bool) -> Vec<&'static File> {
-        let files: &[&File] = &[
-            &ATTEND_PACKED,
-            &PACKED8,
-            &WALSH8,
-            &WALSH4,
-            &SIGNS,
-            &FRESH8,
-            &GREATEST,
-            &STORE_FRESH,
-            &CODES8,
-            if self.basis { &BASES8 } else { &NO_BASES8 },
-        ];
+        let files: &[&File] =
+            &[&ATTEND_PACKED, &PACKED8, &WALSH8, &WALSH4, &FRESH8, &GREATEST, &STORE_FRESH, &CODES8];
+        let basis: &[&File] = if self.basis { &[&BASES8] } else { &[&NO_BASES8, &SIGNS] };
         let way: &[&File] = match (way, f16) {
             (Way::Fragments, _) => {
                 &[&OVER_TILES, &BY_FRAGMENTS, &QUERIES_HALVES, &CODES_FRAGMENTS, &FRAGMENTS]
@@ -180,7 +171,7 @@ impl AttendPacked {
             (_, true) => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &PACKED_FLOATS, &SCALES8, &CENTRED_HALVES, &NARROW],
             (_, false) => &[&OVER_KEYS, &BY_FLOATS, &SUMS, &PACKED_FLOATS, &SCALES8, &CENTRED_FLOATS],
         };
-        [files, way].concat()
+        [files, basis, way].concat()
     }
 
     /// The dispatch that adds up the splits of heads and turns them back.
@@ -258,7 +249,7 @@ fn memory(t: usize, lanes: usize) -> usize {
     let meeting = Split::one(Way::Floats).meeting(lanes, 1, 4);
     let queries = 4 * lanes * (16 + 4) + 16;
     8 * t * lanes * VALUES / 2
-        + 16 * (4 * lanes + meeting)
+        + 16 * (2 * lanes + meeting)
         + 2 * 16 * 32
         + 32 * lanes
         + 64
@@ -349,7 +340,7 @@ fn laid_out_cases(in_tiles: bool) -> Vec<Case> {
             inputs.extend([normal(&[d], Dtype::BF16), normal(&[d], Dtype::F32)]);
         }
         if op.basis {
-            inputs.push(normal(&[8, kv_heads * d], Dtype::F32));
+            inputs.push(normal(&[BASIS_ROWS, kv_heads * d], Dtype::F32));
         }
         let case = Case { op: Arc::new(op), inputs, reduction: rows + d };
         (!in_tiles || matches!(d, 64 | 128)).then_some(case)

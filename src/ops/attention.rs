@@ -441,6 +441,6 @@ pub(super) fn codes(packing: Packing, [rows, heads, d]: [usize; 3], seed: usize)
     let values: Vec<f32> = (0..rows * heads * d).map(value).collect();
     let places: Vec<[u32; 2]> = (0..rows as u32).map(|row| [row, 0]).collect();
     let table: Vec<u32> = (0..rows.div_ceil(PAGE) as u32).collect();
-    cpu::kv_pack(packing, &mut cache, &values, &places, &table, None, d);
+    cpu::kv_pack(packing, &mut cache, &values, &places, &table, cpu::Basis::default(), d);
     Fill::U32(vec![rows, words], cache)
 }

@@ -2,10 +2,10 @@
 
 use super::attention::MAX_HEAD;
 use super::kernel::{PACK, places, spread};
-use super::packing::{apart, pack, rotated, together};
+use super::packing::{apart, pack, signs, together, transformed};
 use super::pages::{PAGES, rows_at};
 use crate::array::MLXArray;
-use crate::cpu::{self, PAGE, Packing};
+use crate::cpu::{self, BASIS_ROWS, Basis, BasisRow, PAGE, Packing};
 use crate::dtype::Dtype;
 use crate::op::{Arg, Case, CpuKernel, Fill, HostRef, Kernel, Op, Site, Spec, Stage, Word};
 use crate::wgsl::{File, wgsl};
@@ -18,13 +18,12 @@ pub(super) static WALSH: File = wgsl!("parts/walsh.wgsl");
 pub(super) static SIGNS: File = wgsl!("parts/signs.wgsl");
 
 /// `[cache [cap, words] u32, rows [t, kv_heads * d] f32, places [t, 2] u32, table [pages] u32,`
-/// `basis [8, kv_heads * d] f32 if there is one] -> cache` with logical row `places[i, 0] + places[i, 1]` replaced by
-/// the codes of `(rows[i] - centre) * factor`; a row past the end is skipped.
+/// `basis [5, kv_heads * d] f32 if there is one] -> cache` with logical row `places[i, 0] + places[i, 1]` replaced by
+/// the codes of `H ((rows[i] - centre) * factor)`; a row past the end is skipped.
 ///
-/// A basis has a row of centres and a row of factors of keys, of queries, of values and of results.
-///
-/// Each head is rotated (fixed signs, then a Walsh-Hadamard transform) and coded in groups that share a scale,
-/// as [`Packing`] says.
+/// `H` is the normalised Walsh-Hadamard transform of the greatest power of two that divides `d`, block by block. A basis
+/// has a row of centres of keys and rows of factors of keys, of queries, of values and of results; without one factors are
+/// fixed signs. Values have no centre. Codes are of groups that share a scale, as [`Packing`] says.
 #[derive(Clone, Copy, Debug)]
 pub struct KvPack {
     /// How rows are coded.
@@ -35,16 +34,16 @@ pub struct KvPack {
     pub head_dim: usize,
 }
 
-/// Centres and factors `[1, kv_heads * d]` from a row of a basis on.
-fn rows_of(basis: &MLXArray, row: usize) -> [MLXArray; 2] {
-    assert!(basis.dims().len() == 2 && basis.dims()[0] == 8, "a basis of {}", basis.spec());
-    [0, 1].map(|i| basis.slice(0, row + i, 1))
+/// A row of a basis, `[1, kv_heads * d]`.
+fn row_of(basis: &MLXArray, row: BasisRow) -> MLXArray {
+    assert!(basis.dims().len() == 2 && basis.dims()[0] == BASIS_ROWS, "a basis of {}", basis.spec());
+    basis.slice(0, row as usize, 1)
 }
 
 impl KvPack {
-    /// The row of centres in a basis.
-    fn row(&self) -> usize {
-        if self.values { 4 } else { 0 }
+    /// The row of factors in a basis.
+    fn row(&self) -> BasisRow {
+        if self.values { BasisRow::Value } else { BasisRow::Key }
     }
 }
 
@@ -73,14 +72,16 @@ impl Op for KvPack {
             && cache.dims()[0].is_multiple_of(tile)
             && !(self.packing.affine && d % self.packing.group != 0);
         assert!(fits, "{self:?} of {}, {}", cache.spec(), rows.spec());
-        let rows = inputs.get(4).map_or_else(
-            || rows.clone(),
-            |basis| {
-                let [centre, factor] = rows_of(basis, self.row());
-                &(rows - &centre) * &factor
-            },
-        );
-        let words = pack(self.packing, &rows.reshape(&[t, width / d, d]));
+        let heads = |rows: &MLXArray| rows.reshape(&[t, width / d, d]);
+        let rows = match inputs.get(4) {
+            _ if self.packing.affine => heads(rows),
+            None => &heads(rows) * &signs(d),
+            Some(basis) if self.values => heads(&(rows * &row_of(basis, self.row()))),
+            Some(basis) => {
+                heads(&(&(rows - &row_of(basis, BasisRow::KeyCentre)) * &row_of(basis, self.row())))
+            }
+        };
+        let words = pack(self.packing, &rows);
         let cache = apart(self.packing, codes, cache).put(&words, &rows_at(places, &inputs[3]));
         together(self.packing, codes, &cache)
     }
@@ -103,7 +104,8 @@ impl Op for KvPack {
                 ("TILE_ROWS", self.packing.tile[0] as f64),
                 ("EACH", self.packing.tile[1] as f64),
                 ("BASIS", f64::from(u8::from(has_basis))),
-                ("ROW", self.row() as f64),
+                ("CENTRED", f64::from(u8::from(has_basis && !self.values))),
+                ("ROW", f64::from(self.row() as u8)),
             ],
             reads: (1..4).map(Arg::Input).collect(),
             writes: vec![Arg::Output],
@@ -128,10 +130,14 @@ impl Op for KvPack {
     }
 
     fn cpu(&self, _: &[Spec]) -> Option<CpuKernel> {
-        let (Self { packing, head_dim, .. }, row) = (*self, self.row());
+        let Self { packing, head_dim, values } = *self;
+        let row = self.row();
         Some(Box::new(move |x, mut cache| {
             let (rows, places, table) = (x[0].as_slice(), places(&x[1]), x[2].as_slice());
-            let basis = x.get(3).map(|basis| host_rows(basis, row));
+            let basis = x.get(3).map_or_else(Basis::default, |basis| Basis {
+                centres: (!values).then(|| host_row(basis, BasisRow::KeyCentre)),
+                factors: Some(host_row(basis, row)),
+            });
             cpu::kv_pack(packing, cache.as_mut_slice(), rows, places, table, basis, head_dim);
         }))
     }
@@ -141,28 +147,24 @@ impl Op for KvPack {
     }
 }
 
-/// `[x [t, heads, d] f32, basis [8, kv_heads * d] f32 if there is one] -> x` with each head in the basis of a packed
-/// cache, `H D ((x - centre) * factor)`, or out of it, `D H x * factor + centre`. Neighbouring heads share those of
-/// a key head.
-///
-/// `D` are fixed signs; `H` is the normalised Walsh-Hadamard transform of the greatest power of two that
-/// divides `d`, block by block.
+/// `[x [t, heads, d] f32, basis [5, kv_heads * d] f32 if there is one] -> x` with each head in the basis of a packed
+/// cache, `H (x * factor)`, or out of it, `H x * factor`, as [`KvPack`] has them. Neighbouring heads share those of a key
+/// head.
 #[derive(Clone, Debug)]
 pub struct Rotate {
     /// Out of the basis instead of into it.
     pub inverse: bool,
 }
 
-/// Centres and factors from a row of a basis on.
-fn host_rows<'a>(basis: &HostRef<'a>, row: usize) -> [&'a [f32]; 2] {
+fn host_row<'a>(basis: &HostRef<'a>, row: BasisRow) -> &'a [f32] {
     let width = basis.spec.axis(1);
-    [0, 1].map(|i| &basis.as_slice()[(row + i) * width..][..width])
+    &basis.as_slice()[row as usize * width..][..width]
 }
 
 impl Rotate {
-    /// The row of centres in a basis.
-    fn row(&self) -> usize {
-        if self.inverse { 6 } else { 2 }
+    /// The row of factors in a basis.
+    fn row(&self) -> BasisRow {
+        if self.inverse { BasisRow::Result } else { BasisRow::Query }
     }
 }
 
@@ -177,17 +179,18 @@ impl Op for Rotate {
 
     fn meaning(&self, inputs: &[MLXArray]) -> MLXArray {
         let [t, heads, d] = *inputs[0].dims() else { panic!("rotate of {}", inputs[0].spec()) };
-        let turned =
-            |x: &MLXArray| rotated(&x.reshape(&[t * heads, d]), self.inverse).reshape(&[t, heads, d]);
-        let Some(basis) = inputs.get(1) else { return turned(&inputs[0]) };
-        let kv_heads = basis.dims()[1] / d;
-        assert!(basis.dims()[1] == kv_heads * d && heads % kv_heads == 0, "{self:?} by {}", basis.spec());
-        let grouped = |x: &MLXArray| x.reshape(&[t, kv_heads, heads / kv_heads, d]);
-        let [centre, factor] = rows_of(basis, self.row()).map(|row| row.reshape(&[1, kv_heads, 1, d]));
-        if self.inverse {
-            return (&(&grouped(&turned(&inputs[0])) * &factor) + &centre).reshape(&[t, heads, d]);
-        }
-        turned(&(&(&grouped(&inputs[0]) - &centre) * &factor))
+        let turned = |x: &MLXArray| transformed(&x.reshape(&[t * heads, d])).reshape(&[t, heads, d]);
+        let scaled = |x: &MLXArray| match inputs.get(1) {
+            None => x * &signs(d),
+            Some(basis) => {
+                let kv_heads = basis.dims()[1] / d;
+                let fits = basis.dims()[1] == kv_heads * d && heads % kv_heads == 0;
+                assert!(fits, "{self:?} by {}", basis.spec());
+                let factor = row_of(basis, self.row()).reshape(&[1, kv_heads, 1, d]);
+                (&x.reshape(&[t, kv_heads, heads / kv_heads, d]) * &factor).reshape(&[t, heads, d])
+            }
+        };
+        if self.inverse { scaled(&turned(&inputs[0])) } else { turned(&scaled(&inputs[0])) }
     }
 
     fn kernels(&self, site: &Site<'_>) -> Vec<Kernel> {
@@ -203,7 +206,7 @@ impl Op for Rotate {
             constants: vec![
                 ("INVERSE", f64::from(u8::from(self.inverse))),
                 ("BASIS", f64::from(u8::from(basis.is_some()))),
-                ("ROW", self.row() as f64),
+                ("ROW", f64::from(self.row() as u8)),
             ],
             // Without a basis the heads stand in for it, unread.
             reads: vec![Arg::Input(0), Arg::Input(usize::from(basis.is_some()))],
@@ -226,8 +229,8 @@ impl Op for Rotate {
         let ([heads, d], inverse) = ([inputs[0].axis(2), inputs[0].axis(1)], self.inverse);
         let row = self.row();
         Some(Box::new(move |x, mut y| {
-            let basis = x.get(1).map(|basis| host_rows(basis, row));
-            cpu::rotate(x[0].as_slice(), [heads, d], basis, inverse, y.as_mut_slice());
+            let factors = x.get(1).map(|basis| host_row(basis, row));
+            cpu::rotate(x[0].as_slice(), [heads, d], factors, inverse, y.as_mut_slice());
         }))
     }
 }
@@ -247,7 +250,7 @@ pub(super) fn cases() -> Vec<Case> {
             Fill::U32(vec![3], vec![1, 2, 0]),
         ];
         if basis {
-            inputs.push(Fill::Normal(Spec::new(&[8, heads * d], Dtype::F32)));
+            inputs.push(Fill::Normal(Spec::new(&[BASIS_ROWS, heads * d], Dtype::F32)));
         }
         let values = packing.bits == 3;
         Case { op: Arc::new(KvPack { packing, values, head_dim: d }), inputs, reduction: 1 }
@@ -272,7 +275,7 @@ pub(super) fn cases() -> Vec<Case> {
 pub(super) fn rotate_cases() -> Vec<Case> {
     let case = |[t, h, d]: [usize; 3], kv_heads: Option<usize>, inverse| {
         let heads = Fill::Normal(Spec::new(&[t, h, d], Dtype::F32));
-        let basis = kv_heads.map(|n| Fill::Normal(Spec::new(&[8, n * d], Dtype::F32)));
+        let basis = kv_heads.map(|n| Fill::Normal(Spec::new(&[BASIS_ROWS, n * d], Dtype::F32)));
         Case {
             op: Arc::new(Rotate { inverse }),
             inputs: [heads].into_iter().chain(basis).collect(),

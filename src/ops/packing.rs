@@ -16,14 +16,18 @@ fn beside(x: &MLXArray, y: &MLXArray) -> MLXArray {
     &x.take(&i, 1) | &y.take(&(&i - &word(a as u32)), 1)
 }
 
-/// `H D x` or its inverse `D H x` along the last axis of `[n, d]`.
-pub(super) fn rotated(x: &MLXArray, inverse: bool) -> MLXArray {
-    let [n, d] = *x.dims() else { panic!("rotation of {}", x.spec()) };
+/// The fixed signs of a rotation, `[1, d]`, as factors.
+pub(super) fn signs(d: usize) -> MLXArray {
     let i = MLXArray::iota(d);
     let chirp = &(&i * &(&i + &word(1))) * &word(0x9e37_79b1);
     let minus = &chirp.shr(&word(16)) & &word(1);
-    let signs = |x: &MLXArray| (-x).where_(&minus, x);
-    let mut y = if inverse { x.clone() } else { signs(x) };
+    MLXArray::scalar(-1.0).where_(&minus, &MLXArray::scalar(1.0)).reshape(&[1, d])
+}
+
+/// `H x` along the last axis of `[n, d]`.
+pub(super) fn transformed(x: &MLXArray) -> MLXArray {
+    let [n, d] = *x.dims() else { panic!("rotation of {}", x.spec()) };
+    let mut y = x.clone();
     let block = 1usize << d.trailing_zeros();
     let first = MLXArray::iota(2).equal(&word(0)).reshape(&[2, 1]);
     let mut half = 1;
@@ -33,8 +37,7 @@ pub(super) fn rotated(x: &MLXArray, inverse: bool) -> MLXArray {
         y = (&a + &b).where_(&first, &(&a - &b)).reshape(&[n, d]);
         half *= 2;
     }
-    let y = &y * rotation_norm(block);
-    if inverse { signs(&y) } else { y }
+    &y * rotation_norm(block)
 }
 
 /// Rows `[rows, words]` one after another, of a cache that has tiles of them; `codes` of their words are codes.
@@ -60,11 +63,11 @@ pub(super) fn together(packing: Packing, codes: usize, x: &MLXArray) -> MLXArray
     beside(&part(0, codes, each), &part(codes, words - codes, 1)).reshape(&[rows, words])
 }
 
-/// Rows of words `[t, row_words]` from heads `[t, heads, d]`, centred already.
+/// Rows of words `[t, row_words]` from heads `[t, heads, d]`, in their basis already.
 pub(super) fn pack(packing: Packing, x: &MLXArray) -> MLXArray {
     let [t, heads, d] = *x.dims() else { panic!("packing of {}", x.spec()) };
     let x = x.reshape(&[t * heads, d]);
-    let x = if packing.affine { x } else { rotated(&x, false) };
+    let x = if packing.affine { x } else { transformed(&x) };
     let groups = packing.groups(d);
     let x = x.take(&MLXArray::iota(groups * packing.group), 1).reshape(&[t * heads, groups, packing.group]);
     let (codes, scale, bias) = if packing.affine { affine(packing, &x) } else { grid(packing, &x) };
@@ -198,7 +201,7 @@ fn single_of(bits: &MLXArray) -> MLXArray {
     MLXArray::scalar(0.0).where_(&exponent.equal(&word(0)), &x)
 }
 
-/// Heads `[rows, heads, d]` from rows of words, in the rotated basis if there is one.
+/// Heads `[rows, heads, d]` from rows of words, rotated as they are.
 pub(super) fn unpack(packing: Packing, words: &MLXArray, heads: usize, d: usize) -> MLXArray {
     let rows = words.dims()[0];
     let (blocks, groups) = (d.div_ceil(BLOCK), packing.groups(d));

@@ -1,10 +1,5 @@
 // Steps of the rotation of packed heads in vectors of 4 values: what walsh does in workgroup memory, sum for sum. Needs
-// signed (signs), across4 (lanes_*).
-
-// Values from the i-th of a head on with their signs.
-fn signed4(x: vec4<f32>, i: u32) -> vec4<f32> {
-    return vec4<f32>(signed(x.x, i), signed(x.y, i + 1u), signed(x.z, i + 2u), signed(x.w, i + 3u));
-}
+// across4 (lanes_*).
 
 // The first two steps of a transform, within 4 values.
 fn within4(x: vec4<f32>) -> vec4<f32> {
@@ -15,5 +10,5 @@ fn within4(x: vec4<f32>) -> vec4<f32> {
 // One step with the vector of the lane whose number differs by the bit `distance`; all call.
 fn step4(lane: u32, x: vec4<f32>, distance: u32) -> vec4<f32> {
     let other = across4(lane, x, distance);
-    return select(x + other, other - x, (lane & distance) != 0u);
+    return other + select(1.0, -1.0, (lane & distance) != 0u) * x;
 }
