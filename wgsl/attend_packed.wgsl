@@ -4,7 +4,7 @@
 // Work split: as attend's; codes are unpacked in registers, and scales of groups multiply sums of products and weights.
 // Keys that this step writes are not read from the cache: who needs one makes it anew, as attend does.
 // 32 heads of 128 over 8, without attend_packed_combine (2.5 us): on an NVIDIA H200, by fragments, 32768 keys of 8 bits
-// 22.8 us, of 4 bits 17.3, attend over f16 35.8; 16384 keys 14.8, 12.0 and 20.8; 2048 keys 8.9, 8.2 and 7.6. As whole
+// 22.6 us, of 4 bits 17.0, attend over f16 35.7; 16384 keys 14.5, 11.5 and 20.8; 2048 keys 8.5, 7.7 and 7.7. As whole
 // numbers 32768 keys 31.0 and 27.8. README.md beside this file has what was tried.
 // For attend_packed_combine: sums per query head and split, and after all of them maximum and sum of weights.
 // Parts: range_of, is_empty (found with key_range, first_new, pages); over_keys (over_tiles with keys_int, by_integers,
