@@ -194,7 +194,7 @@ impl Packing {
         }
     }
 
-    /// The `d` values of head `head` of a row of `heads`, rotated as they are.
+    /// The `d` values of head `head` of a row of `heads`, still rotated.
     #[inline(always)]
     pub(crate) fn read_head(self, row: &[u32], heads: usize, head: usize, d: usize, out: &mut [f32]) {
         let (words, groups, zero) = (self.head_words(d), self.groups(d), self.zero());
@@ -331,7 +331,7 @@ pub(crate) struct Basis<'a> {
     pub(crate) factors: Option<&'a [f32]>,
 }
 
-/// Codes of `(rows[i, :] - centre) * factor` into logical row `p + s` of a cache, `(p, s) = places[i]`; rows outside are
+/// Codes of `H ((rows[i, :] - centre) * factor)` into logical row `p + s` of a cache, `(p, s) = places[i]`; rows outside are
 /// dropped. No two places are alike.
 pub(crate) fn kv_pack(
     packing: Packing,

@@ -46,12 +46,12 @@ impl Sample<'_> {
         let mut basis = vec![0f32; BASIS_ROWS * width];
         // Where a model overflows on the sample, channels stay as they are.
         let mut set = |row: BasisRow, at: usize, value: f64| {
-            basis[row as usize * width + at] = match row {
-                BasisRow::KeyCentre if value.is_finite() => value as f32,
-                BasisRow::KeyCentre => 0.0,
-                _ if value.is_finite() => value as f32 * rotation_sign(at % d),
-                _ => rotation_sign(at % d),
+            let (neutral, sign) = match row {
+                BasisRow::KeyCentre => (0.0, 1.0),
+                _ => (1.0, rotation_sign(at % d)),
             };
+            let value = if value.is_finite() { value as f32 } else { neutral };
+            basis[row as usize * width + at] = sign * value;
         };
         for h in 0..kv_heads {
             let (centre, keys) = key_moments(self, h, width, turning);

@@ -22,8 +22,8 @@ pub(super) static SIGNS: File = wgsl!("parts/signs.wgsl");
 /// the codes of `H ((rows[i] - centre) * factor)`; a row past the end is skipped.
 ///
 /// `H` is the normalised Walsh-Hadamard transform of the greatest power of two that divides `d`, block by block. A basis
-/// has a row of centres of keys and rows of factors of keys, of queries, of values and of results; without one factors are
-/// fixed signs. Values have no centre. Codes are of groups that share a scale, as [`Packing`] says.
+/// has a row of centres of keys and rows of factors of keys, of queries, of values and of results, in which are the
+/// rotation's fixed signs; without one there are these alone. Codes are of groups that share a scale, as [`Packing`] says.
 #[derive(Clone, Copy, Debug)]
 pub struct KvPack {
     /// How rows are coded.

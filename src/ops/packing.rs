@@ -201,7 +201,7 @@ fn single_of(bits: &MLXArray) -> MLXArray {
     MLXArray::scalar(0.0).where_(&exponent.equal(&word(0)), &x)
 }
 
-/// Heads `[rows, heads, d]` from rows of words, rotated as they are.
+/// Heads `[rows, heads, d]` from rows of words, still rotated.
 pub(super) fn unpack(packing: Packing, words: &MLXArray, heads: usize, d: usize) -> MLXArray {
     let rows = words.dims()[0];
     let (blocks, groups) = (d.div_ceil(BLOCK), packing.groups(d));
