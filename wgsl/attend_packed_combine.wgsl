@@ -15,13 +15,15 @@ const WG: u32 = 256u;
 // Whether there is a basis.
 override BASIS: u32 = 0u;
 override LANES: u32 = COLUMNS;
+// The basis's row of factors of results.
+const RESULTS: u32 = 4u;
 
 // The factors of vector v of a result.
 fn factors_of(h: u32, v: u32) -> vec4<f32> {
     if BASIS == 0u {
         return signs4(4u * v);
     }
-    return bases[(4u * params.kv_heads + h) * params.vectors + min(v, params.vectors - 1u)];
+    return bases[(RESULTS * params.kv_heads + h) * params.vectors + min(v, params.vectors - 1u)];
 }
 
 @compute @workgroup_size(WG)

@@ -11,6 +11,7 @@ use super::floats::widen_f16;
 use super::pages::{Place, row_at};
 use super::threads::{Out, parallel, scratch};
 use half::f16;
+use std::borrow::Cow;
 
 /// How keys or values are coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -262,7 +263,7 @@ pub(crate) enum BasisRow {
     Result,
 }
 
-pub(crate) const BASIS_ROWS: usize = 5;
+pub(crate) const BASIS_ROWS: usize = BasisRow::Result as usize + 1;
 
 /// The fixed sign that the rotation gives element `i` of a head.
 pub(crate) fn rotation_sign(i: usize) -> f32 {
@@ -292,6 +293,11 @@ pub(crate) fn norm(block: usize) -> f32 {
     (1.0 / (block as f64).sqrt()) as f32
 }
 
+/// These factors, or the fixed signs of `width` channels, in heads of `d`.
+fn or_signs(factors: Option<&[f32]>, width: usize, d: usize) -> Cow<'_, [f32]> {
+    factors.map_or_else(|| (0..width).map(|i| rotation_sign(i % d)).collect(), Cow::Borrowed)
+}
+
 /// `H (x * factor)` of tokens of `heads` heads of `d` values, or the `inverse`, `H x * factor`; factors are those of all key
 /// heads, or none but the fixed signs.
 pub(crate) fn rotate(
@@ -301,8 +307,7 @@ pub(crate) fn rotate(
     inverse: bool,
     y: &mut [f32],
 ) {
-    let signs: Vec<f32> = (0..d).map(rotation_sign).collect();
-    let factors = factors.unwrap_or(&signs);
+    let factors = or_signs(factors, d, d);
     let out = Out::new(y);
     parallel(x.len() / d, 1, (1 << 12) / d, |range| {
         for i in range {
@@ -343,8 +348,7 @@ pub(crate) fn kv_pack(
     d: usize,
 ) {
     let width = rows.len() / places.len().max(1);
-    let signs: Vec<f32> = (0..width).map(|i| rotation_sign(i % d)).collect();
-    let factors = basis.factors.unwrap_or(&signs);
+    let factors = or_signs(basis.factors, width, d);
     let sizes = packing.sizes(width / d, d);
     let capacity = cache.len() / sizes[0];
     // Words that are sure to lie side by side.
@@ -361,7 +365,7 @@ pub(crate) fn kv_pack(
                     x.iter_mut().zip(centres).for_each(|(x, c)| *x -= c);
                 }
                 if !packing.affine {
-                    x.iter_mut().zip(factors).for_each(|(x, f)| *x *= f);
+                    x.iter_mut().zip(&*factors).for_each(|(x, f)| *x *= f);
                 }
                 packing.write_row(x, d, &mut row);
                 for (i, words) in row.chunks(run).enumerate() {

@@ -146,8 +146,8 @@ fn back(rows: &[f32], scheme: Scheme, value: bool, basis: &[f32]) -> Vec<f32> {
         packing.read_head(&cache[i * words..], 1, 0, D, out);
         if !packing.affine {
             let coded = out.to_vec();
-            let back = of_rows.factors.map(|factors| factors.iter().map(|f| 1.0 / f).collect::<Vec<_>>());
-            rotate(&coded, [1, D], back.as_deref(), true, out);
+            let inverse = of_rows.factors.map(|factors| factors.iter().map(|f| 1.0 / f).collect::<Vec<_>>());
+            rotate(&coded, [1, D], inverse.as_deref(), true, out);
         }
         if let Some(centres) = of_rows.centres {
             out.iter_mut().zip(centres).for_each(|(x, c)| *x += c);

@@ -70,15 +70,16 @@ impl Op for KvPack {
             && cache.dtype() == Dtype::U32
             && codes.is_multiple_of(each)
             && cache.dims()[0].is_multiple_of(tile)
-            && !(self.packing.affine && d % self.packing.group != 0);
+            && !(self.packing.affine && (d % self.packing.group != 0 || inputs.len() > 4));
         assert!(fits, "{self:?} of {}, {}", cache.spec(), rows.spec());
         let heads = |rows: &MLXArray| rows.reshape(&[t, width / d, d]);
         let rows = match inputs.get(4) {
             _ if self.packing.affine => heads(rows),
             None => &heads(rows) * &signs(d),
-            Some(basis) if self.values => heads(&(rows * &row_of(basis, self.row()))),
             Some(basis) => {
-                heads(&(&(rows - &row_of(basis, BasisRow::KeyCentre)) * &row_of(basis, self.row())))
+                let centre = || row_of(basis, BasisRow::KeyCentre);
+                let rows = if self.values { rows.clone() } else { rows - &centre() };
+                heads(&(&rows * &row_of(basis, self.row())))
             }
         };
         let words = pack(self.packing, &rows);
@@ -156,6 +157,7 @@ pub struct Rotate {
     pub inverse: bool,
 }
 
+/// The same where a CPU kernel reads it.
 fn host_row<'a>(basis: &HostRef<'a>, row: BasisRow) -> &'a [f32] {
     let width = basis.spec.axis(1);
     &basis.as_slice()[row as usize * width..][..width]
